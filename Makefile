@@ -1,0 +1,56 @@
+# Fairlead's commands. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PY := .venv/bin/python
+MODELS := build/models
+RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
+
+.PHONY: help run test lint unit system bench lock docs clean setup setup-dev examples fmt
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:
+	@scripts/setup.sh run
+
+setup-dev:
+	@scripts/setup.sh dev
+
+examples: setup ## Build the example models, if they are missing
+	@$(PY) examples/build.py --out $(MODELS)
+
+run: examples ## Set up, build the examples, serve them on 127.0.0.1:8080 until Ctrl-C
+	@exec .venv/bin/fairlead up $(RELEASES) --home .fairlead --models $(MODELS) --pin sentiment=v2
+
+test: setup-dev lint ## Every check and test that needs no container engine
+	@$(PY) examples/build.py --out $(MODELS)
+	@$(PY) -m pytest -n 2 --dist worksteal
+
+lint: setup-dev ## Style, types, layers, sizes, dependencies, spelling
+	@$(PY) -m ruff check --output-format concise .
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/deptry src
+	@.venv/bin/codespell
+
+unit: setup-dev ## Only the fast tests
+	@$(PY) -m pytest tests/unit tests/architecture -n 2
+
+system: setup-dev ## Only the tests that start real processes
+	@$(PY) -m pytest tests/contract tests/system
+
+bench: setup-dev ## Side by side with FastAPI and MLServer (needs wrk; some minutes)
+	@$(PY) bench/run.py
+
+fmt: setup-dev ## Put the code into shape
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format --quiet .
+
+docs: setup-dev ## Generate the reference pages
+	@$(PY) scripts/reference.py
+
+lock: ## Renew the lock files (needs uv)
+	@scripts/lock.sh
+
+clean: ## Remove what was built, the virtual environment and the local store
+	@scripts/clean.sh

@@ -1,0 +1,1 @@
+"""The outside world behind our ports. Only `fairlead.wiring` imports from here."""

@@ -1,0 +1,79 @@
+"""The catalog in an object store: `catalog/<generation>-<writer>.json`, never changed, and a tiny `catalog/head`.
+
+A commit writes the next generation under a name of its own, then moves the head by compare-and-swap. Two
+writers of the same generation therefore never touch each other's bytes; the one that loses removes its file.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import replace
+
+from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.errors import FairleadError, Kind, StoreConflict
+from fairlead.domain.manifest import check_schema
+from fairlead.domain.ports import ObjectStore
+from fairlead.kits.clock import Clock, iso
+
+HEAD = "catalog/head"
+_SCHEMA = 1
+
+
+class StoredCatalogs:
+    """The catalog of one store. Keeps the last one read, so that asking again costs one tiny read."""
+
+    def __init__(self, store: ObjectStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._cached: tuple[str, Catalog] | None = None
+
+    def read(self) -> Catalog:
+        return self._read()[1]
+
+    def commit(self, catalog: Catalog, message: str) -> Catalog:
+        etag, newest = self._read()
+        if newest.generation != catalog.generation:
+            raise StoreConflict(
+                f"the catalog is at generation {newest.generation}, not {catalog.generation}"
+            )
+        following = replace(catalog, generation=catalog.generation + 1)
+        name = f"catalog/{following.generation:08d}-{secrets.token_hex(4)}.json"
+        self._store.put(name, catalog_to_bytes(following), if_absent=True)
+        head = json.dumps(
+            {"schema": _SCHEMA, "generation": following.generation, "catalog": name}
+        ).encode()
+        try:
+            if etag:
+                self._store.put(HEAD, head, if_match=etag)
+            else:
+                self._store.put(HEAD, head, if_absent=True)
+        except StoreConflict:
+            self._store.delete(name)
+            raise
+        entry = {
+            "schema": _SCHEMA,
+            "generation": following.generation,
+            "at": iso(self._clock.now()),
+            "what": message,
+        }
+        self._store.put(
+            f"audit/{following.generation:08d}.json", json.dumps(entry, ensure_ascii=False).encode()
+        )
+        return following
+
+    def _read(self) -> tuple[str, Catalog]:
+        try:
+            data, etag = self._store.get(HEAD)
+        except FairleadError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            return "", Catalog()
+        if self._cached is not None and self._cached[0] == etag:
+            return self._cached
+        head = json.loads(data)
+        check_schema(head, _SCHEMA, HEAD)
+        name = str(head["catalog"])
+        catalog = catalog_from_bytes(self._store.get(name)[0], name)
+        self._cached = (etag, catalog)
+        return self._cached

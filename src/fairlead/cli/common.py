@@ -1,0 +1,47 @@
+"""Options that several commands share, and how lists are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def home_option(function: Function) -> Function:
+    """`--home`, with what it means when it is not given."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The Fairlead home. Default: FAIRLEAD_HOME, else the nearest .fairlead/ upwards from here.",
+    )(function)
+
+
+def json_option(function: Function) -> Function:
+    """`--json`, for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def release_files(function: Function) -> Function:
+    """FILE…: release files."""
+    return click.argument(
+        "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
+    )(function)
+
+
+def say(line: str = "") -> None:
+    """To the person at the terminal, not to the program that reads the output."""
+    click.echo(line, err=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their content."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

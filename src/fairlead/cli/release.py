@@ -1,0 +1,92 @@
+"""Release files: check, plan, apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fairlead.cli.common import home_option, release_files, say
+from fairlead.domain.errors import FairleadError, InvalidInput
+
+
+@click.command()
+@release_files
+def validate(files: tuple[Path, ...]) -> int:
+    """Check release files without a store: every mistake with its key path, what was wrong, what would be right.
+
+    That a traffic tag names an existing revision is the plan's question. Exits with 1 if any file is wrong.
+    """
+    from fairlead.wiring.homes import read_releases
+
+    wrong = 0
+    for path in files:
+        try:
+            (one,) = read_releases([path])
+        except InvalidInput as error:
+            click.echo(str(error), err=True)
+            wrong += 1
+        else:
+            name = (
+                f"{one.release.service or '(no service)'}/{one.release.line}.{one.release.version}"
+            )
+            click.echo(f"{path}: right ({name})")
+    return 1 if wrong else 0
+
+
+@click.command()
+@release_files
+@home_option
+def plan(files: tuple[Path, ...], home: Path | None) -> int:
+    """What applying release files would change, and where the catalog has drifted from them."""
+    from fairlead.control import releases
+    from fairlead.wiring.control import control_for
+    from fairlead.wiring.homes import read_releases
+
+    control = control_for(home, say)
+    sourced = read_releases(list(files))
+    manifests = releases.manifests_of(control.artifacts, sourced)
+    made = releases.plan(control.catalogs.read(), sourced, manifests, control.clock.now())
+    _print_plan(made)
+    return 0
+
+
+@click.command()
+@release_files
+@home_option
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Wait until the change is live, if Fairlead runs (default).",
+)
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
+def apply(files: tuple[Path, ...], home: Path | None, wait: bool, timeout: float) -> int:
+    """Apply release files: create their revisions, move traffic once they are proved ready.
+
+    A file whose content is what was last applied changes nothing.
+    """
+    from fairlead.control import releases
+    from fairlead.wiring.control import control_for
+    from fairlead.wiring.homes import read_releases
+    from fairlead.wiring.settle import settle
+
+    control = control_for(home, say)
+    made, catalog = releases.apply(
+        control.catalogs, control.artifacts, control.clock, read_releases(list(files))
+    )
+    _print_plan(made)
+    if wait and not settle(control, catalog.generation, timeout, say):
+        raise FairleadError(
+            "the change is in the catalog but not live yet; `fairlead status` says why"
+        )
+    return 0
+
+
+def _print_plan(made: object) -> None:
+    from fairlead.control.releases import Plan
+
+    assert isinstance(made, Plan)
+    for line in (*made.changes, *made.drift):
+        click.echo(line)
+    if not made.changes:
+        click.echo("nothing to change")

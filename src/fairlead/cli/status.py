@@ -1,0 +1,120 @@
+"""`fairlead status`: what should serve, what does, and why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fairlead.cli.common import home_option, json_option, say, table
+from fairlead.domain.catalog import Line, Service
+from fairlead.domain.release import TrafficShare
+from fairlead.domain.versions import natural_key
+
+if TYPE_CHECKING:
+    from fairlead.wiring.observe import Observed
+
+
+@click.command()
+@home_option
+@json_option
+def status(home: Path | None, as_json: bool) -> int:
+    """Show services, lines, revisions and their traffic, with the reason for whatever does not serve.
+
+    Exits with 1 if something that should serve does not.
+    """
+    from fairlead.wiring.control import control_for
+    from fairlead.wiring.observe import observe
+
+    seen = observe(control_for(home, say))
+    problems = seen.problems()
+    if as_json:
+        click.echo(json.dumps(_document(seen), indent=1))
+        return 1 if problems else 0
+    where = (
+        f"running at {seen.running['url']} (pid {seen.running['pid']})"
+        if seen.running
+        else "not running"
+    )
+    click.echo(f"{where}; catalog generation {seen.catalog.generation}")
+    rows = [row for service in _services(seen) for row in _rows(seen, service)]
+    if rows:
+        click.echo()
+        click.echo(
+            table(("SERVICE", "VERSION", "ARTIFACT", "TRAFFIC", "STATE", "WORKERS", "WHY"), rows)
+        )
+    for problem in problems:
+        click.echo(f"! {problem}")
+    return 1 if problems else 0
+
+
+def _services(seen: Observed) -> list[Service]:
+    return sorted(seen.catalog.services.values(), key=lambda service: service.name)
+
+
+def _rows(seen: Observed, service: Service) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name in sorted(service.lines, key=natural_key):
+        line = service.lines[name]
+        for revision in line.live():
+            state, workers, why = _state(seen, service, line, revision.id.revision)
+            pinned = " (latest)" if service.pin.line == name else ""
+            share = next(
+                share.percent for share in line.traffic if share.tag == revision.id.revision
+            )
+            rows.append(
+                (
+                    service.name,
+                    revision.id.served_version + pinned,
+                    str(revision.artifact),
+                    _traffic(share, _flowing(seen, line), revision.id.revision),
+                    state,
+                    workers,
+                    why,
+                )
+            )
+    return rows
+
+
+def _flowing(seen: Observed, line: Line) -> tuple[TrafficShare, ...]:
+    return seen.gateway.effective.get(line.id, ()) if seen.gateway else ()
+
+
+def _traffic(wanted: int, flowing: tuple[TrafficShare, ...], tag: str) -> str:
+    now = next((share.percent for share in flowing if share.tag == tag), 0)
+    return f"{wanted} %" if now == wanted else f"{now} % (wanted {wanted} %)"
+
+
+def _state(seen: Observed, service: Service, line: Line, tag: str) -> tuple[str, str, str]:
+    if seen.node is None:
+        return "unknown", "-", "the agent does not run"
+    revision = line.revisions[tag]
+    ready = seen.node.ready().get(revision.id, ())
+    workers = " ".join(f"{replica.worker}:{replica.pid}" for replica in ready) or "-"
+    if service.kill is not None:
+        return "killed", workers, service.kill.message
+    if ready:
+        return "ready", workers, ""
+    return "not ready", workers, seen.node.reasons().get(revision.id, "not started")
+
+
+def _document(seen: Observed) -> dict[str, object]:
+    return {
+        "generation": seen.catalog.generation,
+        "running": seen.running,
+        "problems": seen.problems(),
+        "revisions": [
+            dict(
+                zip(
+                    ("service", "version", "artifact", "traffic", "state", "workers", "why"),
+                    row,
+                    strict=True,
+                )
+            )
+            for service in _services(seen)
+            for row in _rows(seen, service)
+        ],
+        "pins": {service.name: service.pin.line for service in _services(seen)},
+    }

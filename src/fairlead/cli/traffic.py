@@ -1,0 +1,112 @@
+"""Moving traffic by command: pins, splits, the kill switch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from fairlead.cli.common import home_option, say
+from fairlead.domain.catalog import Catalog, Kill, with_kill, with_pin, with_traffic
+from fairlead.domain.errors import FairleadError
+from fairlead.domain.ids import LineId
+from fairlead.domain.reading import Node
+from fairlead.domain.release import TrafficShare, check_traffic
+
+_SHARE = re.compile(r"([^=]+)=([0-9]{1,3})%?")
+
+
+@click.command()
+@click.argument("service")
+@click.argument("line")
+@home_option
+def pin(service: str, line: str, home: Path | None) -> int:
+    """Let `latest`, and requests without Accept-Version, mean LINE of SERVICE.
+
+    Example: fairlead pin sentiment v2
+    """
+    return _change(
+        home, lambda catalog: with_pin(catalog, LineId(service, line)), f"pin {service} {line}"
+    )
+
+
+@click.command()
+@click.argument("service")
+@click.argument("line")
+@click.argument("shares", nargs=-1, required=True, metavar="REVISION=PERCENT...")
+@home_option
+def traffic(service: str, line: str, shares: tuple[str, ...], home: Path | None) -> int:
+    """Split LINE's traffic over its revisions; the percents sum to 100.
+
+    Example: fairlead traffic sentiment v1 1=90 2=10
+    """
+    wanted = _shares(shares)
+    return _change(
+        home,
+        lambda catalog: with_traffic(catalog, LineId(service, line), wanted),
+        f"traffic {service} {line} {' '.join(shares)}",
+    )
+
+
+@click.command()
+@click.argument("service")
+@click.option(
+    "--message",
+    default="This service is switched off",
+    show_default=True,
+    help="What its callers are told.",
+)
+@home_option
+def kill(service: str, message: str, home: Path | None) -> int:
+    """Switch SERVICE off at once: every call gets 503 and MESSAGE. Its models stay loaded."""
+    from fairlead.kits.clock import SystemClock
+
+    at = SystemClock().now()
+
+    def killed(catalog: Catalog) -> Catalog:
+        return with_kill(catalog, service, Kill(message, at))
+
+    return _change(home, killed, f"kill {service}")
+
+
+@click.command()
+@click.argument("service")
+@home_option
+def revive(service: str, home: Path | None) -> int:
+    """Switch SERVICE on again."""
+    return _change(home, lambda catalog: with_kill(catalog, service, None), f"revive {service}")
+
+
+def _change(home: Path | None, change: object, message: str) -> int:
+    from fairlead.control import catalogs
+    from fairlead.wiring.control import control_for
+    from fairlead.wiring.settle import settle
+
+    assert callable(change)
+    control = control_for(home, say)
+    before = control.catalogs.read().generation
+    catalog = catalogs.change(control.catalogs, control.clock, change, message)
+    if catalog.generation == before:
+        click.echo("nothing to change")
+        return 0
+    if not settle(control, catalog.generation, 30.0, say):
+        raise FairleadError(
+            "the change is in the catalog but not live yet; `fairlead status` says why"
+        )
+    return 0
+
+
+def _shares(texts: tuple[str, ...]) -> tuple[TrafficShare, ...]:
+    node = Node(list(texts), "traffic")
+    shares = []
+    for text in texts:
+        match = _SHARE.fullmatch(text)
+        if match is None:
+            node.wrong(f"{text!r} is no share", "write REVISION=PERCENT: 2=10")
+        else:
+            shares.append(TrafficShare(match[1], int(match[2])))
+    if not node.problems:
+        check_traffic(node, shares)
+    node.done("")
+    return tuple(shares)

@@ -1,0 +1,131 @@
+"""`fairlead up`: everything on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fairlead.cli.common import home_option, say
+from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.ids import LineId
+
+if TYPE_CHECKING:
+    from fairlead.wiring.up import UpOptions
+
+_RELEASES = "releases"
+_MODELS = "models"
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE...]")
+@home_option
+@click.option("--host", help="Address to listen on. Default: FAIRLEAD_HOST, else 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    help="Port to listen on. Default: FAIRLEAD_PORT, else 8080.",
+)
+@click.option(
+    "--models",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of models to publish when a release names them: <name>/<version>/model.yaml. Default: ./models.",
+)
+@click.option(
+    "--pin",
+    "pins",
+    multiple=True,
+    metavar="SERVICE=LINE",
+    help="Pin a service that nobody has pinned yet.",
+)
+@click.option(
+    "--tls-cert", type=_FILE, help="PEM certificate chain: speak TLS. Default: FAIRLEAD_TLS_CERT."
+)
+@click.option("--tls-key", type=_FILE, help="PEM private key. Default: FAIRLEAD_TLS_KEY.")
+def up(files: tuple[Path, ...], home: Path | None, **given: object) -> int:
+    """Run everything on this machine until Ctrl-C: agent, workers and gateway.
+
+    FILEs are release files (default: ./releases/*). What they name and the store lacks is published first.
+    A file whose content is what was last applied changes nothing: what you moved by command stands.
+    """
+    from fairlead.wiring import up as running
+    from fairlead.wiring.control import control_for
+    from fairlead.wiring.homes import read_releases
+
+    options = _options(given)
+    sourced = read_releases(list(files) or _found_releases())
+    control = control_for(home or _local_home(), say, create=True)
+    with running.only_one(control.home):
+        running.check_port(options)
+        folders = running.missing_artifacts(control, sourced, options.models)
+        if folders:
+            asyncio.run(running.publish_folders(control, folders))
+        running.prepare(control, sourced, options)
+        say(f"starting in {control.home.root} (Ctrl-C stops everything)")
+
+        def ready(seconds: float) -> None:
+            from fairlead.wiring.banner import banner
+
+            click.echo(banner(control, options.url, seconds))
+
+        return asyncio.run(running.run(control, options, click.echo, ready))
+
+
+def _options(given: dict[str, object]) -> UpOptions:
+    from fairlead.wiring import up as running
+    from fairlead.wiring.settings import environment
+
+    found = environment()
+    cert, key = given["tls_cert"] or found.tls_cert, given["tls_key"] or found.tls_key
+    if (cert is None) != (key is None):
+        raise InvalidInput("", [Problem("--tls-cert", "goes with --tls-key", "give both or none")])
+    for path in (cert, key):
+        if path is not None and not Path(str(path)).is_file():
+            raise InvalidInput(
+                "", [Problem("--tls-cert/--tls-key", f"{path} is no file", "name a PEM file")]
+            )
+    return running.UpOptions(
+        host=str(given["host"] or found.host),
+        port=int(str(given["port"] or found.port)),
+        models=tuple(given["models"] or (Path(_MODELS),)),  # type: ignore[arg-type]
+        pins=tuple(_pin(text) for text in given["pins"]),  # type: ignore[attr-defined]
+        tls_cert=Path(str(cert)).resolve() if cert else None,
+        tls_key=Path(str(key)).resolve() if key else None,
+    )
+
+
+def _pin(text: str) -> LineId:
+    service, equals, line = text.partition("=")
+    if not equals or not service or not line:
+        raise InvalidInput(
+            "", [Problem("--pin", f"is {text!r}", "write SERVICE=LINE: sentiment=v2")]
+        )
+    return LineId(service, line)
+
+
+def _found_releases() -> list[Path]:
+    found = sorted(
+        path for path in Path(_RELEASES).glob("*") if path.suffix in (".yaml", ".yml", ".json")
+    )
+    if not found:
+        message = "there are no release files here"
+        raise InvalidInput(
+            "",
+            [
+                Problem(
+                    "", message, f"name some, put them into ./{_RELEASES}/, or run `fairlead init`"
+                )
+            ],
+        )
+    return found
+
+
+def _local_home() -> Path | None:
+    """`up` starts something new here, so it does not take over a home further up by chance."""
+    from fairlead.wiring.settings import HOME, environment
+
+    return environment().home or Path.cwd() / HOME

@@ -1,0 +1,145 @@
+"""Publishing: a folder becomes an artifact once its model is proved.
+
+Proved: it loads, its signature is read, its golden examples are answered. Files first, then the manifest: half an upload is no artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.golden import golden_from_bytes
+from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
+from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
+from fairlead.domain.reading import Node
+from fairlead.domain.signature import DocumentSignature
+from fairlead.engines import load_model
+from fairlead.engines.proof import prove
+
+DESCRIPTION = "model.yaml"
+MODEL_CARD = "model_card"
+_ENTRY = {"onnx": "model.onnx", "python": "model.py"}
+_KEYS = ("name", "version", "engine", "file", "golden", "description")
+_SKIPPED = re.compile(r"(^|/)(\.|__pycache__(/|$))|\.pyc$")
+_CHUNK = 1 << 20
+
+
+class Publisher(Protocol):
+    """Where artifacts go: what the store's artifacts can do besides being read."""
+
+    def publish(self, manifest: Manifest, directory: Path) -> bool:
+        """Upload; False if it was there already. Raises FairleadError(CONFLICT) for other content."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of it: the manifest, whether anything was new, how many examples were answered."""
+
+    manifest: Manifest
+    new: bool
+    examples: int
+
+
+async def publish(
+    directory: Path,
+    description: Mapping[str, Any],
+    artifacts: Publisher,
+    tell: Callable[[str], None],
+) -> Published:
+    """Prove the model in `directory` and publish it. `description` is the content of its model.yaml.
+
+    `tell` gets one line for each step. Raises InvalidInput for a folder that is not right, FairleadError
+    for a model that does not load or does not answer its golden examples.
+    """
+    manifest = read_folder(directory, description)
+    golden = golden_from_bytes(
+        (directory / manifest.golden).read_bytes(), str(directory / manifest.golden)
+    )
+    tell(
+        f"{manifest.ref}: {len(manifest.files)} files, {mebibytes(manifest.size)}; loading ({manifest.engine})"
+    )
+    model = load_model(directory, manifest, threads=1)
+    try:
+        await prove(model, golden)
+        manifest = replace(manifest, signature=model.signature)
+    finally:
+        model.close()
+    tell(f"{manifest.ref}: {len(golden.examples)} golden examples answered; uploading")
+    new = artifacts.publish(manifest, directory)
+    return Published(manifest, new, len(golden.examples))
+
+
+def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
+    """The manifest of a folder, its signature still empty: only the loaded model knows it."""
+    source = str(directory / DESCRIPTION)
+    node = Node(description)
+    node.mapping(_KEYS, ["name", "version", "engine"])
+    engine = node.child("engine").one_of(ENGINES)
+    name = node.child("name").text(ARTIFACT_NAME, "write letters, digits, '-', '_' and '.'")
+    version = node.child("version").integer(1)
+    files = tuple(_files(node, directory))
+    known = {file.path for file in files}
+    entry = node.child("file").text() if node.has("file") else _ENTRY[engine]
+    golden = node.child("golden").text() if node.has("golden") else "golden.json"
+    for key, path in (("file", entry), ("golden", golden)):
+        if path not in known:
+            node.child(key).wrong(f"{path!r} is not in the folder", f"put it into {directory}")
+    bio = {"model_name": name, "model_card": _model_card(directory)}
+    if node.has("description"):
+        bio["description"] = node.child("description").text()
+    node.done(source)
+    return Manifest(
+        ArtifactRef(name, version), engine, entry, files, DocumentSignature(), golden, bio
+    )
+
+
+def mebibytes(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _files(node: Node, directory: Path) -> list[ManifestFile]:
+    found = []
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory).as_posix()
+        if _SKIPPED.search(relative) or (path.is_dir() and not path.is_symlink()):
+            continue
+        problem = path_problem(relative)
+        if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+            problem = "is a link that leads out of the folder"
+        elif relative == "manifest.json":
+            problem = "is the name of the artifact's own manifest"
+        elif not path.is_file():
+            problem = "is no regular file"
+        if problem is not None:
+            node.wrong(f"{relative!r} {problem}", "rename or remove it")
+            continue
+        found.append(ManifestFile(relative, path.stat().st_size, _sha256(path)))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _model_card(directory: Path) -> Any:  # noqa: ANN401 - the publisher's own JSON
+    path = directory / MODEL_CARD
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            str(path), [Problem("", f"is not JSON ({error})", "write one JSON object")]
+        ) from None

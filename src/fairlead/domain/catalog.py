@@ -1,0 +1,327 @@
+"""The catalog: the desired state. Lines, revisions, traffic, pins, kill switches, keys' metadata.
+
+A catalog is an immutable value; every change returns a new one. The store keeps each as
+`catalog/<generation>.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fairlead.domain.errors import InvalidInput, Kind, Problem, Refused
+from fairlead.domain.ids import DIGEST, ArtifactRef, LineId, RevisionId
+from fairlead.domain.manifest import check_schema
+from fairlead.domain.reading import Node
+from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
+from fairlead.domain.versions import natural_key
+
+SCHEMA = 1
+ALL_SERVICES = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One immutable revision. `applied` is the digest of the release file last applied for it."""
+
+    id: RevisionId
+    artifact: ArtifactRef
+    digest: str
+    endpoints: tuple[EndpointSpec, ...]
+    applied: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: its revisions by name and its traffic, oldest revision first (stable before canary)."""
+
+    id: LineId
+    revisions: Mapping[str, Revision]
+    traffic: tuple[TrafficShare, ...]
+
+    def live(self) -> tuple[Revision, ...]:
+        """The revisions that traffic names: the ones that should run."""
+        return tuple(
+            self.revisions[share.tag] for share in self.traffic if share.tag in self.revisions
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A service switched off by hand, and what its callers are told."""
+
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Which line `latest` means. `by_hand` is false for the one a service's first line got by itself."""
+
+    line: str
+    by_hand: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service with its lines by name."""
+
+    name: str
+    lines: Mapping[str, Line]
+    pin: Pin
+    kill: Kill | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What is known of a key besides its secret. `services` holds names, or `*` alone for all."""
+
+    client: str
+    services: tuple[str, ...]
+    created_at: float
+    fingerprint: str
+
+    def allows(self, service: str) -> bool:
+        """May this key call that service?"""
+        return ALL_SERVICES in self.services or service in self.services
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The whole desired state at one generation."""
+
+    generation: int = 0
+    services: Mapping[str, Service] = field(default_factory=dict)
+    keys: Mapping[str, KeyRecord] = field(default_factory=dict)
+
+    def service(self, name: str) -> Service:
+        """Raises Refused(NOT_FOUND) that lists the services there are."""
+        try:
+            return self.services[name]
+        except KeyError:
+            there = ", ".join(sorted(self.services)) or "none yet"
+            raise Refused(
+                Kind.NOT_FOUND, f"there is no service {name!r}; services: {there}"
+            ) from None
+
+    def line(self, line_id: LineId) -> Line:
+        """Raises Refused(NOT_FOUND) that lists the service's lines."""
+        service = self.service(line_id.service)
+        try:
+            return service.lines[line_id.line]
+        except KeyError:
+            there = ", ".join(sorted(service.lines, key=natural_key))
+            message = f"service {line_id.service!r} has no line {line_id.line!r}; lines: {there}"
+            raise Refused(Kind.NOT_FOUND, message) from None
+
+    def key(self, client: str) -> KeyRecord:
+        """Raises Refused(NOT_FOUND) that lists the keys there are."""
+        try:
+            return self.keys[client]
+        except KeyError:
+            there = ", ".join(sorted(self.keys)) or "none"
+            message = f"there is no key {client!r}; keys: {there}"
+            raise Refused(Kind.NOT_FOUND, message) from None
+
+    def live(self) -> dict[RevisionId, Revision]:
+        """Every revision that should run."""
+        return {
+            revision.id: revision
+            for service in self.services.values()
+            for line in service.lines.values()
+            for revision in line.live()
+        }
+
+
+def ordered_traffic(shares: tuple[TrafficShare, ...]) -> tuple[TrafficShare, ...]:
+    """Oldest revision first, so that the newest is the canary however the file was written."""
+    return tuple(sorted(shares, key=lambda share: natural_key(share.tag)))
+
+
+def with_revision(catalog: Catalog, revision: Revision) -> Catalog:
+    """Add a revision, or renew the `applied` mark of one; a service's first line becomes its pin."""
+    line_id = revision.id.line_id
+    service = catalog.services.get(line_id.service) or Service(
+        line_id.service, {}, Pin(line_id.line, by_hand=False)
+    )
+    line = service.lines.get(line_id.line) or Line(line_id, {}, ())
+    line = replace(line, revisions={**line.revisions, revision.id.revision: revision})
+    return _with_line(catalog, service, line)
+
+
+def with_traffic(catalog: Catalog, line_id: LineId, traffic: tuple[TrafficShare, ...]) -> Catalog:
+    """Move a line's traffic. Raises Refused if a tag names no revision of the line."""
+    line = catalog.line(line_id)
+    unknown = [share.tag for share in traffic if share.tag not in line.revisions]
+    if unknown:
+        there = ", ".join(sorted(line.revisions, key=natural_key))
+        message = f"line {line_id} has no revision {unknown[0]!r}; revisions: {there}"
+        raise Refused(Kind.NOT_FOUND, message)
+    return _with_line(
+        catalog, catalog.service(line_id.service), replace(line, traffic=ordered_traffic(traffic))
+    )
+
+
+def with_pin(catalog: Catalog, line_id: LineId, *, by_hand: bool = True) -> Catalog:
+    """Let `latest` mean this line."""
+    catalog.line(line_id)
+    return _with_service(
+        catalog, replace(catalog.service(line_id.service), pin=Pin(line_id.line, by_hand))
+    )
+
+
+def with_kill(catalog: Catalog, service: str, kill: Kill | None) -> Catalog:
+    """Switch a service off, or on again."""
+    return _with_service(catalog, replace(catalog.service(service), kill=kill))
+
+
+def with_key(catalog: Catalog, key: KeyRecord) -> Catalog:
+    """Add or replace a key's metadata."""
+    return replace(catalog, keys={**catalog.keys, key.client: key})
+
+
+def without_key(catalog: Catalog, client: str) -> Catalog:
+    """Forget a key. Raises Refused(NOT_FOUND) that lists the keys there are."""
+    gone = catalog.key(client)
+    return replace(
+        catalog, keys={name: key for name, key in catalog.keys.items() if key is not gone}
+    )
+
+
+def _with_line(catalog: Catalog, service: Service, line: Line) -> Catalog:
+    return _with_service(catalog, replace(service, lines={**service.lines, line.id.line: line}))
+
+
+def _with_service(catalog: Catalog, service: Service) -> Catalog:
+    return replace(catalog, services={**catalog.services, service.name: service})
+
+
+def catalog_to_bytes(catalog: Catalog) -> bytes:
+    """The catalog as the store keeps it."""
+    document = {
+        "schema": SCHEMA,
+        "generation": catalog.generation,
+        "services": {name: _service_to_json(service) for name, service in catalog.services.items()},
+        "keys": {
+            name: {
+                "services": list(key.services),
+                "createdAt": key.created_at,
+                "fingerprint": key.fingerprint,
+            }
+            for name, key in catalog.keys.items()
+        },
+    }
+    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+
+def catalog_from_bytes(data: bytes, source: str = "catalog") -> Catalog:
+    """Read a catalog; raises InvalidInput if it is damaged, FairleadError if a newer version wrote it."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            source, [Problem("", "is not JSON", f"restore it from a backup ({error})")]
+        ) from None
+    check_schema(document, SCHEMA, source)
+    node = Node(document)
+    node.mapping(["schema", "generation", "services", "keys"], ["services", "keys"])
+    catalog = Catalog(
+        generation=node.child("generation").integer(0),
+        services={
+            name: _service_from_json(name, child) for name, child in node.child("services").items()
+        },
+        keys={name: _key_from_json(name, child) for name, child in node.child("keys").items()},
+    )
+    node.done(source)
+    return catalog
+
+
+def _service_to_json(service: Service) -> dict[str, Any]:
+    return {
+        "pin": {"line": service.pin.line, "byHand": service.pin.by_hand},
+        "kill": {"message": service.kill.message, "at": service.kill.at} if service.kill else None,
+        "lines": {
+            name: {
+                "traffic": [{"tag": share.tag, "percent": share.percent} for share in line.traffic],
+                "revisions": {
+                    tag: _revision_to_json(revision) for tag, revision in line.revisions.items()
+                },
+            }
+            for name, line in service.lines.items()
+        },
+    }
+
+
+def _revision_to_json(revision: Revision) -> dict[str, Any]:
+    return {
+        "artifact": str(revision.artifact),
+        "digest": revision.digest,
+        "endpoints": {endpoint.name: endpoint_to_json(endpoint) for endpoint in revision.endpoints},
+        "applied": revision.applied,
+        "createdAt": revision.created_at,
+    }
+
+
+def _service_from_json(name: str, node: Node) -> Service:
+    node.mapping(["pin", "kill", "lines"], ["pin", "lines"])
+    kill = node.child("kill")
+    return Service(
+        name,
+        {
+            line: _line_from_json(LineId(name, line), child)
+            for line, child in node.child("lines").items()
+        },
+        Pin(
+            node.child("pin").child("line").text(),
+            by_hand=node.child("pin").child("byHand").value is True,
+        ),
+        Kill(kill.child("message").text(), kill.child("at").number()) if node.has("kill") else None,
+    )
+
+
+def _line_from_json(line_id: LineId, node: Node) -> Line:
+    node.mapping(["traffic", "revisions"], ["traffic", "revisions"])
+    return Line(
+        line_id,
+        {
+            tag: _revision_from_json(line_id, tag, child)
+            for tag, child in node.child("revisions").items()
+        },
+        tuple(
+            TrafficShare(child.child("tag").text(), child.child("percent").integer(0, 100))
+            for child in node.child("traffic").elements()
+        ),
+    )
+
+
+def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
+    node.mapping(
+        ["artifact", "digest", "endpoints", "applied", "createdAt"],
+        ["artifact", "digest", "endpoints"],
+    )
+    try:
+        artifact = ArtifactRef.parse(node.child("artifact").text())
+    except ValueError as error:
+        node.child("artifact").wrong("is no artifact's name", str(error))
+        artifact = ArtifactRef("", 0)
+    return Revision(
+        RevisionId(line_id.service, line_id.line, tag),
+        artifact,
+        node.child("digest").text(DIGEST, "write sha256: and 64 hex digits"),
+        tuple(read_endpoint(name, child) for name, child in node.child("endpoints").items()),
+        node.child("applied").text(),
+        node.child("createdAt").number(),
+    )
+
+
+def _key_from_json(name: str, node: Node) -> KeyRecord:
+    node.mapping(["services", "createdAt", "fingerprint"], ["services"])
+    return KeyRecord(
+        name,
+        tuple(child.text() for child in node.child("services").elements()),
+        node.child("createdAt").number(),
+        node.child("fingerprint").text(),
+    )

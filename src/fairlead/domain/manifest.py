@@ -1,0 +1,163 @@
+"""The manifest: every file of an artifact with size and SHA-256, its signature and golden examples.
+
+The manifest's own SHA-256, over its canonical JSON, is the artifact's digest: it fixes every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
+from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
+from fairlead.domain.reading import Node
+from fairlead.domain.signature import Signature, signature_from_json, signature_to_json
+
+SCHEMA = 1
+ENGINES = ("onnx", "python")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_PATH = 512  # characters: far below every file system's limit
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file: its path inside the artifact (posix, relative), size in bytes and SHA-256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an artifact is. `entry` is the file the engine opens, `golden` the file of golden examples."""
+
+    ref: ArtifactRef
+    engine: str
+    entry: str
+    files: tuple[ManifestFile, ...]
+    signature: Signature
+    golden: str
+    bio: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """`sha256:<hex>` of the canonical JSON."""
+        return "sha256:" + hashlib.sha256(manifest_to_bytes(self)).hexdigest()
+
+
+def path_problem(path: str) -> str | None:
+    """Why this path may not be a file of an artifact; None if it may.
+
+    Refuses whatever could leave the artifact's directory or mean different files on different systems.
+    """
+    if not path or len(path) > _MAX_PATH:
+        return f"is empty or longer than {_MAX_PATH} characters"
+    if "\\" in path or "\0" in path or any(ord(character) < ord(" ") for character in path):
+        return "holds a backslash or a control character"
+    if path.startswith("/"):
+        return "is absolute"
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        return "has an empty, '.' or '..' part"
+    return None
+
+
+def manifest_to_bytes(manifest: Manifest) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8."""
+    document = {
+        "schema": SCHEMA,
+        "name": manifest.ref.name,
+        "version": manifest.ref.version,
+        "engine": manifest.engine,
+        "entry": manifest.entry,
+        "golden": manifest.golden,
+        "bio": dict(manifest.bio),
+        "signature": signature_to_json(manifest.signature),
+        "files": [
+            {"path": file.path, "size": file.size, "sha256": file.sha256}
+            for file in sorted(manifest.files, key=lambda file: file.path)
+        ],
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
+    """Read a manifest from a store that may be damaged or hostile; raises InvalidInput."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            source, [Problem("", "is not JSON", f"publish the artifact again ({error})")]
+        ) from None
+    node = Node(document)
+    keys = ["schema", "name", "version", "engine", "entry", "golden", "bio", "signature", "files"]
+    check_schema(document, SCHEMA, source)
+    node.mapping(keys, ["name", "version", "engine", "entry", "golden", "signature", "files"])
+    files = tuple(_file(child) for child in node.child("files").elements())
+    _check_files(node, files)
+    bio = node.child("bio").value if node.has("bio") else {}
+    manifest = Manifest(
+        ref=ArtifactRef(
+            node.child("name").text(ARTIFACT_NAME, "write the artifact's name"),
+            node.child("version").integer(1),
+        ),
+        engine=node.child("engine").one_of(ENGINES),
+        entry=node.child("entry").text(),
+        files=files,
+        signature=signature_from_json(node.child("signature")),
+        golden=node.child("golden").text(),
+        bio=bio if isinstance(bio, Mapping) else {},
+    )
+    node.done(source)
+    return manifest
+
+
+def check_schema(document: object, known: int, source: str) -> None:
+    """Refuse a document that a newer Fairlead wrote, before reading anything else of it."""
+    schema = document.get("schema") if isinstance(document, Mapping) else None
+    if isinstance(schema, int) and schema > known:
+        raise FairleadError(
+            f"{source} was written by a newer Fairlead (schema {schema}, this one reads up to {known}): "
+            "use that version, or another directory",
+            kind=Kind.CONFLICT,
+        )
+    if schema != known:
+        raise InvalidInput(source, [Problem("schema", f"is {schema!r}", f"write {known}")])
+
+
+def _file(node: Node) -> ManifestFile:
+    node.mapping(["path", "size", "sha256"], ["path", "size", "sha256"])
+    path = node.child("path").text()
+    problem = path_problem(path)
+    if problem is not None:
+        node.child("path").wrong(problem, "a path inside the artifact, with forward slashes")
+    return ManifestFile(
+        path, node.child("size").integer(0), node.child("sha256").text(_SHA256, "64 hex digits")
+    )
+
+
+def _check_files(node: Node, files: tuple[ManifestFile, ...]) -> None:
+    paths = [file.path for file in files]
+    known = set(paths)
+    if len(known) != len(paths):
+        node.child("files").wrong("names a path twice", "each file once")
+    for path in paths:
+        parents = path.split("/")[:-1]
+        if any("/".join(parents[: depth + 1]) in known for depth in range(len(parents))):
+            node.child("files").wrong(
+                f"{path!r} lies under another file", "a file cannot be a directory"
+            )
+    for key in ("entry", "golden"):
+        if node.child(key).value not in known:
+            node.child(key).wrong(
+                f"{node.child(key).value!r} is not among the files", "name one of the files"
+            )

@@ -1,0 +1,108 @@
+"""Which path is what: the URLs of the project API (S3-A) and the Open Inference Protocol (S1-G 40).
+
+Matching is on the path as it was sent, without its query: nothing is decoded, merged or resolved, so every
+data plane sees the same thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GET = ("GET", "HEAD")
+READ = ("GET",)
+WRITE = ("POST",)
+CUSTOM = ("GET", "POST")  # S0-8
+
+PREDICT = "predict"
+BIO = "bio"
+INFER = "infer"
+READY = "ready"
+METADATA = "metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPath:
+    """A path without a service's name: `name` says which."""
+
+    path: str
+    name: str
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    """A path that names a service; `artifact_version` is what follows `/versions/`, as sent."""
+
+    path: str
+    service: str
+    action: str
+    methods: tuple[str, ...]
+    artifact_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CustomPath:
+    """Any other path: perhaps one that an endpoint of some release owns."""
+
+    path: str
+    methods: tuple[str, ...] = CUSTOM
+
+
+PathMatch = OpenPath | ModelPath | CustomPath
+
+
+def open_paths(api_version: str) -> dict[str, OpenPath]:
+    """Every path that is answered for all services."""
+    root = f"/{api_version}" if api_version else ""
+    names = {
+        "/": "home",
+        "/livez": "livez",
+        "/healthz": "healthz",
+        "/metrics": "metrics",
+        "/docs": "docs",
+        "/openapi.json": "openapi",
+        f"{root}/": "root" if root else "home",
+        f"{root}/live": "live",
+        f"{root}/ready": "ready",
+        "/v2": "v2",
+        "/v2/": "v2",
+        "/v2/health/live": "v2_live",
+        "/v2/health/ready": "v2_ready",
+    }
+    return {path: OpenPath(path, name, GET) for path, name in names.items()}
+
+
+def parse_path(target: str, api_version: str) -> PathMatch:
+    """Read a request target. `api_version` is the first part of the project API's paths; it may be empty."""
+    path = target.partition("?")[0]
+    known = open_paths(api_version).get(path)
+    if known is not None:
+        return known
+    if path.startswith(STATIC_PREFIX):
+        return OpenPath(path, "static", GET)
+    parts = path.split("/")[1:]
+    prefix = [api_version, "model"] if api_version else ["model"]
+    if parts[: len(prefix)] == prefix and len(parts) == len(prefix) + 2:
+        return _project(path, *parts[len(prefix) :])
+    match parts:
+        case ["v2", "models", service, *rest] if service:
+            return _open_inference(path, service, rest)
+    return CustomPath(path)
+
+
+STATIC_PREFIX = "/static-offline-docs/"  # the docs page's script and style
+
+
+def _project(path: str, service: str, action: str) -> PathMatch:
+    methods = {PREDICT: WRITE, BIO: READ}.get(action)
+    return ModelPath(path, service, action, methods) if methods and service else CustomPath(path)
+
+
+def _open_inference(path: str, service: str, rest: list[str]) -> PathMatch:
+    version = None
+    if len(rest) > 1 and rest[0] == "versions":
+        version, rest = rest[1], rest[2:]
+    methods = {(): READ, (READY,): READ, (INFER,): WRITE}.get(tuple(rest))
+    if methods is None or version == "":
+        return CustomPath(path)
+    return ModelPath(path, service, rest[0] if rest else METADATA, methods, version)

@@ -1,0 +1,134 @@
+"""Reading untrusted documents: every mistake found in one pass, each with its key path.
+
+A `Node` is one value inside a document plus the way to it. Its methods return the value if it
+is right and note a `Problem` if it is not, so that a user sees all mistakes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fairlead.domain.errors import InvalidInput, Problem
+
+_SHOWN = 60  # characters of a wrong value that are shown back
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error may show it: short, and typed where the type is the mistake."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+class Node:
+    """A value in a document, and where it is."""
+
+    __slots__ = ("path", "problems", "value")
+
+    def __init__(self, value: Any, path: str = "", problems: list[Problem] | None = None) -> None:  # noqa: ANN401 - untrusted input has no type yet
+        self.value = value
+        self.path = path
+        self.problems: list[Problem] = [] if problems is None else problems
+
+    def wrong(self, wrong: str, right: str) -> None:
+        self.problems.append(Problem(self.path, wrong, right))
+
+    def done(self, source: str) -> None:
+        """Raise InvalidInput if anything was wrong."""
+        if self.problems:
+            raise InvalidInput(source, self.problems)
+
+    def child(self, key: str) -> Node:
+        value = self.value.get(key) if isinstance(self.value, Mapping) else None
+        return Node(value, f"{self.path}.{key}" if self.path else key, self.problems)
+
+    def has(self, key: str) -> bool:
+        return isinstance(self.value, Mapping) and self.value.get(key) is not None
+
+    def mapping(self, allowed: Iterable[str] | None = None, required: Iterable[str] = ()) -> bool:
+        """Is it an object with these keys? Unknown and missing keys are each a problem."""
+        if not isinstance(self.value, Mapping):
+            self.wrong(f"is {shown(self.value)}", "write an object")
+            return False
+        ok = True
+        if allowed is not None:
+            known = list(allowed)
+            for key in self.value:
+                if key not in known:
+                    close = difflib.get_close_matches(str(key), known, n=1)
+                    hint = (
+                        f"did you mean {close[0]!r}?"
+                        if close
+                        else f"known keys: {', '.join(known)}"
+                    )
+                    Node(
+                        None, f"{self.path}.{key}" if self.path else str(key), self.problems
+                    ).wrong("unknown key", hint)
+                    ok = False
+        for key in required:
+            if not self.has(key):
+                self.child(key).wrong("is missing", f"{key!r} must be there")
+                ok = False
+        return ok
+
+    def items(self) -> list[tuple[str, Node]]:
+        if not isinstance(self.value, Mapping):
+            return []
+        return [(str(key), self.child(key)) for key in self.value]
+
+    def elements(self) -> list[Node]:
+        if not isinstance(self.value, list):
+            self.wrong(f"is {shown(self.value)}", "write a list")
+            return []
+        return [
+            Node(value, f"{self.path}[{index}]", self.problems)
+            for index, value in enumerate(self.value)
+        ]
+
+    def text(
+        self, pattern: re.Pattern[str] | None = None, right: str = "write a text in quotes"
+    ) -> str:
+        if not isinstance(self.value, str):
+            self.wrong(f"is {shown(self.value)}", right)
+            return ""
+        if pattern is not None and not pattern.fullmatch(self.value):
+            self.wrong(f"is {shown(self.value)}", right)
+            return ""
+        return self.value
+
+    def integer(self, low: int, high: int | None = None) -> int:
+        bound = f"a whole number from {low}" + (f" to {high}" if high is not None else " up")
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            self.wrong(f"is {shown(self.value)}", f"write {bound}")
+            return low
+        if self.value < low or (high is not None and self.value > high):
+            self.wrong(f"is {self.value}", f"write {bound}")
+            return low
+        return self.value
+
+    def number(self, low: float = 0.0) -> float:
+        if (
+            isinstance(self.value, bool)
+            or not isinstance(self.value, int | float)
+            or not self.value >= low
+        ):
+            self.wrong(f"is {shown(self.value)}", f"write a number from {low:g} up")
+            return low
+        return float(self.value)
+
+    def one_of(self, choices: Iterable[str]) -> str:
+        known = list(choices)
+        if self.value not in known:
+            self.wrong(f"is {shown(self.value)}", f"write one of {', '.join(known)}")
+            return known[0]
+        return str(self.value)

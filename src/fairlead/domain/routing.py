@@ -1,0 +1,275 @@
+"""Routing: the reference for every data plane.
+
+`route` decides one request by a `RoutingTable`.
+Order: key (401), path (404), method (405), scope of the key (403), kill switch (503), version (404, listing
+only what this key may use), contradiction (400). Never a silent fallback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from fairlead.domain.errors import Kind
+from fairlead.domain.ids import LATEST, EndpointId
+from fairlead.domain.paths import CustomPath, ModelPath, OpenPath, PathMatch, parse_path
+from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
+from fairlead.domain.versions import natural_key, split_version, version_key
+
+BUCKETS = 10_000
+_PER_PERCENT = BUCKETS // 100
+
+Hash64 = Callable[
+    [bytes], int
+]  # xxh64 with seed 0; passed in, because this package is standard library only
+
+NO_KEY = "No API key found in request"
+BAD_KEY = "Invalid authentication credentials"
+DUPLICATE_KEY = "Duplicate API key found"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What of a request matters to routing. `client` is the key's, once authenticated."""
+
+    method: str
+    path: str
+    client: str
+    accept_version: str | None = None
+    sticky_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that no worker sees."""
+
+    kind: Kind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A path without a service's name, answered for all by the gateway itself."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The shares a request is split over: weights out of 10,000, stable first, canary last.
+
+    A target is None where the share's revision has no endpoint for the path.
+    """
+
+    service: str
+    path: PathMatch
+    targets: tuple[tuple[RevisionRoute, EndpointId | None, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The endpoint that answers, and the bucket that chose it (None where there was nothing to choose)."""
+
+    endpoint: EndpointId
+    digest: str
+    bucket: int | None = None
+
+
+def authenticate(credentials: Mapping[str, str], keys: Iterable[str]) -> str | Refusal:
+    """The client whose secret was sent. `credentials` maps secrets to clients; `keys` are the header's values."""
+    sent = list(keys)
+    if len(sent) > 1 or any("," in key for key in sent):
+        return Refusal(Kind.UNAUTHENTICATED, DUPLICATE_KEY)
+    if not sent:
+        return Refusal(Kind.UNAUTHENTICATED, NO_KEY)
+    client = credentials.get(sent[0])
+    return Refusal(Kind.UNAUTHENTICATED, BAD_KEY) if client is None else client
+
+
+def route(table: RoutingTable, ask: Ask, hash64: Hash64) -> Forward | Open | Refusal:
+    """Decide one authenticated request."""
+    choice = choose(table, ask)
+    if not isinstance(choice, Choice):
+        return choice
+    if len(choice.targets) == 1:
+        return _forward(choice, 0, None)
+    bucket = bucket_of(ask, hash64)
+    passed = 0
+    for index, (_, _, weight) in enumerate(choice.targets):
+        passed += weight
+        if bucket < passed:
+            return _forward(choice, index, bucket)
+    raise AssertionError(f"weights of {choice.service} sum to {passed}, not {BUCKETS}")
+
+
+def bucket_of(ask: Ask, hash64: Hash64) -> int:
+    """The bucket of a caller: xxh64 of the sticky key if sent, else of the key's client, mod 10,000."""
+    return (
+        hash64(
+            (ask.client if ask.sticky_key is None else ask.sticky_key).encode("latin-1", "replace")
+        )
+        % BUCKETS
+    )
+
+
+def choose(table: RoutingTable, ask: Ask) -> Choice | Open | Refusal:
+    """Everything about a request but the bucket; data planes are built by asking this for every case."""
+    path = parse_path(ask.path, table.api_version)
+    if isinstance(path, OpenPath):
+        return Open(path.name) if ask.method in path.methods else _wrong_method(ask, path.methods)
+    if isinstance(path, ModelPath):
+        service = table.services.get(path.service)
+        owners = [service] if service else []
+    else:
+        owners = table.owners(path.path)
+    if not owners:
+        return _no_path(ask.path)
+    if ask.method not in path.methods:
+        return _wrong_method(ask, path.methods)
+    return _choose_service(table, ask, path, owners)
+
+
+def _choose_service(
+    table: RoutingTable, ask: Ask, path: ModelPath | CustomPath, owners: list[ServiceRoute]
+) -> Choice | Refusal:
+    key = table.keys.get(ask.client)
+    allowed = [owner for owner in owners if key is not None and key.allows(owner.name)]
+    if not allowed:
+        return Refusal(Kind.FORBIDDEN, "You cannot consume this service")
+    found = [
+        outcome for owner in allowed if (outcome := _choose_version(owner, ask, path)) is not None
+    ]
+    if len(found) == 1:
+        return found[0]
+    there = sorted({version for owner in allowed for version in owner.versions()}, key=version_key)
+    listed = ", ".join(there) or "none is ready yet"
+    if found:
+        return Refusal(
+            Kind.NOT_FOUND, f"several services answer here: send Accept-Version; versions: {listed}"
+        )
+    if isinstance(path, ModelPath) and path.artifact_version is not None:
+        return Refusal(Kind.NOT_FOUND, _no_artifact_version(allowed[0], path.artifact_version))
+    return Refusal(Kind.NOT_FOUND, f"no version {ask.accept_version!r} here; versions: {listed}")
+
+
+def _choose_version(
+    service: ServiceRoute, ask: Ask, path: ModelPath | CustomPath
+) -> Choice | Refusal | None:
+    """None if this service has no such version for this path."""
+    if service.kill is not None:
+        return Refusal(Kind.UNAVAILABLE, service.kill.message)
+    if isinstance(path, ModelPath) and path.artifact_version is not None:
+        return _choose_artifact_version(service, ask, path)
+    name, revision = split_version(_named(service, ask))
+    line = service.lines.get(name)
+    if line is None:
+        return None
+    if revision is not None:
+        exact = line.revisions.get(revision)
+        return None if exact is None else _exactly(service, path, exact)
+    return _by_traffic(service, path, line)
+
+
+def _by_traffic(
+    service: ServiceRoute, path: ModelPath | CustomPath, line: LineRoute
+) -> Choice | Refusal | None:
+    if not line.traffic:
+        return Refusal(Kind.UNAVAILABLE, f"{line.id} is not ready: {line.reason}")
+    targets = tuple(
+        (
+            line.revisions[share.tag],
+            line.revisions[share.tag].endpoint_for(path),
+            share.percent * _PER_PERCENT,
+        )
+        for share in line.traffic
+        if share.percent
+    )
+    if all(endpoint is None for _, endpoint, _ in targets):
+        return None
+    return Choice(service.name, path, targets)
+
+
+def _choose_artifact_version(
+    service: ServiceRoute, ask: Ask, path: ModelPath
+) -> Choice | Refusal | None:
+    """`/versions/N`: a live revision that runs artifact version N; the pinned line first, then the newest."""
+    live = [
+        revision
+        for line in service.lines.values()
+        for revision in line.revisions.values()
+        if str(revision.artifact_version) == path.artifact_version
+    ]
+    if not live:
+        return None
+    if ask.accept_version is not None and ask.accept_version != LATEST:
+        name, tag = split_version(ask.accept_version)
+        if name not in service.lines or (
+            tag is not None and tag not in service.lines[name].revisions
+        ):
+            return _no_version(service, ask.accept_version)
+        live = [
+            revision
+            for revision in live
+            if revision.id.line == name and tag in (None, revision.id.revision)
+        ]
+    elif ask.accept_version == LATEST:
+        live = [revision for revision in live if revision.id.line == service.pin]
+    if not live:
+        message = f"the path asks for artifact version {path.artifact_version}, Accept-Version for {ask.accept_version}"
+        return Refusal(Kind.INVALID, f"{message}: send one of the two")
+    best = max(
+        live,
+        key=lambda one: (
+            one.id.line == service.pin,
+            natural_key(one.id.line),
+            natural_key(one.id.revision),
+        ),
+    )
+    return _exactly(service, path, best)
+
+
+def _exactly(
+    service: ServiceRoute, path: ModelPath | CustomPath, revision: RevisionRoute
+) -> Choice | Refusal | None:
+    endpoint = revision.endpoint_for(path)
+    if endpoint is None:
+        return None
+    if not revision.routable:
+        return Refusal(Kind.UNAVAILABLE, f"{revision.id} is not ready: {revision.reason}")
+    return Choice(service.name, path, ((revision, endpoint, BUCKETS),))
+
+
+def _named(service: ServiceRoute, ask: Ask) -> str:
+    return service.pin if ask.accept_version in (None, LATEST) else str(ask.accept_version)
+
+
+def _forward(choice: Choice, index: int, bucket: int | None) -> Forward | Refusal:
+    revision, endpoint, _ = choice.targets[index]
+    if endpoint is None:
+        return Refusal(
+            Kind.NOT_FOUND, f"{revision.id.served_version} does not answer {choice.path.path}"
+        )
+    return Forward(endpoint, revision.digest, bucket)
+
+
+def _no_path(path: str) -> Refusal:
+    return Refusal(
+        Kind.NOT_FOUND, f"nothing answers {path.partition('?')[0]}; GET / tells what is here"
+    )
+
+
+def _wrong_method(ask: Ask, methods: Iterable[str]) -> Refusal:
+    return Refusal(Kind.METHOD, f"{ask.method} is not for this path; use {' or '.join(methods)}")
+
+
+def _no_version(service: ServiceRoute, version: str) -> Refusal:
+    listed = ", ".join(service.versions()) or "none is ready yet"
+    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {listed}")
+
+
+def _no_artifact_version(service: ServiceRoute, version: str) -> str:
+    live = sorted(
+        {one.artifact_version for line in service.lines.values() for one in line.revisions.values()}
+    )
+    listed = ", ".join(map(str, live)) or "none is ready yet"
+    return f"no live revision of {service.name} runs artifact version {version}; artifact versions: {listed}"

@@ -1,0 +1,195 @@
+"""The observed state: what a node's agent has and serves, and what its gateway routes.
+
+The agent is the only writer of `NodeStatus`, the gateway of `GatewayStatus`; both lie in local files,
+so each side works with the other one, the control and the store away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.ids import LineId, RevisionId
+from fairlead.domain.manifest import check_schema
+from fairlead.domain.reading import Node
+from fairlead.domain.release import TrafficShare
+
+SCHEMA = 1
+
+
+class State(StrEnum):
+    """How far a replica of a revision is."""
+
+    PULLING = "pulling"  # its artifact is on the way to this node
+    STARTING = "starting"  # its worker loads and warms up
+    PROVING = "proving"  # golden examples go through the transport
+    READY = "ready"
+    DRAINING = "draining"  # no longer wanted: finishes what it has
+    FAILED = "failed"  # see `reason`; tried again after a pause
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One worker of one revision. `worker` is unique over the node's life; `socket` is its unix socket."""
+
+    worker: str
+    revision: RevisionId
+    digest: str
+    state: State
+    reason: str = ""
+    socket: str = ""
+    pid: int = 0
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What an agent says of its node. `written_at` (epoch seconds) is its heartbeat."""
+
+    node: str
+    written_at: float
+    pid: int
+    generation: int
+    replicas: tuple[Replica, ...] = ()
+    problem: str = ""
+
+    def ready(self) -> dict[RevisionId, tuple[Replica, ...]]:
+        """The ready replicas of each revision that has any, in a stable order."""
+        found: dict[RevisionId, list[Replica]] = {}
+        for replica in sorted(self.replicas, key=lambda replica: replica.worker):
+            if replica.state is State.READY:
+                found.setdefault(replica.revision, []).append(replica)
+        return {revision: tuple(replicas) for revision, replicas in found.items()}
+
+    def reasons(self) -> dict[RevisionId, str]:
+        """Why each revision that has no ready replica has none."""
+        ready = self.ready()
+        return {
+            replica.revision: f"{replica.state}: {replica.reason}"
+            if replica.reason
+            else str(replica.state)
+            for replica in self.replicas
+            if replica.revision not in ready and replica.state is not State.DRAINING
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """What a gateway routes. A worker not in `workers` gets no request from it any more.
+
+    `effective` is each line's traffic as it really flows: the catalog's, once every revision in it is ready.
+    `pins` likewise.
+    """
+
+    written_at: float
+    pid: int
+    generation: int
+    url: str
+    workers: tuple[str, ...] = ()
+    effective: Mapping[LineId, tuple[TrafficShare, ...]] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+def node_status_to_bytes(status: NodeStatus) -> bytes:
+    """The node's status as its file holds it."""
+    return json.dumps({"schema": SCHEMA, **asdict(status)}, ensure_ascii=False).encode()
+
+
+def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
+    """Read a node's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
+    document = json.loads(data)
+    check_schema(document, SCHEMA, source)
+    node = Node(document)
+    node.mapping(None, ["node", "written_at", "pid", "generation", "replicas"])
+    status = NodeStatus(
+        node=node.child("node").text(),
+        written_at=node.child("written_at").number(),
+        pid=node.child("pid").integer(0),
+        generation=node.child("generation").integer(0),
+        replicas=tuple(_replica(child) for child in node.child("replicas").elements()),
+        problem=str(node.child("problem").value or ""),
+    )
+    node.done(source)
+    return status
+
+
+def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
+    """The gateway's status as its file holds it."""
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "written_at": status.written_at,
+        "pid": status.pid,
+        "generation": status.generation,
+        "url": status.url,
+        "workers": list(status.workers),
+        "effective": [
+            {
+                "service": line.service,
+                "line": line.line,
+                "traffic": [asdict(share) for share in shares],
+            }
+            for line, shares in status.effective.items()
+        ],
+        "pins": dict(status.pins),
+        "problem": status.problem,
+    }
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> GatewayStatus:
+    """Read a gateway's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
+    document = json.loads(data)
+    check_schema(document, SCHEMA, source)
+    node = Node(document)
+    node.mapping(None, ["written_at", "pid", "generation", "url", "workers", "effective", "pins"])
+    status = GatewayStatus(
+        written_at=node.child("written_at").number(),
+        pid=node.child("pid").integer(0),
+        generation=node.child("generation").integer(0),
+        url=node.child("url").text(),
+        workers=tuple(child.text() for child in node.child("workers").elements()),
+        effective=dict(_effective(child) for child in node.child("effective").elements()),
+        pins={service: child.text() for service, child in node.child("pins").items()},
+        problem=str(node.child("problem").value or ""),
+    )
+    node.done(source)
+    return status
+
+
+def health_problems(catalog: Catalog, node: NodeStatus) -> list[str]:
+    """Everything that should serve and does not. A service killed by hand is no problem."""
+    ready, reasons = node.ready(), node.reasons()
+    return [
+        f"{revision_id} is not ready ({reasons.get(revision_id, 'not started')})"
+        for revision_id in sorted(catalog.live())
+        if revision_id not in ready and catalog.services[revision_id.service].kill is None
+    ]
+
+
+def _replica(node: Node) -> Replica:
+    revision = node.child("revision")
+    return Replica(
+        worker=node.child("worker").text(),
+        revision=RevisionId(
+            *(revision.child(key).text() for key in ("service", "line", "revision"))
+        ),
+        digest=node.child("digest").text(),
+        state=State(node.child("state").one_of([str(state) for state in State])),
+        reason=str(node.child("reason").value or ""),
+        socket=str(node.child("socket").value or ""),
+        pid=node.child("pid").integer(0),
+        since=node.child("since").number(),
+    )
+
+
+def _effective(node: Node) -> tuple[LineId, tuple[TrafficShare, ...]]:
+    shares = tuple(
+        TrafficShare(child.child("tag").text(), child.child("percent").integer(0, 100))
+        for child in node.child("traffic").elements()
+    )
+    return LineId(node.child("service").text(), node.child("line").text()), shares

@@ -1,0 +1,166 @@
+"""The routing table: what may be routed now, from the catalog's wish and what is proved ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fairlead.domain.catalog import Catalog, KeyRecord, Kill, Line, Service
+from fairlead.domain.ids import DEFAULT_ENDPOINT, EndpointId, LineId, RevisionId
+from fairlead.domain.paths import CustomPath, PathMatch
+from fairlead.domain.release import EndpointSpec, TrafficShare
+from fairlead.domain.versions import version_key
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRoute:
+    """A live revision. Not routable: `reason` says why, and its requests are refused with it."""
+
+    id: RevisionId
+    artifact_version: int
+    digest: str
+    endpoints: tuple[EndpointSpec, ...]
+    routable: bool
+    reason: str = ""
+
+    def endpoint_for(self, path: PathMatch) -> EndpointId | None:
+        """Which endpoint of this revision a path leads to; None if none does."""
+        for endpoint in self.endpoints:
+            owned = (
+                path.path in endpoint.paths
+                if isinstance(path, CustomPath)
+                else endpoint.name == DEFAULT_ENDPOINT
+            )
+            if owned:
+                return EndpointId(self.id.service, self.id.line, self.id.revision, endpoint.name)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LineRoute:
+    """A line. Empty `traffic`: not serving yet, `reason` says why."""
+
+    id: LineId
+    revisions: Mapping[str, RevisionRoute]
+    traffic: tuple[TrafficShare, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRoute:
+    """A service with its lines and the line that `latest` means."""
+
+    name: str
+    lines: Mapping[str, LineRoute]
+    pin: str
+    kill: Kill | None = None
+
+    def paths(self) -> set[str]:
+        """Every custom path of any live revision."""
+        return {
+            path
+            for line in self.lines.values()
+            for revision in line.revisions.values()
+            for endpoint in revision.endpoints
+            for path in endpoint.paths
+        }
+
+    def versions(self) -> list[str]:
+        """Everything `Accept-Version` may name, in order."""
+        names = [name for name, line in self.lines.items() if line.traffic]
+        names += [
+            revision.id.served_version
+            for line in self.lines.values()
+            for revision in line.revisions.values()
+        ]
+        return sorted(names, key=version_key)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """Everything a data plane needs to know."""
+
+    services: Mapping[str, ServiceRoute] = field(default_factory=dict)
+    keys: Mapping[str, KeyRecord] = field(default_factory=dict)
+    api_version: str = "v1"
+    generation: int = 0
+
+    def owners(self, path: str) -> list[ServiceRoute]:
+        """The services of which some live revision owns a custom path, in name order."""
+        return [
+            self.services[name]
+            for name in sorted(self.services)
+            if path in self.services[name].paths()
+        ]
+
+
+def table_from(
+    catalog: Catalog,
+    ready: Iterable[RevisionId],
+    reasons: Mapping[RevisionId, str],
+    before: RoutingTable,
+) -> RoutingTable:
+    """What to route now: the catalog's wish as far as it is proved ready, else what was routed before.
+
+    A line's traffic moves only when every revision with a share is ready; a pin only to a line that serves.
+    A revision that was routable stays so while it is live: if its workers die, its callers get 503 until
+    the next one is proved, and never another revision's answer.
+    """
+    proved = frozenset(ready)
+    services = {
+        name: _service_route(service, proved, reasons, before.services.get(name))
+        for name, service in catalog.services.items()
+    }
+    return RoutingTable(services, catalog.keys, before.api_version, catalog.generation)
+
+
+def _service_route(
+    service: Service,
+    ready: frozenset[RevisionId],
+    reasons: Mapping[RevisionId, str],
+    before: ServiceRoute | None,
+) -> ServiceRoute:
+    lines = {
+        name: _line_route(line, ready, reasons, before.lines.get(name) if before else None)
+        for name, line in service.lines.items()
+    }
+    pin = service.pin.line
+    serving = pin in lines and bool(lines[pin].traffic)
+    if not serving and before is not None and before.pin in lines and lines[before.pin].traffic:
+        pin = before.pin
+    return ServiceRoute(service.name, lines, pin, service.kill)
+
+
+def _line_route(
+    line: Line,
+    ready: frozenset[RevisionId],
+    reasons: Mapping[RevisionId, str],
+    before: LineRoute | None,
+) -> LineRoute:
+    routed = {tag for tag, route in before.revisions.items() if route.routable} if before else set()
+
+    def routable(tag: str) -> bool:
+        return RevisionId(line.id.service, line.id.line, tag) in ready or tag in routed
+
+    traffic = line.traffic
+    waiting = [share.tag for share in traffic if share.percent and not routable(share.tag)]
+    reason = ""
+    if waiting:
+        stuck = RevisionId(line.id.service, line.id.line, waiting[0])
+        reason = f"{stuck.served_version} is {reasons.get(stuck, 'not started')}"
+        old = before.traffic if before else ()
+        traffic = old if all(share.tag in line.revisions for share in old) else ()
+    tags = {share.tag for share in (*line.traffic, *traffic)}
+    revisions = {
+        tag: RevisionRoute(
+            id=revision.id,
+            artifact_version=revision.artifact.version,
+            digest=revision.digest,
+            endpoints=revision.endpoints,
+            routable=routable(tag),
+            reason="" if routable(tag) else reasons.get(revision.id, "not started"),
+        )
+        for tag, revision in line.revisions.items()
+        if tag in tags
+    }
+    return LineRoute(line.id, revisions, traffic, reason)

@@ -1,0 +1,96 @@
+"""One request through the running gateway, as any client would send it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.signature import DocumentSignature
+from fairlead.kits import files
+from fairlead.wiring.banner import first_example
+from fairlead.wiring.homes import Control
+from fairlead.wiring.settings import environment
+
+_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    reason: str
+    body: Any
+    version: str
+    request_id: str
+
+
+def ask(  # noqa: PLR0913 - each is an option of the command
+    control: Control,
+    service: str,
+    instances: list[Any],
+    *,
+    accept_version: str | None,
+    sticky_key: str | None,
+    key: str | None,
+    url: str | None,
+    verbose: bool,  # noqa: ARG001 - the command's own
+) -> Answer:
+    """Send one predict request. Raises FairleadError if nothing runs here or no key is known."""
+    running = files.read_json(control.home.running)
+    if url is None and running is None:
+        message = f"nothing runs in {control.home.root}: start it with `fairlead up`, or name a gateway with --url"
+        raise FairleadError(message, kind=Kind.UNAVAILABLE)
+    base = url or str(running["url"])  # type: ignore[index]
+    headers = {"X-Api-Key": key or environment().api_key or _demo_key(control)}
+    if accept_version:
+        headers["Accept-Version"] = accept_version
+    if sticky_key:
+        headers["X-Sticky-Key"] = sticky_key
+    body = _body(control, service, instances)
+    verify = not (
+        url is None and base.startswith("https")
+    )  # our own machine's certificate may be self-made
+    try:
+        answer = httpx.post(
+            f"{base}/v1/model/{service}/predict",
+            json=body,
+            headers=headers,
+            timeout=_TIMEOUT_SECONDS,
+            verify=verify,
+        )
+    except httpx.HTTPError as error:
+        raise FairleadError(f"{base} does not answer: {error}", kind=Kind.UNAVAILABLE) from None
+    is_json = "json" in answer.headers.get("content-type", "")
+    return Answer(
+        answer.status_code,
+        answer.reason_phrase,
+        answer.json() if is_json else answer.text,
+        answer.headers.get("x-served-version", ""),
+        answer.headers.get("x-request-id", ""),
+    )
+
+
+def _body(control: Control, service: str, instances: list[Any]) -> Any:  # noqa: ANN401 - a JSON value
+    known = control.catalogs.read().services.get(service)
+    live = known.lines[known.pin.line].live() if known else ()
+    manifest = control.artifacts.manifest(live[-1].artifact) if live else None
+    if not instances and manifest is not None:
+        return first_example(control, manifest)
+    if manifest is not None and isinstance(manifest.signature, DocumentSignature):
+        return instances[0]
+    if len(instances) == 1 and isinstance(instances[0], dict) and "instances" in instances[0]:
+        return instances[0]
+    return {"instances": instances}
+
+
+def _demo_key(control: Control) -> str:
+    path = control.home.demo_key
+    if not path.exists():
+        raise FairleadError(
+            "no key: give one with --key or FAIRLEAD_API_KEY", kind=Kind.UNAUTHENTICATED
+        )
+    return path.read_text().strip()

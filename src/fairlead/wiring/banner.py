@@ -1,0 +1,71 @@
+"""What `fairlead up` prints once everything is ready: where it is, the key, lines to try."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from fairlead.domain.catalog import Revision
+from fairlead.domain.golden import golden_from_bytes
+from fairlead.domain.manifest import Manifest
+from fairlead.domain.signature import DocumentSignature, TensorSignature
+from fairlead.wiring.homes import Control
+
+_LONGEST_BODY = 420  # characters of a request that may stand in a line to copy
+
+
+def banner(control: Control, url: str, seconds: float) -> str:
+    """Several lines; the key is the demo key, which lies in the home too."""
+    catalog = control.catalogs.read()
+    key_path = control.home.demo_key
+    key = key_path.read_text().strip() if key_path.exists() else "<your key>"
+    lines = [
+        "",
+        f"Ready after {seconds:.1f} s: {len(catalog.live())} revisions of {len(catalog.services)} services.",
+        "",
+        f"  gateway   {url}/",
+        f"  docs      {url}/docs",
+        f"  metrics   {url}/metrics",
+        f"  health    {url}/healthz",
+        f"  key       {key}   (also in {key_path})",
+        "",
+        "Try:",
+        "",
+    ]
+    insecure = "-k " if url.startswith("https") else ""
+    for service in sorted(catalog.services.values(), key=lambda service: service.name):
+        live = service.lines[service.pin.line].live()
+        body = _example(control, live[-1]) if live else None
+        if body is None:
+            continue
+        quoted = shlex.quote(json.dumps(body, ensure_ascii=False))
+        lines.append(
+            f"  curl {insecure}-s -H 'X-Api-Key: {key}' {url}/v1/model/{service.name}/predict -d {quoted}"
+        )
+    lines += ["", "From another terminal: fairlead status, fairlead predict, fairlead logs.", ""]
+    return "\n".join(lines)
+
+
+def _example(control: Control, revision: Revision) -> Any:  # noqa: ANN401 - a JSON value
+    """The first golden example as a request of the project API; None if it is too long to print."""
+    manifest = control.artifacts.manifest(revision.artifact)
+    body = first_example(control, manifest)
+    return body if len(json.dumps(body)) <= _LONGEST_BODY else None
+
+
+def first_example(control: Control, manifest: Manifest) -> Any:  # noqa: ANN401 - a JSON value
+    """The first golden example of an artifact as a request of the project API."""
+    (file,) = [file for file in manifest.files if file.path == manifest.golden]
+    request = (
+        golden_from_bytes(control.artifacts.read(file.sha256, 0, file.size)).examples[0].request
+    )
+    if isinstance(manifest.signature, DocumentSignature):
+        return request
+    return {"instances": [_first_instance(manifest.signature, request)]}
+
+
+def _first_instance(signature: TensorSignature, request: Any) -> Any:  # noqa: ANN401 - a JSON value
+    if len(signature.inputs) == 1:
+        return request[signature.inputs[0].name][0]
+    return {spec.name: request[spec.name][0] for spec in signature.inputs}

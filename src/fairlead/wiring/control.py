@@ -1,0 +1,18 @@
+"""Opening a home for a command: from its option, the environment, or the nearest one; and saying which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fairlead.wiring.homes import Control, open_home
+from fairlead.wiring.settings import environment
+
+
+def control_for(home: Path | None, tell: Callable[[str], None], *, create: bool = False) -> Control:
+    """Open the home that is meant. A home that was found, not named, is told."""
+    named = home or environment().home
+    control = open_home(named, create=create)
+    if named is None:
+        tell(f"home: {control.home.root}")
+    return control

@@ -1,0 +1,111 @@
+"""Settings of one command, from its options and the environment, checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.layout import Home, socket_directory_name
+
+HOME = ".fairlead"
+VARIABLES: Mapping[str, str] = {
+    "FAIRLEAD_HOME": "the home directory (default: the nearest .fairlead/ upwards from here)",
+    "FAIRLEAD_HOST": "the gateway's address (default 127.0.0.1)",
+    "FAIRLEAD_PORT": "the gateway's port (default 8080)",
+    "FAIRLEAD_TLS_CERT": "PEM certificate chain: the gateway then speaks TLS",
+    "FAIRLEAD_TLS_KEY": "PEM private key for it",
+    "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
+}
+SERVING_PREFIX = "FAIRLEAD_SERVING_"
+_HIGHEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Every FAIRLEAD_ variable, checked."""
+
+    home: Path | None
+    host: str
+    port: int
+    tls_cert: Path | None
+    tls_key: Path | None
+    api_key: str | None
+    serving: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
+
+
+def environment(variables: Mapping[str, str] | None = None) -> Environment:
+    """Read the environment. Raises InvalidInput for an unknown or wrong FAIRLEAD_ variable."""
+    source = os.environ if variables is None else variables
+    ours = {name: value for name, value in source.items() if name.upper().startswith("FAIRLEAD_")}
+    serving = {
+        name: value for name, value in ours.items() if name.upper().startswith(SERVING_PREFIX)
+    }
+    problems = [_unknown(name) for name in ours if name not in serving and name not in VARIABLES]
+    port = ours.get("FAIRLEAD_PORT", "8080")
+    if not port.isdecimal() or not 1 <= int(port) <= _HIGHEST_PORT:
+        problems.append(
+            Problem("FAIRLEAD_PORT", f"is {port!r}", f"write a port from 1 to {_HIGHEST_PORT}")
+        )
+    if ("FAIRLEAD_TLS_CERT" in ours) != ("FAIRLEAD_TLS_KEY" in ours):
+        problems.append(
+            Problem("FAIRLEAD_TLS_CERT", "goes with FAIRLEAD_TLS_KEY", "set both or none")
+        )
+    if problems:
+        raise InvalidInput("environment", problems)
+    return Environment(
+        home=_path(ours, "FAIRLEAD_HOME"),
+        host=ours.get("FAIRLEAD_HOST", "127.0.0.1"),
+        port=int(port),
+        tls_cert=_path(ours, "FAIRLEAD_TLS_CERT"),
+        tls_key=_path(ours, "FAIRLEAD_TLS_KEY"),
+        api_key=ours.get("FAIRLEAD_API_KEY"),
+        serving=serving,
+    )
+
+
+def home_at(root: Path) -> Home[Path]:
+    """A home and the directory of its sockets: the user's runtime directory if there is one."""
+    root = root.resolve()
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    if not os.access(runtime, os.W_OK):
+        runtime = Path(tempfile.gettempdir())
+    return Home(root, runtime / f"{socket_directory_name(root)}-{os.getuid()}")
+
+
+def nearest_home(start: Path) -> Path | None:
+    """The nearest `.fairlead/` that is a home, from a directory upwards."""
+    for directory in (start, *start.parents):
+        candidate = directory / HOME
+        if (candidate / "home.json").is_file():
+            return candidate
+    return None
+
+
+def child_environment() -> dict[str, str]:
+    """What our own child processes see of the environment: everything but the key of a caller.
+
+    Numeric libraries get no threads of their own besides the ones a worker's settings give.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "FAIRLEAD_API_KEY"}
+    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **kept, "PYTHONUNBUFFERED": "1"}
+
+
+def _path(ours: Mapping[str, str], name: str) -> Path | None:
+    return Path(ours[name]) if ours.get(name) else None
+
+
+def _unknown(name: str) -> Problem:
+    close = difflib.get_close_matches(name, VARIABLES, n=1)
+    return Problem(
+        name,
+        "is no setting of Fairlead",
+        f"did you mean {close[0]}?" if close else f"known: {', '.join(VARIABLES)}",
+    )

@@ -1,0 +1,188 @@
+"""What every object store promises, checked on each one we have; and the catalog and artifacts on top."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fairlead.adapters.memory.store import MemoryObjectStore
+from fairlead.adapters.store.artifacts import StoredArtifacts
+from fairlead.adapters.store.catalogs import StoredCatalogs
+from fairlead.adapters.store.directory import DirectoryObjectStore
+from fairlead.control import catalogs as changing
+from fairlead.control.publish import read_folder
+from fairlead.domain.catalog import Catalog, KeyRecord, with_key
+from fairlead.domain.errors import FairleadError, Kind, StoreConflict
+from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.ports import ObjectStore
+from fairlead.kits.clock import FakeClock, SystemClock
+
+WRITERS = 20
+
+
+@pytest.fixture(params=["directory", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    yield DirectoryObjectStore(tmp_path / "store") if request.param == "directory" else MemoryObjectStore()
+
+
+class TestObjects:
+    def test_what_was_put_is_got_with_the_same_etag(self, store: ObjectStore) -> None:
+        etag = store.put("a/b", b"one")
+        assert store.get("a/b") == (b"one", etag)
+        assert store.put("a/b", b"two") != etag
+        assert store.get("a/b")[0] == b"two"
+
+    def test_a_missing_object_is_not_found(self, store: ObjectStore) -> None:
+        for read in (lambda: store.get("a"), lambda: store.get_range("a", 0, 1)):
+            with pytest.raises(FairleadError) as caught:
+                read()
+            assert caught.value.kind is Kind.NOT_FOUND
+        assert store.size("a") is None
+        store.delete("a")
+
+    def test_a_range_ends_with_the_object(self, store: ObjectStore) -> None:
+        store.put("a", b"0123456789")
+        assert store.get_range("a", 3, 4) == b"3456"
+        assert store.get_range("a", 8, 4) == b"89"
+        assert store.get_range("a", 10, 4) == b""
+        assert store.size("a") == 10
+
+    def test_if_absent_never_overwrites(self, store: ObjectStore) -> None:
+        store.put("a", b"one", if_absent=True)
+        with pytest.raises(StoreConflict):
+            store.put("a", b"two", if_absent=True)
+        assert store.get("a")[0] == b"one"
+
+    def test_if_match_writes_only_over_what_was_read(self, store: ObjectStore) -> None:
+        etag = store.put("a", b"one")
+        newer = store.put("a", b"two", if_match=etag)
+        for old in (etag, "nothing"):
+            with pytest.raises(StoreConflict):
+                store.put("a", b"three", if_match=old)
+        with pytest.raises(StoreConflict):
+            store.put("b", b"three", if_match=newer)
+        assert store.get("a")[0] == b"two"
+
+    def test_a_listing_is_in_order_and_holds_only_its_prefix(self, store: ObjectStore, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"12345")
+        store.put_file("a/2", tmp_path / "file")
+        store.put("a/10", b"1")
+        store.put("b/1", b"1")
+        assert [(one.key, one.size) for one in store.list("a/")] == [("a/10", 1), ("a/2", 5)]
+        assert [one.key for one in store.list("a/2")] == ["a/2"]
+        assert list(store.list("none/")) == []
+
+
+@pytest.mark.parametrize("key", ["../a", "/a", "a/../../b", "a//b", "", "a\\b", "a/."])
+def test_a_key_never_leaves_the_directory(key: str, tmp_path: Path) -> None:
+    with pytest.raises(FairleadError):
+        DirectoryObjectStore(tmp_path / "store").put(key, b"x")
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["store"])
+
+
+def _add_key(root: Path, name: str, start: Callable[[], object]) -> None:
+    catalogs = StoredCatalogs(DirectoryObjectStore(root), SystemClock())
+    start()
+    for turn in range(3):
+        key = KeyRecord(f"{name}-{turn}", ("*",), 0.0, "")
+        changing.change(catalogs, SystemClock(), lambda catalog, key=key: with_key(catalog, key), f"add {key.client}")
+
+
+class TestCatalogs:
+    def test_a_new_store_has_an_empty_catalog(self, store: ObjectStore) -> None:
+        assert StoredCatalogs(store, FakeClock()).read() == Catalog()
+
+    def test_a_commit_is_read_back_by_everybody(self, store: ObjectStore) -> None:
+        catalogs = StoredCatalogs(store, FakeClock())
+        written = catalogs.commit(with_key(Catalog(), KeyRecord("a", ("*",), 1.0, "f")), "add a")
+        assert written.generation == 1
+        assert StoredCatalogs(store, FakeClock()).read() == written
+        (audit,) = store.list("audit/")
+        assert b"add a" in store.get(audit.key)[0]
+
+    def test_a_commit_over_an_old_generation_is_refused_and_leaves_nothing(self, store: ObjectStore) -> None:
+        catalogs = StoredCatalogs(store, FakeClock())
+        catalogs.commit(Catalog(), "first")
+        before = [one.key for one in store.list("")]
+        with pytest.raises(StoreConflict):
+            catalogs.commit(Catalog(), "late")
+        assert [one.key for one in store.list("")] == before
+
+    def test_a_store_of_a_newer_version_is_refused_in_words(self, store: ObjectStore) -> None:
+        catalogs = StoredCatalogs(store, FakeClock())
+        catalogs.commit(Catalog(), "first")
+        store.put("catalog/head", b'{"schema": 99, "something": "else"}')
+        with pytest.raises(FairleadError, match="written by a newer Fairlead"):
+            StoredCatalogs(store, FakeClock()).read()
+
+    @pytest.mark.timeout(60)
+    def test_twenty_writers_at_once_lose_nothing(self, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        barrier = context.Barrier(WRITERS)
+        root = tmp_path / "store"
+        writers = [
+            context.Process(target=_add_key, args=(root, f"writer-{number}", barrier.wait)) for number in range(WRITERS)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(50)
+            assert writer.exitcode == 0
+        catalog = StoredCatalogs(DirectoryObjectStore(root), SystemClock()).read()
+        assert set(catalog.keys) == {f"writer-{number}-{turn}" for number in range(WRITERS) for turn in range(3)}
+        assert catalog.generation == WRITERS * 3
+        assert len(list(DirectoryObjectStore(root).list("audit/"))) == WRITERS * 3
+        # Losers clean up: exactly the generations that were ever the head are there.
+        assert len(list(DirectoryObjectStore(root).list("catalog/"))) == WRITERS * 3 + 1
+
+
+def folder_of(path: Path, weights: bytes = b"weights") -> Path:
+    path.mkdir(parents=True)
+    (path / "model.onnx").write_bytes(weights)
+    (path / "golden.json").write_text('{"examples": [{"request": {}, "response": {}}]}')
+    return path
+
+
+DESCRIPTION = {"name": "digits", "version": 1, "engine": "onnx"}
+
+
+class TestArtifacts:
+    def test_an_artifact_is_published_once(self, store: ObjectStore, tmp_path: Path) -> None:
+        artifacts = StoredArtifacts(store)
+        folder = folder_of(tmp_path / "one")
+        manifest = read_folder(folder, DESCRIPTION)
+        assert artifacts.publish(manifest, folder)
+        assert not artifacts.publish(manifest, folder)
+        assert artifacts.manifest(manifest.ref) == manifest
+        assert artifacts.refs() == [ArtifactRef("digits", 1)]
+        (weights,) = [file for file in manifest.files if file.path == "model.onnx"]
+        assert artifacts.read(weights.sha256, 0, 100) == b"weights"
+
+    def test_other_bytes_under_a_version_are_refused_and_the_first_stay(
+        self, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        artifacts = StoredArtifacts(store)
+        first, second = folder_of(tmp_path / "one"), folder_of(tmp_path / "two", b"other")
+        artifacts.publish(read_folder(first, DESCRIPTION), first)
+        with pytest.raises(FairleadError, match="published already with other content.*version 2"):
+            artifacts.publish(read_folder(second, DESCRIPTION), second)
+        assert artifacts.manifest(ArtifactRef("digits", 1)) == read_folder(first, DESCRIPTION)
+
+    def test_until_the_manifest_is_there_nothing_is_published(self, store: ObjectStore, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "one")
+        manifest = read_folder(folder, DESCRIPTION)
+        broken = replace(manifest, files=(*manifest.files, replace(manifest.files[0], path="gone", sha256="0" * 64)))
+        with pytest.raises(FileNotFoundError):
+            StoredArtifacts(store).publish(broken, folder)
+        assert StoredArtifacts(store).refs() == []
+        assert StoredArtifacts(store).publish(manifest, folder)
+
+    def test_a_missing_artifact_is_told_with_the_versions_there_are(self, store: ObjectStore, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "one")
+        StoredArtifacts(store).publish(read_folder(folder, DESCRIPTION), folder)
+        with pytest.raises(FairleadError, match=r"no artifact digits/2 \(versions of digits: 1\)"):
+            StoredArtifacts(store).manifest(ArtifactRef("digits", 2))
