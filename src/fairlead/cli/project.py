@@ -21,12 +21,16 @@ def init(directory: Path) -> int:
     files = project_files()
     there = [name for name in files if (directory / name).exists()]
     if there:
-        message = f"{directory / there[0]} is there already: choose an empty folder, nothing was written"
+        message = (
+            f"{directory / there[0]} is there already: choose an empty folder, nothing was written"
+        )
         raise FairleadError(message, kind=Kind.CONFLICT)
     for name, text in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         click.echo(f"wrote {path}")
-    click.echo("\nNext: fairlead up" if str(directory) == "." else f"\nNext: cd {directory} && fairlead up")
+    click.echo(
+        "\nNext: fairlead up" if str(directory) == "." else f"\nNext: cd {directory} && fairlead up"
+    )
     return 0

@@ -1,0 +1,12 @@
+"""Writes the reference pages from the code."""
+
+from pathlib import Path
+
+from fairlead.control.reference import release_page
+
+PAGES = {"release.md": release_page}
+
+for name, page in PAGES.items():
+    path = Path(__file__).parents[1] / "docs" / "reference" / name
+    path.write_text(page(), encoding="utf-8")
+    print(f"wrote {path}")

@@ -1,0 +1,55 @@
+"""Envoy's admin interface on its unix socket."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_ANSWER_SECONDS = 2.0
+
+
+class Admin:
+    """Asks one Envoy; every call raises `Away` if nobody answers."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def state(self) -> str:
+        """`LIVE` once it serves, `PRE_INITIALIZING` or `INITIALIZING` before, `DRAINING` after."""
+        return str((await self._json("/server_info"))["state"])
+
+    async def stats(self, pattern: str) -> Mapping[str, Any]:
+        """Counters, gauges and texts by name."""
+        answer = await self._json(f"/stats?format=json&filter={_quoted(pattern)}")
+        return {one["name"]: one["value"] for one in answer["stats"] if "name" in one}
+
+    async def post(self, path: str) -> None:
+        """Do something."""
+        await self._ask("POST", path)
+
+    async def _json(self, path: str) -> Any:  # noqa: ANN401 - a JSON value
+        return (await self._ask("GET", path)).json()
+
+    async def _ask(self, method: str, path: str) -> httpx.Response:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+        try:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://envoy", timeout=_ANSWER_SECONDS
+            ) as client:
+                answer = await client.request(method, path)
+                answer.raise_for_status()
+                return answer
+        except (httpx.HTTPError, OSError) as error:
+            raise Away(f"Envoy does not answer on {self._socket}: {error!r}") from error
+
+
+class Away(Exception):
+    """Nobody answers on the admin socket."""
+
+
+def _quoted(pattern: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.~-]", lambda one: f"%{ord(one.group()):02X}", pattern)

@@ -1,0 +1,299 @@
+"""One Envoy process: started or adopted, told new resources, ended.
+
+It outlives the gateway's Python process: a record with its certain identity lies beside its configuration,
+and the next gateway adopts it. While it is away, resources are still written: it reads them when it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairlead.adapters.envoy.admin import Admin, Away
+from fairlead.adapters.envoy.files import KINDS, XdsFile
+from fairlead.adapters.envoy.refusals import refusal
+from fairlead.domain.errors import FairleadError
+from fairlead.kits import files, processes
+from fairlead.kits.clock import Clock
+from fairlead.kits.processes import ProcessId
+
+Document = dict[str, Any]
+
+_START_SECONDS = 10.0
+_TAKE_SECONDS = (
+    10.0  # until Envoy has read a file; it takes milliseconds, and loaded machines seconds
+)
+_KILL_SECONDS = 5.0
+_PRIVATE = 0o600
+_POLL_SECONDS = 0.003
+_SLOW_POLL_SECONDS = 0.05
+_LOG_TAIL = 4_000  # characters of Envoy's log that an error quotes at most
+_LOG_FORMAT = (
+    '{"service":"envoy","asctime":"%Y-%m-%dT%T.%eZ","levelname":"%l","name":"%n","message":"%j"}'
+)
+_STATS = {
+    "cds": "cluster_manager.cds",
+    "lds": "listener_manager.lds",
+    "rds": "http.ingress.rds.fairlead",
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyPlaces:
+    """The binary, the directory it reads, its admin socket and the directory of its logs."""
+
+    binary: str
+    directory: Path
+    admin: Path
+    logs: Path
+
+
+class EnvoyProcess:
+    """The port's real side."""
+
+    def __init__(self, places: EnvoyPlaces, concurrency: int, clock: Clock) -> None:
+        self._places = places
+        self._concurrency = concurrency
+        self._clock = clock
+        self._admin = Admin(places.admin)
+        self._files = {kind: XdsFile(places.directory, kind) for kind in KINDS}
+        self._process: ProcessId | None = None
+
+    async def adopt(self, bootstrap: Document) -> bool:
+        try:
+            record: Any = files.read_json(self._record)
+            process = ProcessId(record["pid"], record["started"], record["boot"])
+            same = record["mark"] == self._mark(bootstrap)
+        except (TypeError, KeyError, ValueError):
+            return False
+        if not processes.alive(process):
+            return False
+        if same:
+            with contextlib.suppress(Away):
+                if await self._admin.state() == "LIVE":
+                    self._process = process
+                    return True
+        _log.warning("the Envoy that runs here (pid %d) cannot be adopted: ending it", process.pid)
+        await self._end(process, 1.0)
+        return False
+
+    async def start(self, bootstrap: Document) -> None:
+        for directory in (self._places.directory, self._places.logs, self._places.admin.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        for file in self._files.values():
+            file.ensure()
+        path = self._places.directory / "bootstrap.json"
+        files.write_atomic(path, json.dumps(bootstrap).encode(), mode=_PRIVATE)
+        self._places.admin.unlink(missing_ok=True)
+        self._log_file.touch(mode=_PRIVATE)
+        seen = self._log_file.stat().st_size
+        process = self._spawn(path)
+        if process is None:
+            raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
+        self._process = process
+        record = {"pid": process.pid, "started": process.started, "boot": process.boot}
+        marked = {**record, "mark": self._mark(bootstrap)}
+        files.write_atomic(self._record, json.dumps(marked).encode())
+        await self._wait_live(process, seen)
+        for kind in KINDS:
+            await self._wait_taken(kind, 0)
+
+    async def set_clusters(self, clusters: Sequence[Document]) -> bool:
+        return await self._set("cds", clusters)
+
+    async def set_routes(self, routes: Document) -> bool:
+        return await self._set("rds", [routes])
+
+    async def set_listener(self, listener: Document) -> bool:
+        changed = await self._set("lds", [listener])
+        if changed:
+            await self._wait_taken("rds", 0)
+        return changed
+
+    def clusters(self) -> Mapping[str, Document]:
+        return {one["name"]: one for one in self._files["cds"].resources}
+
+    def routes(self) -> Document:
+        return next(iter(self._files["rds"].resources), {})
+
+    async def stats(self, pattern: str) -> Mapping[str, int]:
+        try:
+            found = await self._admin.stats(pattern)
+        except Away:
+            return {}
+        return {name: value for name, value in found.items() if isinstance(value, int)}
+
+    async def ended(self) -> str:
+        if self._process is None:
+            return "was never started"
+        return str(await processes.wait_exit(self._process))
+
+    async def reopen_logs(self) -> None:
+        with contextlib.suppress(Away):
+            await self._admin.post("/reopen_logs")
+
+    async def drain(self, seconds: float) -> None:
+        deadline = self._clock.monotonic() + seconds
+        with contextlib.suppress(Away):
+            await self._admin.post("/drain_listeners")
+            while self._clock.monotonic() < deadline:
+                active = await self._admin.stats(r"^http\.ingress\.downstream_rq_active$")
+                if not any(active.values()):
+                    return
+                await self._clock.sleep(_SLOW_POLL_SECONDS)
+
+    async def stop(self, seconds: float) -> None:
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(Away):
+            await self._admin.post("/quitquitquit")
+        await self._end(process, seconds)
+        self._process = None
+        for path in (self._record, self._places.admin):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _record(self) -> Path:
+        return self._places.directory / "process.json"
+
+    @property
+    def _log_file(self) -> Path:
+        return self._places.logs / "envoy.log"
+
+    def _mark(self, bootstrap: Document) -> str:
+        """Tells Envoys apart that were started otherwise and so cannot be adopted."""
+        how = [bootstrap, self._places.binary, self._concurrency]
+        return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
+
+    def _spawn(self, bootstrap: Path) -> ProcessId | None:
+        with self._log_file.open("ab") as log:
+            child = subprocess.Popen(  # noqa: S603 - our own arguments
+                self._command(bootstrap),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we drain it first
+            )
+        child.returncode = 0  # not waited for here: whoever watches it reaps it through its pidfd
+        return processes.identify(child.pid)
+
+    def _command(self, bootstrap: Path) -> list[str]:
+        return [
+            self._places.binary,
+            "--config-path",
+            str(bootstrap),
+            "--disable-hot-restart",
+            "--concurrency",
+            str(self._concurrency),
+            "--log-level",
+            "warning",
+            # A refused file is logged whole, keys and all: `refusal` finds out why without them.
+            "--component-log-level",
+            "config:error,misc:error",
+            "--log-path",
+            str(self._log_file),
+            "--log-format",
+            _LOG_FORMAT,
+            "--file-flush-interval-msec",
+            "500",
+            "--drain-time-s",
+            "5",
+        ]
+
+    async def _wait_live(self, process: ProcessId, seen: int) -> None:
+        deadline = self._clock.monotonic() + _START_SECONDS
+        while processes.alive(process):
+            with contextlib.suppress(Away):
+                if await self._admin.state() == "LIVE":
+                    return
+            if self._clock.monotonic() > deadline:
+                await self._end(process, 0.0)
+                raise FairleadError(f"Envoy was not ready after {_START_SECONDS:.0f} s")
+            await self._clock.sleep(_SLOW_POLL_SECONDS / 5)
+        raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
+
+    async def _end(self, process: ProcessId, seconds: float) -> None:
+        if seconds > 0:
+            processes.send_signal(process, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await processes.wait_exit(process)
+                    return
+        processes.send_signal(process, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_SECONDS):
+                await processes.wait_exit(process)
+
+    async def _set(self, kind: str, resources: Sequence[Document]) -> bool:
+        file = self._files[kind]
+        before = file.resources
+        wanted = list(resources)
+        if before == wanted:
+            return False
+        rejected = await self._rejected(kind)
+        file.write(wanted)
+        try:
+            await self._wait_taken(kind, rejected)
+        except FairleadError:
+            # Should Envoy start anew, it must find what works.
+            file.write(before)
+            raise
+        return True
+
+    async def _rejected(self, kind: str) -> int:
+        try:
+            found = await self._admin.stats(rf"^{_STATS[kind]}.update_rejected$")
+        except Away:
+            return 0
+        return int(next(iter(found.values()), 0))
+
+    async def _wait_taken(self, kind: str, rejected: int) -> None:
+        """Wait until Envoy says it runs with this version; at once if it has nobody to read it yet."""
+        if not self._files["lds" if kind == "rds" else kind].resources:
+            return
+        file = self._files[kind]
+        deadline = self._clock.monotonic() + _TAKE_SECONDS
+        while self._clock.monotonic() < deadline:
+            try:
+                found = await self._admin.stats(
+                    rf"^{_STATS[kind]}\.(version_text|update_rejected)$"
+                )
+            except Away:
+                return  # it has died: whoever watches it starts the next one, which reads the file
+            if found.get(f"{_STATS[kind]}.version_text") == str(file.version):
+                return
+            if found.get(f"{_STATS[kind]}.update_rejected", 0) > rejected:
+                why = await refusal(
+                    self._places.binary,
+                    kind,
+                    {one: self._files[one].resources for one in KINDS},
+                )
+                raise FairleadError(f"Envoy refused version {file.version} of its {kind}: {why}")
+            await self._clock.sleep(_POLL_SECONDS)
+        raise FairleadError(f"Envoy did not take version {file.version} of its {kind} in time")
+
+    def _words(self, seen: int) -> str:
+        """What Envoy wrote into its log since."""
+        with self._log_file.open("rb") as log:
+            log.seek(seen)
+            lines = log.read().decode(errors="replace").splitlines()
+        text = " | ".join(_message(line) for line in lines if line.strip())[-_LOG_TAIL:]
+        return text or "it did not say why"
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line

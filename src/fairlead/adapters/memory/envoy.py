@@ -1,0 +1,89 @@
+"""An Envoy that only remembers: the fake behind the gateway's port."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairlead.domain.errors import FairleadError
+
+Document = dict[str, Any]
+
+
+class MemoryEnvoy:
+    """Keeps what it was told, in order, in `told`; `die` and `refuse` make it fail."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._clusters: dict[str, Document] = {}
+        self._routes: Document = {}
+        self.listener: Document = {}
+        self.numbers: dict[str, int] = {}
+        self.alive = False
+        self.refuse = ""  # the kind it refuses: clusters, routes or listener
+        self._end = asyncio.Event()
+
+    async def adopt(self, bootstrap: Document) -> bool:  # noqa: ARG002 - the port's signature
+        return self.alive
+
+    async def start(self, bootstrap: Document) -> None:  # noqa: ARG002 - the port's signature
+        self.alive = True
+        self.told.append("start")
+        self._end.clear()
+
+    async def set_clusters(self, clusters: Sequence[Document]) -> bool:
+        wanted = {one["name"]: one for one in clusters}
+        if wanted == self._clusters:
+            return False
+        self._take("clusters")
+        self._clusters = wanted
+        return True
+
+    async def set_routes(self, routes: Document) -> bool:
+        if routes == self._routes:
+            return False
+        self._take("routes")
+        self._routes = routes
+        return True
+
+    async def set_listener(self, listener: Document) -> bool:
+        if listener == self.listener:
+            return False
+        self._take("listener")
+        self.listener = listener
+        return True
+
+    def clusters(self) -> Mapping[str, Document]:
+        return self._clusters
+
+    def routes(self) -> Document:
+        return self._routes
+
+    async def stats(self, pattern: str) -> Mapping[str, int]:
+        return {name: value for name, value in self.numbers.items() if re.search(pattern, name)}
+
+    async def ended(self) -> str:
+        await self._end.wait()
+        return "ended"
+
+    async def reopen_logs(self) -> None:
+        self.told.append("reopen_logs")
+
+    async def drain(self, seconds: float) -> None:  # noqa: ARG002 - the port's signature
+        self.told.append("drain")
+
+    async def stop(self, seconds: float) -> None:  # noqa: ARG002 - the port's signature
+        self.told.append("stop")
+        self.die()
+
+    def die(self) -> None:
+        """End, as if killed."""
+        self.alive = False
+        self._end.set()
+
+    def _take(self, kind: str) -> None:
+        if self.refuse == kind:
+            raise FairleadError(f"Envoy refused its {kind}")
+        self.told.append(kind)

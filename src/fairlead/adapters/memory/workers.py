@@ -1,0 +1,193 @@
+"""Workers without processes: each is a thread that answers on a real unix socket from its golden examples."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socketserver
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, WorkerSpec
+from fairlead.domain.errors import FairleadError
+from fairlead.domain.golden import golden_from_bytes
+from fairlead.kits.processes import Exit, ProcessId
+
+_BOOT = "memory"
+_FIRST_PID = 4_000_001  # above every real pid of a usual machine
+_POLL_SECONDS = 0.01
+
+
+@dataclass(slots=True)
+class Behaviour:
+    """How the next worker behaves. Change it while it runs."""
+
+    loads: bool = True  # says that it is ready
+    answers: Callable[[Any], Any] | None = None  # instead of the golden examples' responses
+    exits: Exit | None = None  # ends right after its start
+    stubborn: bool = False  # SIGTERM does not end it
+    digest: str | None = None  # claims to have this artifact
+
+
+@dataclass(slots=True)
+class FakeWorker:
+    """One running fake."""
+
+    spec: WorkerSpec
+    process: ProcessId
+    behaviour: Behaviour
+    ended: asyncio.Event
+    exit: Exit | None = None
+    requests: int = 0
+    server: socketserver.ThreadingUnixStreamServer | None = None
+    signals: list[signal.Signals] = field(default_factory=list)
+
+
+class MemoryLauncher:
+    """A machine of fake workers, which outlive any agent that uses it. `behave` decides for each start."""
+
+    def __init__(self, behave: Callable[[WorkerSpec], Behaviour] | None = None) -> None:
+        self.behave = behave or (lambda _: Behaviour())
+        self.workers: list[FakeWorker] = []
+        self._files: dict[Path, FakeWorker] = {}
+
+    def start(self, spec: WorkerSpec, spec_file: Path, log: Path) -> ProcessId:
+        WorkerSpec.from_json(spec_file.read_bytes())
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if spec.socket is None:
+            raise FairleadError(f"worker {spec.worker} has no socket")
+        process = ProcessId(_FIRST_PID + len(self.workers), 1, _BOOT)
+        worker = FakeWorker(spec, process, self.behave(spec), asyncio.Event())
+        self.workers.append(worker)
+        self._files[spec_file] = worker
+        if worker.behaviour.exits is not None:
+            self._end(worker, worker.behaviour.exits)
+            return process
+        worker.server = _Server(str(spec.socket), _handler(worker))
+        threading.Thread(
+            target=worker.server.serve_forever, args=(_POLL_SECONDS,), daemon=True
+        ).start()
+        return process
+
+    def find(self, spec_file: Path) -> ProcessId | None:
+        worker = self._files.get(spec_file)
+        return worker.process if worker is not None and worker.exit is None else None
+
+    def alive(self, process: ProcessId) -> bool:
+        return any(worker.process == process for worker in self.running())
+
+    def signal(self, process: ProcessId, number: signal.Signals) -> bool:
+        for worker in self.running():
+            if worker.process == process:
+                worker.signals.append(number)
+                if number is signal.SIGKILL:
+                    self._end(worker, Exit(signal=signal.SIGKILL))
+                elif not worker.behaviour.stubborn:
+                    self._end(worker, Exit(code=0))
+                return True
+        return False
+
+    async def wait(self, process: ProcessId) -> Exit:
+        for worker in self.workers:
+            if worker.process == process:
+                await worker.ended.wait()
+                return worker.exit or Exit()
+        return Exit()
+
+    def running(self) -> list[FakeWorker]:
+        """The workers that have not ended."""
+        return [worker for worker in self.workers if worker.exit is None]
+
+    def kill(self, worker: str) -> None:
+        """As `kill -9` would."""
+        for one in self.running():
+            if one.spec.worker == worker:
+                self._end(one, Exit(signal=signal.SIGKILL))
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        for worker in self.running():
+            self._end(worker, Exit(code=0))
+
+    def _end(self, worker: FakeWorker, how: Exit) -> None:
+        worker.exit = how
+        if worker.server is not None:
+            worker.server.shutdown()
+            worker.server.server_close()
+        worker.ended.set()
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self.path == IDENTITY_PATH:
+                self._answer(_identity(worker))
+            elif self.path == METRICS_PATH:
+                self._send(_metrics(worker), "text/plain; version=0.0.4")
+            else:
+                self.send_error(404)
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            worker.requests += 1
+            self._answer(_answer(worker, body))
+
+        def _answer(self, document: Any) -> None:  # noqa: ANN401 - a JSON value
+            self._send(json.dumps(document).encode(), "application/json")
+
+        def _send(self, data: bytes, content_type: str) -> None:
+            # A thread of a worker that was killed meanwhile says nothing any more.
+            if worker.exit is not None:
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.send_header("content-type", content_type)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the library's signature
+            """Say nothing."""
+
+    return Handler
+
+
+def _identity(worker: FakeWorker) -> dict[str, Any]:
+    behaviour = worker.behaviour
+    return {
+        "worker": worker.spec.worker,
+        "digest": behaviour.digest or worker.spec.digest,
+        "ready": behaviour.loads,
+    }
+
+
+def _metrics(worker: FakeWorker) -> bytes:
+    lines = (
+        "# HELP fake_requests_total Requests answered.",
+        "# TYPE fake_requests_total counter",
+        f'fake_requests_total{{service="{worker.spec.revision.service}"}} {worker.requests}',
+        "# HELP fake_busy Requests in hand.",
+        "# TYPE fake_busy gauge",
+        "fake_busy 0",
+    )
+    return "\n".join((*lines, "")).encode()
+
+
+def _answer(worker: FakeWorker, request: Any) -> Any:  # noqa: ANN401 - JSON values
+    if worker.behaviour.answers is not None:
+        return worker.behaviour.answers(request)
+    golden = golden_from_bytes((worker.spec.artifact / "golden.json").read_bytes())
+    found = [one.response for one in golden.examples if one.request == request]
+    return found[0] if found else None

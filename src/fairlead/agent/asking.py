@@ -1,0 +1,161 @@
+"""Talking to a worker through its unix socket: the same transport and dialects its callers use."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH
+from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.signature import DataType, TensorSignature
+
+_SHOWN = 300  # characters of a worker's refusal that a reason may hold
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who answers on a socket, and whether it is loaded."""
+
+    worker: str
+    digest: str
+    ready: bool
+
+
+class WorkerClient:
+    """A connection to one worker. Use it as a context manager."""
+
+    def __init__(self, socket: Path, timeout_seconds: float) -> None:
+        # There is no TLS on a unix socket; a bare context spares reading the machine's certificates.
+        transport = httpx.AsyncHTTPTransport(
+            uds=str(socket), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
+        self._http = httpx.AsyncClient(
+            transport=transport, base_url="http://worker", timeout=timeout_seconds
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.__aexit__(kind, error, trace)
+
+    async def identity(self) -> Identity | None:
+        """Who is there; None while nobody answers."""
+        try:
+            answer = await self._http.get(IDENTITY_PATH)
+            document = answer.json() if answer.status_code == _OK else None
+        except (httpx.HTTPError, ValueError):
+            return None
+        if not isinstance(document, dict):
+            return None
+        return Identity(
+            str(document.get("worker")), str(document.get("digest")), document.get("ready") is True
+        )
+
+    async def predict(self, path: str, request: Any) -> Any:  # noqa: ANN401 - JSON values
+        """The project API's answer to a document."""
+        return await self._post(path, request)
+
+    async def infer(
+        self, path: str, signature: TensorSignature, request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Open Inference Protocol: nested lists by tensor name in, nested lists by tensor name out."""
+        inputs = [
+            _tensor(spec.name, spec.datatype, request[spec.name])
+            for spec in signature.inputs
+            if spec.name in request
+        ]
+        answer = await self._post(path, {"inputs": inputs})
+        try:
+            return {
+                tensor["name"]: nested(list(tensor["data"]), list(tensor["shape"]))
+                for tensor in answer["outputs"]
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"the worker's answer is no inference response ({error!r})"
+            raise FairleadError(message, kind=Kind.INTERNAL) from None
+
+    async def metrics(self) -> bytes:
+        """The worker's exposition in Prometheus' text format; raises httpx.HTTPError."""
+        answer = await self._http.get(METRICS_PATH, headers={"accept": "text/plain"})
+        answer.raise_for_status()
+        return answer.content
+
+    async def _post(self, path: str, body: Any) -> Any:  # noqa: ANN401 - JSON values
+        try:
+            answer = await self._http.post(
+                path,
+                content=json.dumps(body, ensure_ascii=False).encode(),
+                headers={"content-type": "application/json"},
+            )
+        except httpx.HTTPError as error:
+            message = f"the worker does not answer: {type(error).__name__} {error}".rstrip()
+            raise FairleadError(message, kind=Kind.UNAVAILABLE) from None
+        if answer.status_code != _OK:
+            message = f"the worker answered {answer.status_code}: {answer.text[:_SHOWN]}"
+            raise FairleadError(message, kind=Kind.MODEL)
+        try:
+            return json.loads(answer.content)
+        except ValueError:
+            message = f"the worker's answer is not JSON: {answer.text[:_SHOWN]}"
+            raise FairleadError(message, kind=Kind.INTERNAL) from None
+
+
+def shape_of(values: Any) -> list[int]:  # noqa: ANN401 - nested lists of any depth
+    """Shape of nested lists, as their first elements tell it."""
+    shape = []
+    while isinstance(values, list):
+        shape.append(len(values))
+        if not values:
+            break
+        values = values[0]
+    return shape
+
+
+def flat(values: Any) -> list[Any]:  # noqa: ANN401 - nested lists of any depth
+    """The elements of nested lists, the last dimension running fastest."""
+    if not isinstance(values, list):
+        return [values]
+    return [element for value in values for element in flat(value)]
+
+
+def nested(data: list[Any], shape: list[int]) -> Any:  # noqa: ANN401 - nested lists of any depth
+    """Nested lists of that shape; raises ValueError if the number of elements is another."""
+    elements = flat(data)
+    count = 1
+    for size in shape:
+        count *= size
+    if len(elements) != count:
+        raise ValueError(f"{len(elements)} elements for shape {shape}")
+    return _nest(elements, shape)
+
+
+def _nest(elements: list[Any], shape: list[int]) -> Any:  # noqa: ANN401 - nested lists of any depth
+    if not shape:
+        return elements[0]
+    size, rest = shape[0], shape[1:]
+    step = len(elements) // size if size else 0
+    return [_nest(elements[index * step : (index + 1) * step], rest) for index in range(size)]
+
+
+def _tensor(name: str, datatype: DataType, values: Any) -> dict[str, Any]:  # noqa: ANN401 - nested lists
+    return {
+        "name": name,
+        "datatype": str(datatype),
+        "shape": shape_of(values),
+        "data": flat(values),
+    }

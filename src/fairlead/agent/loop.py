@@ -1,0 +1,297 @@
+"""The agent's life: take over what is running, follow the catalog, do the next steps, say how it is.
+
+Owned (a life pipe is given) it takes its workers along when it ends or its owner dies; stand-alone it leaves
+them to the next agent. Killed, it leaves them in either case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from fairlead.agent import http, plan, pull, records
+from fairlead.agent.act import Actor
+from fairlead.agent.adopt import Surveyor, living
+from fairlead.agent.metrics import Metrics
+from fairlead.agent.ports import Ports
+from fairlead.agent.settings import AgentSettings
+from fairlead.agent.table import Table
+from fairlead.domain.catalog import catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.layout import Home
+from fairlead.domain.status import (
+    GatewayStatus,
+    NodeStatus,
+    State,
+    gateway_status_from_bytes,
+    node_status_to_bytes,
+)
+from fairlead.kits import processes
+from fairlead.kits.files import try_lock, write_atomic
+from fairlead.kits.processes import ProcessId
+
+_STORE_SECONDS = 10.0  # a store that takes longer is away
+_REPORT_GAP_SECONDS = 0.5  # between two reports to the store
+_KILL_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Told(Exception):
+    """Ends the agent's work."""
+
+
+async def run_agent(
+    settings: AgentSettings, home: Home[Path], ports: Ports, life_fd: int | None = None
+) -> int:
+    """Run the agent of this home until SIGTERM, SIGINT or the end of `life_fd`; returns the exit code.
+
+    Raises Refused(CONFLICT) if another agent runs here.
+    """
+    lock = try_lock(home.agent_lock)
+    if lock is None:
+        message = f"another agent runs in {home.root} (it holds {home.agent_lock}): end it first"
+        raise Refused(Kind.CONFLICT, message)
+    try:
+        await _Agent(settings, home, ports, life_fd).run()
+    finally:
+        os.close(lock)
+    return 0
+
+
+class _Agent:
+    """One agent's tasks. Whatever they know lies in the table."""
+
+    def __init__(
+        self, settings: AgentSettings, home: Home[Path], ports: Ports, life_fd: int | None
+    ) -> None:
+        self._settings = settings
+        self._home = home
+        self._ports = ports
+        self._clock = ports.clock
+        self._life_fd = life_fd
+        self._table = Table(settings, ports.clock)
+        self._metrics = Metrics(self._table)
+        self._status: NodeStatus | None = None  # as last written
+        self._news = asyncio.Event()  # the status has changed since the last report
+        self._gateway_read = 0  # modification time of the gateway status read last
+
+    async def run(self) -> None:
+        served = asyncio.Event()
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(http.serve(self._metrics, self._home.agent_socket, served))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    await self._begin(group)
+            except* _Told:
+                pass
+            finally:
+                served.set()
+            await self._end()
+
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
+        group.create_task(self._until_told())
+        group.create_task(self._follow_catalog())
+        for digest in await asyncio.to_thread(pull.present, self._home):
+            self._table.has(digest)
+        actor = Actor(
+            self._settings,
+            self._home,
+            self._ports,
+            self._table,
+            self._metrics,
+            self._life_fd,
+            group,
+        )
+        # Before the first status: one that does not know the running workers would take them out of traffic.
+        surveyor = Surveyor(self._settings, self._home, self._ports.launcher, self._clock)
+        adopted = await surveyor.survey()
+        for record, state in adopted:
+            self._table.counts.adoptions += 1
+            actor.tend(record, state)
+        if adopted:
+            _log.info("%d running workers adopted", len(adopted), extra={"event": "adopted"})
+        group.create_task(self._steer(actor))
+        group.create_task(self._scrape())
+        if self._ports.reports is not None:
+            group.create_task(self._report())
+
+    async def _until_told(self) -> None:
+        told = asyncio.Event()
+        with _signals(told):
+            async with asyncio.TaskGroup() as group:
+                if self._life_fd is not None:
+                    group.create_task(_set_when_closed(told, self._life_fd))
+                await told.wait()
+                raise _Told
+
+    async def _follow_catalog(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_STORE_SECONDS):
+                    catalog = await asyncio.to_thread(self._ports.catalogs.read)
+            except (FairleadError, OSError, ValueError) as error:
+                await self._without_store(str(error) or type(error).__name__)
+            else:
+                if catalog != self._table.catalog:
+                    data = catalog_to_bytes(catalog)
+                    await asyncio.to_thread(write_atomic, self._home.node_catalog, data)
+                    self._table.asked_for(catalog)
+                self._problem("")
+            await self._clock.sleep(self._settings.catalog_poll_seconds)
+
+    async def _without_store(self, why: str) -> None:
+        """Go on with the catalog on the disk."""
+        if self._table.catalog is None:
+            try:
+                data = await asyncio.to_thread(self._home.node_catalog.read_bytes)
+                self._table.asked_for(catalog_from_bytes(data, str(self._home.node_catalog)))
+            except FileNotFoundError:
+                self._problem(f"the store cannot be read: {why}; nothing is known yet")
+                return
+            except FairleadError as error:
+                self._problem(f"the store cannot be read: {why}; and {error}")
+                return
+        catalog = self._table.catalog
+        generation = catalog.generation if catalog else 0
+        self._problem(f"the store cannot be read: {why}; going on with generation {generation}")
+
+    def _problem(self, problem: str) -> None:
+        if problem == self._table.problem:
+            return
+        if problem:
+            _log.warning("%s", problem, extra={"event": "store-away"})
+        else:
+            _log.info("the store is back", extra={"event": "store-back"})
+        self._table.problem = problem
+        self._table.changed.set()
+
+    async def _steer(self, actor: Actor) -> None:
+        downloads_cleared = False
+        while True:
+            self._table.changed.clear()
+            self._table.gateway = self._read_gateway()
+            catalog = self._table.catalog
+            if catalog is not None:
+                if not downloads_cleared:
+                    live = {revision.digest for revision in catalog.live().values()}
+                    await asyncio.to_thread(pull.clear_downloads, self._home, live)
+                    downloads_cleared = True
+                self._table.touch_artifacts()
+                for step in plan.next_steps(self._table.snapshot(catalog), self._settings):
+                    actor.act(step)
+            self._write_status()
+            try:
+                async with asyncio.timeout(self._settings.catalog_poll_seconds):
+                    await self._table.changed.wait()
+            except TimeoutError:
+                continue
+
+    def _read_gateway(self) -> GatewayStatus | None:
+        path = self._home.gateway_status
+        try:
+            written = path.stat().st_mtime_ns
+            if written != self._gateway_read:
+                self._gateway_read = written
+                return gateway_status_from_bytes(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, FairleadError) as error:
+            _log.warning("the gateway's status cannot be read: %s", error)
+            return None
+        return self._table.gateway
+
+    def _write_status(self) -> None:
+        status = self._table.status(os.getpid())
+        before = self._status
+        if before is not None:
+            same = replace(status, written_at=before.written_at) == before
+            if same and status.written_at - before.written_at < self._settings.heartbeat_seconds:
+                return
+            if not same:
+                self._news.set()
+        try:
+            write_atomic(self._home.node_status, node_status_to_bytes(status), durable=False)
+        except OSError as error:
+            _log.error("the status cannot be written: %s", error)
+            return
+        self._status = status
+
+    async def _report(self) -> None:
+        reports = self._ports.reports
+        while reports is not None:
+            if self._status is not None:
+                self._news.clear()
+                try:
+                    await asyncio.to_thread(reports.write, self._status)
+                except (FairleadError, OSError) as error:
+                    _log.debug("the node's status cannot be reported: %s", error)
+            await self._clock.sleep(_REPORT_GAP_SECONDS)
+            try:
+                async with asyncio.timeout(self._settings.report_seconds):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def _scrape(self) -> None:
+        while True:
+            await self._clock.sleep(self._settings.scrape_seconds)
+            await self._metrics.scrape()
+
+    async def _end(self) -> None:
+        if self._settings.keep_workers and self._life_fd is None:
+            self._write_status()
+            _log.info("%d workers are left running", len(self._table.workers))
+            return
+        for worker in self._table.workers.values():
+            self._table.became(worker, State.DRAINING)
+        self._write_status()
+        # By their records, not by the table: whoever was not adopted yet goes as well.
+        names = records.known(self._home)
+        found = [living(self._home, self._ports.launcher, name) for name in names]
+        left = [record.process for record in found if record is not None and record.process]
+        left = await self._ask_to_end(left, signal.SIGTERM, self._settings.shutdown_seconds)
+        if left:
+            _log.warning("%d workers did not end in time and are killed", len(left))
+        await self._ask_to_end(left, signal.SIGKILL, _KILL_SECONDS)
+        for name in names:
+            records.remove(self._home, name)
+        self._table.workers.clear()
+        self._table.catalog = None  # nothing is wanted any more
+        self._write_status()
+
+    async def _ask_to_end(
+        self, left: list[ProcessId], number: signal.Signals, seconds: float
+    ) -> list[ProcessId]:
+        """Signal these processes and wait; returns those that still run."""
+        launcher = self._ports.launcher
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for process in left:
+                    if launcher.signal(process, number):
+                        group.create_task(launcher.wait(process))
+        return [process for process in left if launcher.alive(process)]
+
+
+async def _set_when_closed(event: asyncio.Event, handle: int) -> None:
+    await processes.wait_closed(handle)
+    event.set()
+
+
+@contextlib.contextmanager
+def _signals(told: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, told.set)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,152 @@
+"""One exposition for the node: the agent's own metrics and those of all its workers.
+
+Each worker's series get the label `worker`. What a worker that has ended had counted stays, added up under
+`worker="ended"`, so that no total ever goes back while the agent lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from prometheus_client import parser
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from fairlead.agent.asking import WorkerClient
+from fairlead.agent.table import Table
+from fairlead.domain.status import State
+
+ENDED = "ended"
+_LABEL = "worker"
+_SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
+_CUMULATIVE = ("counter", "histogram", "summary")
+
+_log = logging.getLogger(__name__)
+
+# A sample by its name and labels, in the order they came in.
+_Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@dataclass(slots=True)
+class _Family:
+    """What all workers say under one name."""
+
+    documentation: str
+    type: str
+    unit: str
+    samples: _Samples = field(default_factory=dict)
+
+
+class Metrics:
+    """Scrapes the workers of a table, remembers what they said last, and puts it all together."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._last: dict[str, bytes] = {}  # what each worker said last
+        self._ended: dict[str, _Family] = {}
+
+    async def scrape(self) -> None:
+        """Ask every ready worker for its metrics now."""
+        async with asyncio.TaskGroup() as group:
+            for worker in list(self._table.workers.values()):
+                socket = worker.record.spec.socket
+                served = worker.replica.state in (State.READY, State.DRAINING)
+                if served and worker.exit is None and socket is not None:
+                    group.create_task(self._scrape(worker.replica.worker, socket))
+
+    def keep_totals_of(self, worker: str) -> None:
+        """A worker has ended: what it had counted goes on counting."""
+        for metric in _families(self._last.pop(worker, b"")):
+            if metric.type not in _CUMULATIVE:
+                continue
+            sums = _family(self._ended, metric)
+            for key, value in _samples(metric, ENDED):
+                sums.samples[key] = sums.samples.get(key, 0.0) + value
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as a registry's collector gives it."""
+        yield from self._own()
+        merged: dict[str, _Family] = {}
+        for worker, data in self._last.items():
+            for said in _families(data):
+                _family(merged, said).samples.update(_samples(said, worker))
+        for name, ended in self._ended.items():
+            into = merged.setdefault(name, _Family(ended.documentation, ended.type, ended.unit))
+            into.samples.update(ended.samples)
+        for name, family in merged.items():
+            metric = Metric(name, family.documentation, family.type, family.unit)
+            for (sample, labels), value in family.samples.items():
+                metric.add_sample(sample, dict(labels), value)
+            yield metric
+
+    async def _scrape(self, worker: str, socket: Path) -> None:
+        try:
+            async with (
+                asyncio.timeout(_SCRAPE_SECONDS),
+                WorkerClient(socket, _SCRAPE_SECONDS) as client,
+            ):
+                data = await client.metrics()
+                list(_families(data))
+        except (httpx.HTTPError, TimeoutError):
+            return  # it is busy or has just ended: what it said last still holds
+        except ValueError as error:
+            _log.warning("worker %s: its metrics cannot be read: %s", worker, error)
+            return
+        if worker in self._table.workers:
+            self._last[worker] = data
+
+    def _own(self) -> Iterator[Metric]:
+        counts = self._table.counts
+        replicas = GaugeMetricFamily(
+            "fairlead_agent_replicas", "Workers on this node by state.", labels=["state"]
+        )
+        for state, number in self._table.states().items():
+            replicas.add_metric([str(state)], number)
+        yield replicas
+        pulls = CounterMetricFamily(
+            "fairlead_agent_pulls", "Artifact downloads by result.", labels=["result"]
+        )
+        for result, number in counts.pulls.items():
+            pulls.add_metric([result], number)
+        yield pulls
+        for name, text, value in (
+            ("worker_starts", "Workers started.", counts.starts),
+            ("worker_adoptions", "Workers taken over from an earlier agent.", counts.adoptions),
+            ("worker_deaths", "Ready workers that ended without being asked.", counts.deaths),
+            ("worker_failures", "Workers that never got ready.", counts.failures),
+        ):
+            yield CounterMetricFamily(f"fairlead_agent_{name}", text, value=value)
+        catalog = self._table.catalog
+        yield GaugeMetricFamily(
+            "fairlead_agent_catalog_generation",
+            "Generation of the catalog the agent follows.",
+            value=catalog.generation if catalog else 0,
+        )
+
+
+def _family(families: dict[str, _Family], metric: Metric) -> _Family:
+    return families.setdefault(metric.name, _Family(metric.documentation, metric.type, metric.unit))
+
+
+def _families(data: bytes) -> Iterator[Metric]:
+    """The metric families of an exposition; raises ValueError if it is none."""
+    cumulative = set()
+    for metric in parser.text_string_to_metric_families(data.decode()):
+        if metric.type in _CUMULATIVE:
+            cumulative.add(metric.name)
+        # When a series began means nothing once several are added up.
+        elif metric.name.removesuffix("_created") in cumulative:
+            continue
+        yield metric
+
+
+def _samples(
+    metric: Metric, worker: str
+) -> Iterator[tuple[tuple[str, tuple[tuple[str, str], ...]], float]]:
+    for sample in metric.samples:
+        labels = {**sample.labels, _LABEL: worker}
+        yield (sample.name, tuple(labels.items())), sample.value

@@ -1,0 +1,48 @@
+"""What can be set of an agent. Wiring fills it; everything is checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fairlead.api.worker import ServingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """One agent's settings; times in seconds."""
+
+    node: str = "local"
+    cores: int = 1  # workers that are brought up at the same time
+    threads: int = 1  # threads a worker may use for one run of its model
+    # A stand-alone agent that is told to stop leaves its workers to the next one. Under an owner
+    # (a life pipe is given) it always takes them along.
+    keep_workers: bool = True
+    serving: ServingSettings = field(default_factory=ServingSettings)  # every worker's
+
+    catalog_poll_seconds: float = 0.2
+    heartbeat_seconds: float = 0.5
+    report_seconds: float = 5.0
+    scrape_seconds: float = 5.0
+    ready_poll_seconds: float = 0.02
+
+    startup_seconds: float = 120.0  # from a worker's start until it is loaded
+    proof_seconds: float = 60.0  # for all golden examples together
+    golden_examples: int = 20
+    adoption_seconds: float = 3.0  # a living worker that is busy gets this long to say who it is
+
+    gateway_fresh_seconds: float = 3.0  # an older gateway status says nothing
+    retire_pause_seconds: float = 1.0  # without a gateway to ask: after a replacement is ready
+    drain_seconds: float = 10.0  # a worker's own limit for what it still has in hand
+    stop_grace_seconds: float = 2.0  # on top of it, then SIGKILL
+    shutdown_seconds: float = 10.0  # for all workers together, when the agent takes them along
+
+    pulls_at_once: int = 2
+    max_replicas: int = 16
+    clean_up_seconds: float = 600.0  # an artifact nobody uses stays this long: for a quick way back
+    settled_seconds: float = 10.0  # a worker that was ready this long had no bad start
+
+    def __post_init__(self) -> None:
+        """Refuse what could never work."""
+        for name in ("cores", "threads", "golden_examples", "pulls_at_once", "max_replicas"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; write a whole number from 1 up")

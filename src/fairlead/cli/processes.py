@@ -1,0 +1,61 @@
+"""The processes `fairlead up` starts, for those who run them themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fairlead.cli.common import home_option, say
+
+_LIFE_FD = click.option(
+    "--life-fd", type=int, hidden=True, help="End when this descriptor reads as closed."
+)
+
+
+@click.command()
+@home_option
+@_LIFE_FD
+def agent(home: Path | None, life_fd: int | None) -> int:
+    """Run this node's agent: pulls artifacts, starts workers, proves them.
+
+    Stopped alone, it leaves its workers running; the next agent adopts them.
+    """
+    from fairlead.wiring.processes import run_agent
+
+    return run_agent(_root(home), life_fd)
+
+
+@click.command()
+@home_option
+@_LIFE_FD
+@click.option("--host", help="Address to listen on. Default: FAIRLEAD_HOST, else 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    help="Port to listen on. Default: FAIRLEAD_PORT, else 8080.",
+)
+@click.option(
+    "--tls-cert", type=click.Path(path_type=Path, dir_okay=False), help="PEM certificate chain."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path, dir_okay=False), help="PEM private key.")
+def gateway(home: Path | None, life_fd: int | None, **address: object) -> int:
+    """Run this node's gateway: configures and runs Envoy, answers what no worker does."""
+    from fairlead.wiring.processes import run_gateway
+
+    return run_gateway(_root(home), life_fd, address)
+
+
+@click.command()
+@click.option("--spec", required=True, type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def worker(spec: Path) -> int:
+    """Run one worker by its spec file."""
+    from fairlead.wiring.processes import run_worker
+
+    return run_worker(spec)
+
+
+def _root(home: Path | None) -> Path:
+    from fairlead.wiring.control import control_for
+
+    return control_for(home, say).home.root

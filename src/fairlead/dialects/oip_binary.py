@@ -1,0 +1,72 @@
+"""The binary tensor extension of the Open Inference Protocol: raw little-endian elements after the JSON.
+
+Numbers lie as numpy keeps them; BOOL is one byte, 0 or 1; each text of a BYTES tensor follows its length
+in four bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from fairlead.api.inference import NUMPY_TYPES, Tensor
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.signature import DataType, TensorSpec
+
+_LENGTH = struct.Struct("<I")
+_WIRE_TYPES = {
+    name: kind.newbyteorder("<") for name, kind in NUMPY_TYPES.items() if name != "BYTES"
+}
+
+
+def tensor_from_binary(spec: TensorSpec, shape: Sequence[int], data: memoryview) -> Tensor:
+    """A tensor without a copy where the bytes are aligned; raises Refused (INVALID)."""
+    count = math.prod(shape)
+    if spec.datatype is DataType.BYTES:
+        return _texts(spec, count, data).reshape(tuple(shape))
+    kind = _WIRE_TYPES[spec.datatype]
+    if count * kind.itemsize != len(data):
+        message = f"{spec.name}: binary_data_size is {len(data)}, a {spec.datatype} tensor of shape {list(shape)} has {count * kind.itemsize} bytes"
+        raise Refused(Kind.INVALID, message)
+    array = np.frombuffer(data, kind)
+    if spec.datatype is DataType.BOOL and (array.view(np.uint8) > 1).any():
+        raise Refused(Kind.INVALID, f"{spec.name}: a BOOL is one byte, 0 or 1")
+    if not array.flags.aligned:
+        array = array.copy()
+    return array.reshape(tuple(shape))
+
+
+def tensor_to_binary(tensor: Tensor) -> bytes:
+    if tensor.dtype != np.object_:
+        return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
+    parts: list[bytes] = []
+    for text in tensor.flat:
+        data = str(text).encode()
+        parts += (_LENGTH.pack(len(data)), data)
+    return b"".join(parts)
+
+
+def _texts(spec: TensorSpec, count: int, data: memoryview) -> Tensor:
+    texts: list[str] = []
+    at = 0
+    while at < len(data):
+        start = at + _LENGTH.size
+        at = start + _LENGTH.unpack_from(data, at)[0] if start <= len(data) else start
+        if at > len(data):
+            message = f"{spec.name}: text {len(texts)} reaches past the end of its binary data"
+            raise Refused(Kind.INVALID, message)
+        try:
+            texts.append(str(data[start:at], "utf-8"))
+        except UnicodeDecodeError:
+            raise Refused(Kind.INVALID, f"{spec.name}: text {len(texts)} is not UTF-8") from None
+    if len(texts) != count:
+        message = (
+            f"{spec.name}: the binary data holds {len(texts)} texts, the shape asks for {count}"
+        )
+        raise Refused(Kind.INVALID, message)
+    array = np.empty(count, dtype=object)
+    array[:] = texts
+    return array

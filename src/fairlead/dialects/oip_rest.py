@@ -1,0 +1,324 @@
+"""The Open Inference Protocol, version 2, over REST (S1-G 40), with the binary tensor extension.
+
+Every mistake of a caller is an INVALID error that says what was wrong and what would be right; the
+transport answers it as 400 `{"error": …}`. A model that takes documents shows one BYTES input `request`
+and one BYTES output `response`, each [N], whose elements are JSON texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fairlead.api.inference import InferRequest, InferResponse, Tensor
+from fairlead.api.tensors import array_of, list_type, shape_problem
+from fairlead.dialects.json_bodies import NotJson, place, read
+from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSignature,
+    TensorSpec,
+)
+
+EXTENSIONS = ("binary_tensor_data",)
+DOCUMENTS = TensorSignature(
+    (TensorSpec("request", DataType.BYTES, (-1,)),),
+    (TensorSpec("response", DataType.BYTES, (-1,)),),
+)
+_NO_DATA = msgspec.Raw()
+
+
+class _TensorParameters(msgspec.Struct, gc=False):
+    binary_data_size: int | None = None
+    binary_data: bool | None = None
+    classification: int | None = None
+
+
+class _Input(msgspec.Struct, gc=False):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw = _NO_DATA
+    parameters: _TensorParameters | None = None
+
+
+class _Output(msgspec.Struct, gc=False):
+    name: str
+    parameters: _TensorParameters | None = None
+
+
+class _Parameters(msgspec.Struct, gc=False):
+    binary_data_output: bool = False
+
+
+class _Body(msgspec.Struct, gc=False):
+    inputs: list[_Input]
+    id: str | None = None
+    parameters: _Parameters | None = None
+    outputs: list[_Output] | None = None
+
+
+_body_decoder = msgspec.json.Decoder(_Body)
+
+
+@dataclass(slots=True)
+class Call:
+    """A decoded request, and what its answer must look like. `binary` names outputs wanted as bytes."""
+
+    request: InferRequest
+    id: str | None
+    binary: frozenset[str]
+
+
+class _InputPlan:
+    """What one input of a model must be, with its decoders."""
+
+    __slots__ = ("flat", "nested", "spec")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        rank = len(spec.shape)
+        self.flat = msgspec.json.Decoder(list_type(spec, (-1,)))
+        self.nested = msgspec.json.Decoder(list_type(spec, (-1,) * max(rank, 1)))
+
+    def tensor(self, given: _Input, binary: memoryview | None) -> Tensor:
+        spec = self.spec
+        if given.datatype != spec.datatype:
+            message = f"{spec.name}: datatype {given.datatype!r:.40} does not fit, the model takes {spec.datatype}"
+            raise Refused(Kind.INVALID, message)
+        problem = shape_problem(spec, given.shape)
+        if problem is not None:
+            raise Refused(Kind.INVALID, problem)
+        if binary is not None:
+            return tensor_from_binary(spec, given.shape, binary)
+        return self._from_json(given)
+
+    def _from_json(self, given: _Input) -> Tensor:
+        spec, shape = self.spec, given.shape
+        raw = memoryview(given.data)
+        nested = len(shape) > 1 and bytes(raw[:16]).translate(None, b" \t\r\n")[:2] == b"[["
+        try:
+            values = read(self.nested if nested else self.flat, raw)
+        except msgspec.ValidationError as error:
+            text, path = place(error)
+            where = "".join(f"[{step}]" for step in path)
+            message = f"{spec.name}: data{where}: {text}".replace("`", "'")
+            raise Refused(Kind.INVALID, message) from None
+        array = array_of(spec, values)
+        if array.size != math.prod(shape):
+            message = f"{spec.name}: data holds {array.size} elements, shape {shape} asks for {math.prod(shape)}"
+            raise Refused(Kind.INVALID, message)
+        if nested and array.size and list(array.shape) != shape:
+            message = f"{spec.name}: data is nested as {list(array.shape)}, shape says {shape}"
+            raise Refused(Kind.INVALID, message)
+        return array.reshape(shape)
+
+
+class TensorCodec:
+    """The protocol for one model that takes tensors. `version` is the artifact's."""
+
+    def __init__(self, name: str, version: int, signature: TensorSignature) -> None:
+        self.signature = signature
+        self._inputs = {spec.name: _InputPlan(spec) for spec in signature.inputs}
+        self._outputs = {spec.name: spec for spec in signature.outputs}
+        quoted = msgspec.json.encode
+        self._head = b'{"model_name":%b,"model_version":%b,' % (quoted(name), quoted(str(version)))
+        # Everything of an output that does not depend on the answer.
+        self._output_heads = {
+            spec.name: b'{"name":%b,"datatype":%b,"shape":'
+            % (quoted(spec.name), quoted(spec.datatype))
+            for spec in signature.outputs
+        }
+
+    def decode(self, body: bytes, header_length: bytes | None = None) -> Call:
+        """Read a request; `header_length` is the header Inference-Header-Content-Length, if sent."""
+        text, binary = _split(body, header_length)
+        try:
+            parsed = read(_body_decoder, text)
+        except NotJson as error:
+            raise Refused(
+                Kind.INVALID, f"the body is not JSON: {error.why} (byte {error.at})"
+            ) from None
+        except msgspec.ValidationError as error:
+            raise Refused(Kind.INVALID, _sentence(error)) from None
+        tensors = self._tensors(parsed.inputs, binary)
+        if parsed.outputs:
+            names, wanted = self._wanted(parsed)
+            return Call(InferRequest(tensors, outputs=names), parsed.id, wanted)
+        every = parsed.parameters is not None and parsed.parameters.binary_data_output
+        return Call(
+            InferRequest(tensors), parsed.id, frozenset(self._outputs) if every else frozenset()
+        )
+
+    def encode(self, call: Call, response: InferResponse) -> tuple[bytes, int | None]:
+        """The answer's bytes; with binary outputs, also how many of them are JSON."""
+        parts, blobs = [], []
+        for name, tensor in response.tensors.items():
+            shape = msgspec.json.encode(tensor.shape)
+            if name in call.binary:
+                blob = tensor_to_binary(tensor)
+                blobs.append(blob)
+                tail = b',"parameters":{"binary_data_size":%d}}' % len(blob)
+            else:
+                tail = b',"data":%b}' % self._json(name, tensor)
+            parts.append(self._output_heads[name] + shape + tail)
+        identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id is not None else b""
+        text = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
+        return (text + b"".join(blobs), len(text)) if blobs else (text, None)
+
+    def _json(self, name: str, tensor: Tensor) -> bytes:
+        data = msgspec.json.encode(tensor.ravel().tolist())
+        if b"null" in data and tensor.dtype.kind == "f":
+            message = f"output {name} holds NaN or infinity, which JSON cannot carry: ask for it with the parameter binary_data"
+            raise Refused(Kind.MODEL, message)
+        return data
+
+    def _tensors(self, inputs: list[_Input], binary: memoryview | None) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        at = 0
+        for given in inputs:
+            plan = self._inputs.get(given.name)
+            if plan is None:
+                raise Refused(Kind.INVALID, _unknown("input", given.name, self._inputs))
+            if given.name in tensors:
+                raise Refused(
+                    Kind.INVALID, f"input {given.name!r} is given twice; send each input once"
+                )
+            size = given.parameters.binary_data_size if given.parameters is not None else None
+            if size is None:
+                if not memoryview(given.data):
+                    raise Refused(Kind.INVALID, f"{given.name}: data is missing")
+                tensors[given.name] = plan.tensor(given, None)
+                continue
+            tensors[given.name] = plan.tensor(given, _chunk(given, size, binary, at))
+            at += size
+        if len(tensors) != len(self._inputs):
+            missing = [name for name in self._inputs if name not in tensors]
+            message = f"input {missing[0]!r} is missing; the model takes {_listed(self._inputs)}"
+            raise Refused(Kind.INVALID, message)
+        if binary is not None and at != len(binary):
+            message = (
+                f"{len(binary)} bytes follow the JSON, the inputs' binary_data_size sum to {at}"
+            )
+            raise Refused(Kind.INVALID, message)
+        return tensors
+
+    def _wanted(self, parsed: _Body) -> tuple[tuple[str, ...], frozenset[str]]:
+        every = parsed.parameters is not None and parsed.parameters.binary_data_output
+        names: list[str] = []
+        binary = set()
+        for output in parsed.outputs or ():
+            if output.name not in self._outputs:
+                raise Refused(Kind.INVALID, _unknown("output", output.name, self._outputs))
+            if output.name in names:
+                message = f"output {output.name!r} is asked for twice; name each output once"
+                raise Refused(Kind.INVALID, message)
+            names.append(output.name)
+            parameters = output.parameters or _TensorParameters()
+            if parameters.classification:
+                message = f"output {output.name!r}: the classification extension is not served; leave it out"
+                raise Refused(Kind.INVALID, message)
+            if every if parameters.binary_data is None else parameters.binary_data:
+                binary.add(output.name)
+        return tuple(names), frozenset(binary)
+
+
+@dataclass(slots=True)
+class DocumentCall:
+    """The documents of one request, in order, each to be answered on its own."""
+
+    texts: list[bytes]
+    call: Call
+
+
+class DocumentCodec:
+    """The protocol for one model that takes documents."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.signature = DOCUMENTS
+        self._tensors = TensorCodec(name, version, DOCUMENTS)
+
+    def decode(self, body: bytes, header_length: bytes | None = None) -> DocumentCall:
+        call = self._tensors.decode(body, header_length)
+        return DocumentCall([text.encode() for text in call.request.tensors["request"]], call)
+
+    def encode(self, asked: DocumentCall, answers: Sequence[bytes]) -> tuple[bytes, int | None]:
+        tensor = np.empty(len(answers), dtype=object)
+        tensor[:] = [answer.decode() for answer in answers]
+        return self._tensors.encode(asked.call, InferResponse({"response": tensor}))
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """What `GET v2` answers."""
+    return {"name": "fairlead", "version": version, "extensions": list(EXTENSIONS)}
+
+
+def metadata(
+    name: str, versions: Sequence[int], platform: str, signature: Signature
+) -> dict[str, Any]:
+    """What `GET v2/models/<name>` answers."""
+    shown = DOCUMENTS if isinstance(signature, DocumentSignature) else signature
+    return {
+        "name": name,
+        "versions": [str(version) for version in versions],
+        "platform": platform,
+        "inputs": [_tensor_metadata(spec) for spec in shown.inputs],
+        "outputs": [_tensor_metadata(spec) for spec in shown.outputs],
+    }
+
+
+def error_body(error: FairleadError) -> bytes:
+    return msgspec.json.encode({"error": error.message})
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": str(spec.datatype), "shape": list(spec.shape)}
+
+
+def _split(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview | None]:
+    if header_length is None:
+        return body, None
+    digits = header_length.strip()
+    if not digits.isdigit() or len(digits) > len(str(len(body))) or int(digits) > len(body):
+        message = f"Inference-Header-Content-Length must be a number of bytes up to the body's {len(body)}"
+        raise Refused(Kind.INVALID, message)
+    length = int(digits)
+    return body[:length], memoryview(body)[length:]
+
+
+def _chunk(given: _Input, size: int, binary: memoryview | None, at: int) -> memoryview:
+    if memoryview(given.data):
+        raise Refused(
+            Kind.INVALID, f"{given.name}: has data and binary_data_size; send one of the two"
+        )
+    if binary is None:
+        message = f"{given.name}: binary_data_size needs the header Inference-Header-Content-Length"
+        raise Refused(Kind.INVALID, message)
+    if not 0 <= size <= len(binary) - at:
+        message = f"{given.name}: binary_data_size is {size}, {len(binary) - at} bytes are left in the body"
+        raise Refused(Kind.INVALID, message)
+    return binary[at : at + size]
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    text, path = place(error)
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(
+        "."
+    )
+    return (f"{where}: {text}" if where else text).replace("`", "'")
+
+
+def _unknown(side: str, name: str, known: Mapping[str, object]) -> str:
+    return f"unknown {side} {name!r:.80}; the model's {side}s are {_listed(known)}"
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(repr(name) for name in names)

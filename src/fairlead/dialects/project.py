@@ -1,0 +1,129 @@
+"""The project API (S3-A): `{"instances": […]}` to `{"predictions": […]}`, or the model's own documents.
+
+For tensors, an instance is one row: the value itself if the model has one input, else an object by input
+name; predictions likewise. For documents the body is the model's request and the answer its response.
+Schema errors, malformed JSON included, are SchemaMismatch, shown the way FastAPI shows them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from fairlead.api.inference import InferRequest, InferResponse, Tensor
+from fairlead.api.tensors import array_of, list_type
+from fairlead.dialects.json_bodies import NotJson, field_error, read
+from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
+from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature, TensorSpec
+
+
+class TensorCodec:
+    """The project API for one model that takes tensors."""
+
+    def __init__(self, signature: TensorSignature) -> None:
+        self._inputs = signature.inputs
+        self._scalars = [spec.name for spec in signature.inputs if not spec.shape]
+        self._several_outputs = len(signature.outputs) > 1
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+            _body_type(signature.inputs)
+        )
+
+    def decode(self, body: bytes) -> InferRequest:
+        if self._scalars:
+            message = f"input {self._scalars[0]!r} has no batch dimension, so it has no instances; use /v2/models/…/infer"
+            raise Refused(Kind.INVALID, message)
+        try:
+            instances = read(self._decoder, body).instances
+        except NotJson as error:
+            raise SchemaMismatch([json_invalid(error)]) from None
+        except msgspec.ValidationError as error:
+            raise SchemaMismatch([field_error(error)]) from None
+        if len(self._inputs) == 1:
+            return InferRequest({self._inputs[0].name: _column(self._inputs[0], instances)})
+        return InferRequest(
+            {
+                spec.name: _column(spec, [getattr(row, f"f{index}") for row in instances])
+                for index, spec in enumerate(self._inputs)
+            }
+        )
+
+    def encode(self, request: InferRequest, response: InferResponse) -> bytes:
+        """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
+        count = len(next(iter(request.tensors.values())))
+        for name, tensor in response.tensors.items():
+            if tensor.ndim == 0 or len(tensor) != count:
+                message = f"output {name} has shape {list(tensor.shape)}, not a row per instance; use /v2/models/…/infer"
+                raise Refused(Kind.MODEL, message)
+        columns = [tensor.tolist() for tensor in response.tensors.values()]
+        if self._several_outputs:
+            names = tuple(response.tensors)
+            rows: Any = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        else:
+            rows = columns[0]
+        data = msgspec.json.encode(rows)
+        if b"null" in data and any(_not_finite(tensor) for tensor in response.tensors.values()):
+            message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"
+            raise Refused(Kind.MODEL, message)
+        return b'{"predictions":%b}' % data
+
+
+def example_body(signature: Signature, request: Any) -> Any:  # noqa: ANN401 - JSON values
+    """A golden example's request as a caller of this API would send it; None if it cannot be sent so."""
+    if isinstance(signature, DocumentSignature):
+        return request
+    if any(not spec.shape for spec in signature.inputs):
+        return None
+    columns = [request[spec.name] for spec in signature.inputs]
+    if len(columns) == 1:
+        return {"instances": columns[0]}
+    names = [spec.name for spec in signature.inputs]
+    rows = zip(*columns, strict=False)
+    return {"instances": [dict(zip(names, row, strict=True)) for row in rows]}
+
+
+def json_invalid(error: NotJson) -> FieldError:
+    return FieldError((error.at,), f"JSON decode error: {error.why}", "json_invalid")
+
+
+def error_body(error: FairleadError) -> bytes:
+    """`{"detail": [{"loc": ["body", …], "msg", "type"}]}` for schema errors, else `{"detail": message}`."""
+    if isinstance(error, SchemaMismatch):
+        detail: Any = [
+            {"loc": ["body", *problem.loc], "msg": problem.msg, "type": problem.type}
+            for problem in error.errors
+        ]
+        return msgspec.json.encode({"detail": detail})
+    return msgspec.json.encode({"detail": error.message})
+
+
+def _body_type(inputs: tuple[TensorSpec, ...]) -> Any:  # noqa: ANN401 - a type for msgspec
+    types = [list_type(spec, spec.shape[1:]) for spec in inputs]
+    instance: Any = types[0] if len(inputs) == 1 else _row_type(inputs, types)
+    several: Any = list.__class_getitem__(instance)
+    several = Annotated[several, msgspec.Meta(min_length=1)]
+    return msgspec.defstruct("Body", [("instances", several)], gc=False)
+
+
+def _row_type(inputs: tuple[TensorSpec, ...], types: list[Any]) -> Any:  # noqa: ANN401 - a type for msgspec
+    """Tensor names need not be identifiers, so the fields are numbered and renamed."""
+    return msgspec.defstruct(
+        "Instance",
+        [(f"f{index}", kind) for index, kind in enumerate(types)],
+        rename={f"f{index}": spec.name for index, spec in enumerate(inputs)},
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+
+
+def _column(spec: TensorSpec, rows: list[Any]) -> Tensor:
+    try:
+        return array_of(spec, rows)
+    except Refused as error:
+        raise SchemaMismatch([FieldError(("instances",), error.message, "value_error")]) from None
+
+
+def _not_finite(tensor: Tensor) -> bool:
+    return (
+        tensor.dtype.kind == "f" and "null" in msgspec.json.encode(tensor.ravel().tolist()).decode()
+    )

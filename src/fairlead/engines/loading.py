@@ -1,0 +1,32 @@
+"""From an artifact's directory to a loaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairlead.api.inference import Model
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.manifest import Manifest
+
+
+def load_model(directory: Path, manifest: Manifest, *, threads: int = 1) -> Model:
+    """Load the artifact in `directory`; only `engine` and `entry` of the manifest are used.
+
+    `threads` is what one run may use inside the engine. Blocks; raises FairleadError (MODEL or
+    INVALID) with what is wrong and what would be right.
+    """
+    entry = directory / manifest.entry
+    if not entry.is_file():
+        raise Refused(Kind.INVALID, f"{manifest.entry} is not in {directory}; the engine opens it")
+    # An engine's library costs start-up time and memory: import the one that is needed.
+    match manifest.engine:
+        case "onnx":
+            from fairlead.engines.onnx import OnnxModel  # noqa: PLC0415 - see above
+
+            return OnnxModel(entry, threads)
+        case "python":
+            from fairlead.engines.python import load_python_model  # noqa: PLC0415 - see above
+
+            return load_python_model(directory, manifest.entry)
+        case other:
+            raise Refused(Kind.INVALID, f"no engine {other!r}; there are onnx and python")

@@ -1,0 +1,135 @@
+"""The front desk: answers whatever Envoy sends to no worker.
+
+It asks the resolver again, with the path exactly as it was sent, and words what comes out: a refusal, or
+one of the pages that belong to no service. Envoy has checked the key before: `x-client` says whose it was
+(a caller cannot send it), `x-fairlead-key` that the key was such that Envoy should not judge it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import xxhash
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fairlead.domain.errors import Kind
+from fairlead.domain.paths import OpenPath, parse_path
+from fairlead.domain.routing import (
+    BAD_KEY,
+    DUPLICATE_KEY,
+    NO_KEY,
+    Ask,
+    Forward,
+    Open,
+    Refusal,
+    route,
+)
+from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
+from fairlead.gateway.replies import CHALLENGE, STATUS, body_key
+from fairlead.gateway.routes import DUPLICATE, MALFORMED, needs_key
+from fairlead.gateway.settings import GatewaySettings
+from fairlead.gateway.state import View
+
+_MARKED = {DUPLICATE: DUPLICATE_KEY, MALFORMED: BAD_KEY}
+# A body nobody will read is taken off the wire up to here, so that the connection can be used again.
+_UNREAD_BYTES = 1 << 20
+_MOVING = "the routes to this service are moving: try again"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request at the desk. `path` is without its query, nothing decoded."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Page = Callable[[Visit], Awaitable[Response]]
+
+
+class FrontDesk:
+    """The ASGI app. `pages` answers each open path by its name in `domain.paths`."""
+
+    def __init__(self, view: View, settings: GatewaySettings, pages: Mapping[str, Page]) -> None:
+        self._view = view
+        self._settings = settings
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"the front desk knows no {scope['type']}")
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            headers[key] = f"{headers[key]},{text}" if key in headers else text
+        visit = Visit(scope["method"], scope["raw_path"].decode("latin-1"), headers)
+        await _discard(receive)
+        response = await self.answer(visit)
+        await response(scope, receive, send)
+
+    async def answer(self, visit: Visit) -> Response:
+        """The page, or the refusal."""
+        refused = self._unauthenticated(visit)
+        outcome = refused if refused is not None else self._decide(visit)
+        if isinstance(outcome, Open):
+            return await self._pages[outcome.name](visit)
+        return refusal_response(visit, outcome, self._settings.api_version)
+
+    def _unauthenticated(self, visit: Visit) -> Refusal | None:
+        path = parse_path(visit.path, self._settings.api_version)
+        if isinstance(path, OpenPath) and not needs_key(path, self._settings):
+            return None
+        mark = visit.headers.get(MARK_HEADER)
+        if mark is not None:
+            return Refusal(Kind.UNAUTHENTICATED, _MARKED.get(mark, BAD_KEY))
+        if CLIENT_HEADER not in visit.headers:
+            return Refusal(Kind.UNAUTHENTICATED, NO_KEY)
+        return None
+
+    def _decide(self, visit: Visit) -> Open | Refusal:
+        ask = Ask(
+            visit.method,
+            visit.path,
+            visit.headers.get(CLIENT_HEADER, ""),
+            visit.headers.get("accept-version"),
+            visit.headers.get("x-sticky-key"),
+        )
+        for index in (self._view.index, self._view.previous):
+            outcome = route(index.for_path(visit.path), ask, xxhash.xxh64_intdigest)
+            if not isinstance(outcome, Forward):
+                return outcome
+        # Envoy and this process learn of a move one after the other.
+        return Refusal(Kind.UNAVAILABLE, _MOVING)
+
+
+def refusal_response(visit: Visit, refusal: Refusal, api_version: str) -> Response:
+    """A refusal in the shape its path asks for."""
+    status = STATUS[refusal.kind]
+    headers = {}
+    if refusal.kind is Kind.UNAUTHENTICATED:
+        headers["www-authenticate"] = CHALLENGE
+    if refusal.kind is Kind.METHOD:
+        headers["allow"] = ", ".join(parse_path(visit.path, api_version).methods)
+    return json_response({body_key(visit.path): refusal.message}, status, headers)
+
+
+def json_response(
+    document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(body, status, dict(headers or {}), "application/json")
+
+
+async def _discard(receive: Receive) -> None:
+    seen = 0
+    while seen < _UNREAD_BYTES:
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return

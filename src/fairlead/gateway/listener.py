@@ -1,0 +1,217 @@
+"""The two documents that hardly ever change: the bootstrap, and the listener with its filters."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from fairlead.domain.layout import Home
+from fairlead.gateway.replies import local_reply_config
+from fairlead.gateway.settings import GatewaySettings
+
+Document = dict[str, Any]
+
+ROUTES = "fairlead"  # name of the one route configuration
+STAT_PREFIX = "ingress"
+ACCESS_LOG = "access.jsonl"
+KEY_FILTER = "envoy.filters.http.api_key_auth"
+CLIENT_HEADER = "x-client"
+MARK_HEADER = "x-fairlead-key"  # tells the front desk why a request has no client
+LONGEST_REQUEST_ID = 128  # characters of a caller's id that are kept
+_FILTERS = "type.googleapis.com/envoy.extensions.filters"
+_MOST_CONNECTIONS = 20_000
+_STREAM_IDLE_SECONDS = 300
+_CONNECTION_IDLE_SECONDS = 600
+
+
+def configuration(home: Home[Any]) -> PurePath:
+    """The directory Envoy reads."""
+    directory: PurePath = home.gateway / "envoy"
+    return directory
+
+
+def _watched(home: Home[Any], kind: str) -> Document:
+    directory = configuration(home) / kind
+    return {
+        "resource_api_version": "V3",
+        "path_config_source": {
+            "path": str(directory / f"{kind}.json"),
+            "watched_directory": {"path": str(directory)},
+        },
+    }
+
+
+def bootstrap(home: Home[Any]) -> Document:
+    """What Envoy is started with; everything else it reads from files that we replace."""
+    return {
+        "node": {"id": "fairlead", "cluster": "fairlead"},
+        "admin": {"address": {"pipe": {"path": str(home.envoy_admin_socket), "mode": 0o600}}},
+        "dynamic_resources": {
+            "lds_config": _watched(home, "lds"),
+            "cds_config": _watched(home, "cds"),
+        },
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": _MOST_CONNECTIONS,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def listener(settings: GatewaySettings, home: Home[Any]) -> Document:
+    """The one listener: HTTP/1.1 and HTTP/2 on one port, TLS if there is a certificate."""
+    chain: Document = {
+        "filters": [
+            {
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": _connection_manager(settings, home),
+            }
+        ]
+    }
+    if settings.secure:
+        chain["transport_socket"] = _tls(settings)
+    return {
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "gateway",
+        "address": {"socket_address": {"address": settings.address, "port_value": settings.port}},
+        # One thread gets a socket of its own, so that a port that is taken is an error of the kernel's.
+        "enable_reuse_port": settings.concurrency > 1,
+        "filter_chains": [chain],
+    }
+
+
+def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
+    return {
+        "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": STAT_PREFIX,
+        "codec_type": "AUTO",
+        "rds": {"route_config_name": ROUTES, "config_source": _watched(home, "rds")},
+        "http_filters": _http_filters(),
+        "local_reply_config": local_reply_config(),
+        "access_log": [_access_log(home)],
+        "use_remote_address": True,
+        "server_header_transformation": "PASS_THROUGH",
+        # Paths are matched as they were sent, as the resolver does.
+        "normalize_path": False,
+        "merge_slashes": False,
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
+        "http2_protocol_options": {"max_concurrent_streams": 1024},
+        "common_http_protocol_options": {
+            "idle_timeout": f"{_CONNECTION_IDLE_SECONDS}s",
+            "headers_with_underscores_action": "ALLOW",
+        },
+        "request_headers_timeout": "10s",
+        "request_timeout": f"{settings.upload_seconds}s",
+        "stream_idle_timeout": f"{_STREAM_IDLE_SECONDS}s",
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "request_id_extension": {
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,
+            }
+        },
+        "early_header_mutation_extensions": [_arrival()],
+    }
+
+
+def _arrival() -> Document:
+    """What no caller may bring along: our own headers, and those that steer Envoy."""
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": [
+                {"remove": CLIENT_HEADER},
+                {"remove": MARK_HEADER},
+                {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
+                {
+                    "append": {
+                        "header": {
+                            "key": "x-request-id",
+                            "value": f"%REQ(x-request-id):{LONGEST_REQUEST_ID}%",
+                        },
+                        "append_action": "OVERWRITE_IF_EXISTS",
+                    }
+                },
+            ],
+        },
+    }
+
+
+def _http_filters() -> list[Document]:
+    return [
+        {
+            "name": KEY_FILTER,
+            "typed_config": {
+                "@type": f"{_FILTERS}.http.api_key_auth.v3.ApiKeyAuth",
+                "key_sources": [{"header": "x-api-key"}],
+                "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+            },
+        },
+        {
+            "name": "envoy.filters.http.router",
+            "typed_config": {
+                "@type": f"{_FILTERS}.http.router.v3.Router",
+                "suppress_envoy_headers": True,
+            },
+        },
+    ]
+
+
+def _tls(settings: GatewaySettings) -> Document:
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificates": [
+                    {
+                        "certificate_chain": {"filename": str(settings.certificate)},
+                        "private_key": {"filename": str(settings.private_key)},
+                    }
+                ],
+            },
+        },
+    }
+
+
+def _access_log(home: Home[Any]) -> Document:
+    """One JSON line a request. Without the query and without the key: neither is ours to keep."""
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": str(home.logs / ACCESS_LOG),
+            "log_format": {
+                "json_format": {
+                    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+                    "request_id": "%REQ(x-request-id)%",
+                    "client": f"%REQ({CLIENT_HEADER})%",
+                    "method": "%REQ(:METHOD)%",
+                    "path": "%PATH(NQ)%",
+                    "protocol": "%PROTOCOL%",
+                    "status": "%RESPONSE_CODE%",
+                    "flags": "%RESPONSE_FLAGS%",
+                    "details": "%RESPONSE_CODE_DETAILS%",
+                    "served_version": "%RESP(x-served-version)%",
+                    "upstream": "%UPSTREAM_CLUSTER%",
+                    "upstream_ms": "%RESPONSE_DURATION%",
+                    "total_ms": "%DURATION%",
+                    "bytes_received": "%BYTES_RECEIVED%",
+                    "bytes_sent": "%BYTES_SENT%",
+                    "peer": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+                }
+            },
+        },
+    }

@@ -1,0 +1,129 @@
+"""`/metrics`: the gateway's own numbers and what the agent says of itself and its workers, as one exposition."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import httpx
+
+from fairlead.domain.layout import Home
+from fairlead.gateway.ports import Envoy
+from fairlead.gateway.state import View
+
+CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_AGENT_SECONDS = 2.0
+_EOF = "# EOF"
+_STATS = r"^(http\.ingress\.downstream_(rq|cx)_(\dxx|active)|cluster\..*@.*\.upstream_rq_active)$"
+_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.(.+)@[0-9a-f]+\.upstream_rq_active")
+_CLASS = re.compile(r"http\.ingress\.downstream_rq_(\dxx)")
+
+Sample = tuple[Mapping[str, str], float]
+
+
+class Metrics:
+    """Collects both halves."""
+
+    def __init__(self, home: Home[Path], envoy: Envoy, view: View) -> None:
+        self._home = home
+        self._envoy = envoy
+        self._view = view
+
+    async def exposition(self) -> bytes:
+        """OpenMetrics text; without the agent its own half and `fairlead_agent_up 0`."""
+        stats = await self._envoy.stats(_STATS)
+        agent = await self._agent()
+        lines = [
+            *_families(self._own(stats)),
+            *_family(
+                "fairlead_agent_up",
+                "gauge",
+                "Whether the agent answers.",
+                [({}, float(agent is not None))],
+            ),
+            *(agent or ()),
+            _EOF,
+        ]
+        return ("\n".join(lines) + "\n").encode()
+
+    def _own(self, stats: Mapping[str, int]) -> Iterable[tuple[str, str, str, list[Sample]]]:
+        classes: list[Sample] = []
+        revisions: dict[tuple[str, str, str], float] = {}
+        for name, value in sorted(stats.items()):
+            if found := _CLASS.fullmatch(name):
+                classes.append(({"class": found[1]}, value))
+            elif found := _CLUSTER.fullmatch(name):
+                key = (found[1], found[2], found[3])
+                revisions[key] = revisions.get(key, 0) + value
+        view = self._view
+        prefix = "fairlead_gateway"
+        yield f"{prefix}_requests", "counter", "Requests answered, by class of status.", classes
+        active = float(stats.get("http.ingress.downstream_rq_active", 0))
+        yield f"{prefix}_requests_active", "gauge", "Requests being answered.", [({}, active)]
+        connections = float(stats.get("http.ingress.downstream_cx_active", 0))
+        yield f"{prefix}_connections_active", "gauge", "Connections open.", [({}, connections)]
+        by_revision: list[Sample] = [
+            ({"service": key[0], "line": key[1], "revision": key[2]}, value)
+            for key, value in revisions.items()
+        ]
+        name = f"{prefix}_revision_requests_active"
+        yield name, "gauge", "Requests being answered, by revision.", by_revision
+        generation = float(view.index.table.generation)
+        yield (
+            f"{prefix}_generation",
+            "gauge",
+            "Generation of the catalog that is routed.",
+            [({}, generation)],
+        )
+        rejected = float(view.rejected_updates)
+        yield (
+            f"{prefix}_rejected_updates",
+            "counter",
+            "Updates that Envoy refused.",
+            [({}, rejected)],
+        )
+        restarts = float(view.envoy_restarts)
+        yield (
+            f"{prefix}_envoy_restarts",
+            "counter",
+            "Times Envoy died and was started again.",
+            [({}, restarts)],
+        )
+        yield f"{prefix}_envoy_up", "gauge", "Whether Envoy runs.", [({}, float(view.envoy_up))]
+
+    async def _agent(self) -> list[str] | None:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._home.agent_socket))
+        try:
+            async with (
+                asyncio.timeout(_AGENT_SECONDS),
+                httpx.AsyncClient(transport=transport, base_url="http://agent") as client,
+            ):
+                answer = await client.get("/metrics", headers={"accept": CONTENT_TYPE})
+                answer.raise_for_status()
+        except (httpx.HTTPError, OSError, TimeoutError):
+            return None
+        return [line for line in answer.text.splitlines() if line and line != _EOF]
+
+
+def _families(families: Iterable[tuple[str, str, str, list[Sample]]]) -> Iterable[str]:
+    for family in families:
+        yield from _family(*family)
+
+
+def _family(name: str, kind: str, text: str, samples: list[Sample]) -> Iterable[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+    suffix = "_total" if kind == "counter" else ""
+    for labels, value in samples:
+        inside = ",".join(f'{key}="{label}"' for key, label in labels.items())
+        yield (
+            f"{name}{suffix}{{{inside}}} {_number(value)}"
+            if inside
+            else f"{name}{suffix} {_number(value)}"
+        )
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)

@@ -1,0 +1,114 @@
+"""How the gateway words its own answers: texts, shapes, statuses (S0-26).
+
+`{"error": text}` under `/v2`, `{"message": text}` everywhere else. Envoy's local replies and the front
+desk's refusals come from the tables here, so a caller cannot tell which of the two answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fairlead.domain.errors import Kind
+from fairlead.domain.routing import BAD_KEY, NO_KEY
+
+STATUS: Mapping[Kind, int] = {
+    Kind.INVALID: 400,
+    Kind.SCHEMA: 422,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.METHOD: 405,
+    Kind.CONFLICT: 409,
+    Kind.TOO_LARGE: 413,
+    Kind.OVERLOADED: 503,
+    Kind.UNAVAILABLE: 503,
+    Kind.DEADLINE: 504,
+    Kind.CANCELLED: 499,
+    Kind.MODEL: 500,
+    Kind.INTERNAL: 500,
+}
+
+GATEWAY_TEXTS: Mapping[int, str] = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Request timeout",
+    411: "Length required",
+    413: "Payload too large",
+    414: "URI too long",
+    417: "Expectation failed",
+    431: "Request header or cookie too large",  # Kong's own number for it is 494
+    500: "An unexpected error occurred",
+    502: "An invalid response was received from the upstream server",
+    503: "The upstream server is currently unavailable",
+    504: "The upstream server is timing out",
+}
+
+CHALLENGE = 'Key realm="kong"'
+_UNAUTHORIZED = 401
+_OPEN_INFERENCE = "^/v2([/?].*)?$"
+
+Document = dict[str, Any]
+
+
+def body_key(path: str) -> str:
+    """The one key of an error's body for this path."""
+    return "error" if path.partition("?")[0] == "/v2" or path.startswith("/v2/") else "message"
+
+
+def local_reply_config() -> Document:
+    """What Envoy's own answers look like; the first mapper that fits words it."""
+    mappers = []
+    for key, path in (("error", _path_filter(_OPEN_INFERENCE)), ("message", None)):
+        mappers += [
+            _unauthorized(key, path, NO_KEY, sent=False),
+            _unauthorized(key, path, BAD_KEY, sent=True),
+            *(
+                _mapper(key, [path, _status_filter(status)], text)
+                for status, text in GATEWAY_TEXTS.items()
+            ),
+        ]
+    rest = _mapper("error", [_path_filter(_OPEN_INFERENCE), _status_filter(0, "GE")], None)
+    return {"mappers": [*mappers, rest], "body_format": _body_format("message")}
+
+
+def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> Document:
+    present = {
+        "header_filter": {
+            "header": {"name": "x-api-key", "present_match": True, "invert_match": not sent}
+        }
+    }
+    mapper = _mapper(key, [path, _status_filter(_UNAUTHORIZED), present], text)
+    mapper["headers_to_add"] = [
+        {
+            "header": {"key": "www-authenticate", "value": CHALLENGE},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+    ]
+    return mapper
+
+
+def _mapper(key: str, filters: list[Document | None], text: str | None) -> Document:
+    wanted = [one for one in filters if one is not None]
+    mapper: Document = {
+        "filter": wanted[0] if len(wanted) == 1 else {"and_filter": {"filters": wanted}},
+        "body_format_override": _body_format(key),
+    }
+    if text is not None:
+        mapper["body"] = {"inline_string": text}
+    return mapper
+
+
+def _body_format(key: str) -> Document:
+    return {"json_format": {key: "%LOCAL_REPLY_BODY%"}}
+
+
+def _status_filter(status: int, operator: str = "EQ") -> Document:
+    value = {"default_value": status, "runtime_key": "fairlead.none"}
+    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _path_filter(regex: str) -> Document:
+    match = {"safe_regex": {"regex": regex}}
+    return {"header_filter": {"header": {"name": ":path", "string_match": match}}}

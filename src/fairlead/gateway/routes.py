@@ -1,0 +1,285 @@
+"""The route tree: key → path → version → exact path and method, each entry an answer of the resolver.
+
+What no entry matches goes to the front desk, last in every list; so a case that is forgotten here is a
+refusal worded by the resolver, never another revision's answer. A key restricted to some services has a
+tree of its own with just those, found by the key's secret, because who may call what also decides which
+service a shared path means.
+
+Paths are found by their longest registered prefix and then compared whole, because only an exact `path`
+match ignores the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fairlead.domain.catalog import ALL_SERVICES
+from fairlead.domain.ids import LATEST, RevisionId
+from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
+from fairlead.domain.routing import Ask, Choice, choose
+from fairlead.domain.table import RoutingTable
+from fairlead.gateway.clusters import FRONT
+from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
+from fairlead.gateway.listener import CLIENT_HEADER, KEY_FILTER, MARK_HEADER, ROUTES
+from fairlead.gateway.settings import GatewaySettings
+
+Document = dict[str, Any]
+
+KEYED_BEYOND_LOOPBACK = frozenset({"metrics", "docs", "openapi"})
+DUPLICATE = (
+    "duplicate"  # marks of requests whose key Envoy's own check would read differently than we do
+)
+MALFORMED = "malformed"
+_NO_VERSION = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """What one class of callers sees: the table with their services only, asked as `client`."""
+
+    index: TableIndex
+    client: str
+    clusters: Mapping[RevisionId, str]
+    settings: GatewaySettings
+
+
+def needs_key(path: OpenPath, settings: GatewaySettings) -> bool:
+    """Must a caller of this open path show a key?"""
+    return not settings.loopback and path.name in KEYED_BEYOND_LOOPBACK
+
+
+def route_configuration(
+    table: RoutingTable,
+    clusters: Mapping[RevisionId, str],
+    credentials: Mapping[str, str],
+    settings: GatewaySettings,
+) -> Document:
+    """The one route configuration, with the keys in it. `clusters` names each routable revision's cluster."""
+    known = {secret: client for secret, client in credentials.items() if client in table.keys}
+    return {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": ROUTES,
+        "response_headers_to_remove": ["server"],
+        "virtual_hosts": [
+            {
+                "name": "all",
+                "domains": ["*"],
+                # Only before the request has reached a worker: nothing is ever run twice.
+                "retry_policy": {"retry_on": "connect-failure", "num_retries": 2},
+                "typed_per_filter_config": {KEY_FILTER: _credentials(known)},
+                "matcher": _odd_keys(_by_key(table, clusters, known, settings), settings),
+            }
+        ],
+    }
+
+
+def _credentials(known: Mapping[str, str]) -> Document:
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute",
+        "credentials": [{"key": secret, "client": known[secret]} for secret in sorted(known)],
+        "key_sources": [{"header": "x-api-key"}],
+        "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+    }
+
+
+def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
+    """Keys sent twice are refused by us; so are empty ones and `Bearer …`, which Envoy would read kindly."""
+    twice = {"contains": ","}
+    odd = {"safe_regex": {"google_re2": {}, "regex": "(?i)(bearer .*)?"}}
+    return {
+        "matcher_list": {
+            "matchers": [
+                {
+                    "predicate": {
+                        "single_predicate": {"input": _header("x-api-key"), "value_match": match}
+                    },
+                    "on_match": _routes([_open_route({"prefix": ""}, settings, mark)]),
+                }
+                for match, mark in ((twice, DUPLICATE), (odd, MALFORMED))
+            ]
+        },
+        "on_no_match": rest,
+    }
+
+
+def _by_key(
+    table: RoutingTable,
+    clusters: Mapping[RevisionId, str],
+    known: Mapping[str, str],
+    settings: GatewaySettings,
+) -> Document:
+    free = [client for client in known.values() if ALL_SERVICES in table.keys[client].services]
+    own = {}
+    for secret, client in sorted(known.items()):
+        if client not in free:
+            key = table.keys[client]
+            services = {name: one for name, one in table.services.items() if key.allows(name)}
+            part = index(replace(table, services=services))
+            own[secret] = _by_path(_Tree(part, client, clusters, settings))
+    whole = index(table if free else replace(table, services={}))
+    rest = _by_path(_Tree(whole, free[0] if free else "", clusters, settings))
+    if not own:
+        return rest
+    return {"matcher": _tree("x-api-key", "exact_match_map", own, rest)}
+
+
+def _by_path(tree: _Tree) -> Document:
+    buckets = {
+        prefix: on_match
+        for prefix, paths in _buckets(tree).items()
+        if (on_match := _by_version(tree, paths)) is not None
+    }
+    static = _routes([_open_route({"prefix": STATIC_PREFIX}, tree.settings), _front(tree.settings)])
+    return {
+        "matcher": _tree(
+            ":path",
+            "prefix_match_map",
+            {**buckets, STATIC_PREFIX: static},
+            _routes([_front(tree.settings)]),
+        )
+    }
+
+
+def _buckets(tree: _Tree) -> dict[str, list[str]]:
+    """Every path under its longest registered prefix, for that is the one Envoy looks under."""
+    table = tree.index.table
+    exact = list(open_paths(table.api_version))
+    prefixes = set(exact)
+    for service in table.services.values():
+        own = custom_paths(service, table.api_version)
+        prefixes.update(own, model_prefixes(service, table.api_version))
+        exact += [*own, *model_paths(service, table.api_version)]
+    buckets: dict[str, list[str]] = {}
+    for path in dict.fromkeys(exact):
+        longest = next(
+            path[:length] for length in range(len(path), 0, -1) if path[:length] in prefixes
+        )
+        buckets.setdefault(longest, []).append(path)
+    return buckets
+
+
+def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
+    """None if nothing here leads anywhere but to the front desk with a key."""
+    first = [
+        _open_route({"path": path}, tree.settings)
+        for path in paths
+        if isinstance(match := parse_path(path, tree.index.table.api_version), OpenPath)
+        and not needs_key(match, tree.settings)
+    ]
+    lists = {
+        version: routes
+        for version in [_NO_VERSION, *_versions(tree, paths)]
+        if (routes := _worker_routes(tree, paths, version or None))
+    }
+    last = [_front(tree.settings)]
+    unnamed = [*first, *(_without_version(route) for route in lists.pop(_NO_VERSION, [])), *last]
+    if not lists:
+        return _routes(unnamed) if len(unnamed) > 1 else None
+    named = {version: _routes([*first, *routes, *last]) for version, routes in lists.items()}
+    return {"matcher": _tree("accept-version", "exact_match_map", named, _routes(unnamed))}
+
+
+def _versions(tree: _Tree, paths: Iterable[str]) -> list[str]:
+    services = {
+        name: service
+        for path in paths
+        for name, service in tree.index.for_path(path).services.items()
+    }
+    found = {version for service in services.values() for version in service.versions()}
+    return [LATEST, *sorted(found)] if services else []
+
+
+def _worker_routes(tree: _Tree, paths: Iterable[str], version: str | None) -> list[Document]:
+    routes = []
+    for path in paths:
+        part = tree.index.for_path(path)
+        for method in parse_path(path, part.api_version).methods:
+            choice = choose(part, Ask(method, path, tree.client, version))
+            if isinstance(choice, Choice):
+                routes.append(_worker_route(tree, choice, method))
+    return routes
+
+
+def _worker_route(tree: _Tree, choice: Choice, method: str) -> Document:
+    match = {
+        "path": choice.path.path,
+        "headers": [{"name": ":method", "string_match": {"exact": method}}],
+    }
+    shares = [
+        (tree.clusters[revision.id] if endpoint is not None else FRONT, weight)
+        for revision, endpoint, weight in choice.targets
+    ]
+    action: Document = {"timeout": f"{tree.settings.deadline_seconds}s"}
+    if len(shares) == 1:
+        action["cluster"] = shares[0][0]
+    else:
+        action["weighted_clusters"] = {
+            "use_hash_policy": True,
+            "clusters": [{"name": name, "weight": weight} for name, weight in shares],
+        }
+        action["hash_policy"] = [
+            {"header": {"header_name": "x-sticky-key"}, "terminal": True},
+            {"header": {"header_name": CLIENT_HEADER}},
+        ]
+    return {"match": match, "route": action}
+
+
+def _without_version(route: Document) -> Document:
+    """Only for requests that name no version: an unknown one arrives in the same list."""
+    absent = {"name": "accept-version", "present_match": True, "invert_match": True}
+    match = route["match"]
+    return {**route, "match": {**match, "headers": [*match["headers"], absent]}}
+
+
+def _front(settings: GatewaySettings) -> Document:
+    """To the front desk, for a caller with a key."""
+    return {
+        "match": {"prefix": ""},
+        "route": {"cluster": FRONT, "timeout": f"{settings.deadline_seconds}s"},
+    }
+
+
+def _open_route(match: Document, settings: GatewaySettings, mark: str = "") -> Document:
+    """To the front desk without a key, which then is not passed on either."""
+    disabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    route = {
+        **_front(settings),
+        "match": match,
+        "typed_per_filter_config": {KEY_FILTER: disabled},
+        "request_headers_to_remove": ["x-api-key"],
+    }
+    if mark:
+        route["request_headers_to_add"] = [
+            {
+                "header": {"key": MARK_HEADER, "value": mark},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ]
+    return route
+
+
+def _tree(header: str, kind: str, entries: Mapping[str, Document], rest: Document) -> Document:
+    return {
+        "matcher_tree": {"input": _header(header), kind: {"map": dict(entries)}},
+        "on_no_match": rest,
+    }
+
+
+def _header(name: str) -> Document:
+    return {
+        "name": "header",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+            "header_name": name,
+        },
+    }
+
+
+def _routes(routes: list[Document]) -> Document:
+    if len(routes) == 1:
+        action = {"@type": "type.googleapis.com/envoy.config.route.v3.Route", **routes[0]}
+    else:
+        action = {"@type": "type.googleapis.com/envoy.config.route.v3.RouteList", "routes": routes}
+    return {"action": {"name": "route", "typed_config": action}}

@@ -1,0 +1,53 @@
+"""The routing table as Envoy's documents: whole, plain and pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fairlead.domain.ids import RevisionId
+from fairlead.domain.layout import Home
+from fairlead.domain.status import Replica
+from fairlead.domain.table import RoutingTable
+from fairlead.gateway.clusters import FRONT, cluster_name, front_cluster, worker_cluster
+from fairlead.gateway.listener import bootstrap, listener
+from fairlead.gateway.routes import route_configuration
+from fairlead.gateway.settings import GatewaySettings
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything Envoy is told for one routing table."""
+
+    bootstrap: Document
+    listener: Document
+    clusters: Mapping[str, Document]
+    routes: Document
+
+
+def snapshot(
+    table: RoutingTable,
+    replicas: Mapping[RevisionId, tuple[Replica, ...]],
+    credentials: Mapping[str, str],
+    settings: GatewaySettings,
+    home: Home[Any],
+) -> Snapshot:
+    """`replicas` are the workers to send each revision's requests to; `credentials` map secrets to clients."""
+    routable = [
+        revision.id
+        for service in table.services.values()
+        for line in service.lines.values()
+        for revision in line.revisions.values()
+        if revision.routable
+    ]
+    names = {one: cluster_name(one, replicas.get(one, ())) for one in sorted(routable)}
+    clusters = {name: worker_cluster(name, replicas.get(one, ())) for one, name in names.items()}
+    return Snapshot(
+        bootstrap=bootstrap(home),
+        listener=listener(settings, home),
+        clusters={FRONT: front_cluster(str(home.front_socket)), **clusters},
+        routes=route_configuration(table, names, credentials, settings),
+    )

@@ -1,0 +1,124 @@
+"""The data plane: what this process serves, said once for every transport.
+
+Endpoints are found by identity, admitted within their limits and run: on the event loop if the model is
+quick and the request small, else in a thread. A client that leaves while it waits frees its place at once;
+a run that has begun in a thread keeps its slot until it ends, because it still does the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from concurrent.futures import Future
+
+from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.ids import EndpointId
+from fairlead.server.admission import Admission
+from fairlead.server.loading import LoadedArtifact
+from fairlead.server.stats import Stats
+
+
+class Endpoint:
+    """One endpoint of one revision, ready to answer."""
+
+    def __init__(
+        self,
+        identity: EndpointId,
+        artifact: LoadedArtifact,
+        concurrency: int,
+        deadline_seconds: float,
+    ) -> None:
+        self.id = identity
+        self.deadline_seconds = deadline_seconds
+        self.artifact = artifact
+        self.admission = Admission(concurrency)
+        self.model = artifact.model
+        self._inline = artifact.profile.inline
+        self._elements = artifact.profile.inline_elements
+        self._bytes = artifact.profile.inline_bytes
+        self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
+
+    def quick(self, request: InferRequest, size: int) -> bool:
+        """May this request of `size` bytes run on the event loop right now (`infer_now`)?"""
+        if not self._inline or size > self._bytes or not self.admission.open:
+            return False
+        elements = 0
+        for tensor in request.tensors.values():
+            elements += tensor.size
+        return elements <= self._elements and (self.model.concurrent or not self.artifact.busy)
+
+    def infer_now(self, request: InferRequest) -> InferResponse:
+        """Answer a `quick` request; raises FairleadError."""
+        answer = self.model.infer(request)
+        assert isinstance(answer, InferResponse)
+        return answer
+
+    async def infer(self, request: InferRequest, seconds: float) -> InferResponse:
+        """Answer any request within `seconds`, waiting included; raises FairleadError."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.admission.enter()
+                return await (
+                    self._await(request) if self._asynchronous else self._in_thread(request)
+                )
+        except TimeoutError:
+            raise Refused(Kind.DEADLINE, f"no answer within {seconds:g} s") from None
+
+    async def _await(self, request: InferRequest) -> InferResponse:
+        try:
+            answer = self.model.infer(request)
+            return await answer if inspect.isawaitable(answer) else answer
+        finally:
+            self.admission.leave()
+
+    async def _in_thread(self, request: InferRequest) -> InferResponse:
+        loop = asyncio.get_running_loop()
+        self.artifact.busy += 1
+        future = self.artifact.threads.submit(functools.partial(self.infer_now, request))
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            if future.done():
+                self._leave()
+            else:
+                future.add_done_callback(functools.partial(self._ended, loop))
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, _: Future[InferResponse]) -> None:
+        """An abandoned run ended, in its thread; a loop that is closed by then needs no telling."""
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        self.artifact.busy -= 1
+        self.admission.leave()
+
+
+class DataPlane:
+    """Everything one process serves, and what it counts."""
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._endpoints: dict[EndpointId, Endpoint] = {}
+
+    def add(self, endpoint: Endpoint) -> None:
+        self._endpoints[endpoint.id] = endpoint
+
+    def find(self, identity: EndpointId) -> Endpoint:
+        """Raises Refused (NOT_FOUND); nothing else ever answers in an endpoint's place."""
+        endpoint = self._endpoints.get(identity)
+        if endpoint is None:
+            raise Refused(Kind.NOT_FOUND, f"{identity} is not served here")
+        return endpoint
+
+    def endpoints(self) -> list[Endpoint]:
+        return list(self._endpoints.values())
+
+    def close(self) -> None:
+        """Unload; only after intake has stopped and requests have drained."""
+        for artifact in {
+            id(one.artifact): one.artifact for one in self._endpoints.values()
+        }.values():
+            artifact.close()
+        self._endpoints.clear()

@@ -1,0 +1,164 @@
+"""The ASGI callable of a worker and of the stand-alone server.
+
+A request for a model: find the route, read the body, decode, run, encode, answer, count. Everything that
+can be looked up before the request is in the route.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from fairlead.api.inference import InferResponse
+from fairlead.api.worker import ServingSettings
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.clock import Clock
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.http.cold import Cold
+from fairlead.server.http.exchange import (
+    ClientLeft,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    log_access,
+    read_body,
+    request_id,
+    unless_left,
+)
+from fairlead.server.http.handlers import Headers
+from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
+
+_log = logging.getLogger(__name__)
+_ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
+
+
+class ServerApp:
+    """Answers HTTP for a data plane. Not ready until `serve` has been called.
+
+    `identity` is what /internal/identity says of the process itself.
+    """
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        settings: ServingSettings,
+        clock: Clock,
+        identity: Mapping[str, object],
+        pod_name: str = "unknown_pod",
+    ) -> None:
+        self._plane = plane
+        self._settings = settings
+        self._now = clock.monotonic
+        self._limit = settings.body_limit_bytes
+        self._hot: dict[bytes, HotPath] = {}
+        self._cold = Cold(plane, settings, clock, identity, pod_name)
+
+    @property
+    def ready(self) -> bool:
+        return self._cold.plain.ready
+
+    def serve(self, served: Sequence[ServedRevision], *, versioned: bool = False) -> None:
+        """Answer for these revisions, loaded and proved, from now on.
+
+        `versioned`: judge Accept-Version here, because no gateway has.
+        """
+        self._hot = hot_paths(served, self._plane, self._settings, versioned=versioned)
+        self._cold.serve(served, versioned=versioned)
+
+    def stop(self) -> None:
+        """Say that we are not ready any more; requests that come all the same are answered."""
+        self._cold.plain.ready = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _decline(scope, receive, send)
+            return
+        hot = self._hot.get(scope["raw_path"])
+        if hot is None:
+            await self._cold(scope, receive, send)
+        elif scope["method"] != "POST":
+            message = f"{scope['method']} is not for this path; use POST"
+            await self._cold.refuse(scope, Refused(Kind.METHOD, message), send, allow=b"POST")
+        else:
+            await self._run(hot, scope, receive, send)
+
+    async def _run(self, hot: HotPath, scope: Scope, receive: Receive, send: Send) -> None:
+        start = self._now()
+        headers: Headers = dict(scope["headers"])
+        try:
+            route = hot.only or hot.choose(headers)
+        except FairleadError as error:
+            await self._cold.refuse(scope, error, send)
+            return
+        identity = request_id(headers)
+        stats = route.stats
+        stats.in_progress += 1
+        status = 500
+        try:
+            body, json_length = await self._answer(route, headers, receive)
+            status = 200
+            answer_headers = (
+                route.json_headers if json_length is None else route.binary(json_length)
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            failure = self._failure(error, route, identity)
+            status = route.statuses[failure.kind]
+            body = route.error_body(failure)
+            answer_headers = route.json_headers
+        except BaseException:  # this server is being stopped
+            stats.error(Kind.CANCELLED)
+            raise
+        finally:
+            stats.in_progress -= 1
+            stats.count(status, self._now() - start)
+        await answer(send, status, body, [*answer_headers, (b"x-request-id", identity)])
+        if self._settings.access_log:
+            log_access(scope, status, identity)
+
+    async def _answer(
+        self, route: HotRoute, headers: Headers, receive: Receive
+    ) -> tuple[bytes, int | None]:
+        body = await read_body(receive, headers, self._limit)
+        requests, call = route.handler.decode(body, headers)
+        endpoint = route.endpoint
+        if len(requests) == 1 and endpoint.quick(requests[0], len(body)):
+            return route.handler.encode(call, (endpoint.infer_now(requests[0]),))
+        seconds = _deadline(headers, endpoint.deadline_seconds)
+
+        async def one_by_one() -> list[InferResponse]:
+            return [await endpoint.infer(request, seconds) for request in requests]
+
+        return route.handler.encode(call, await unless_left(one_by_one(), receive))
+
+    def _failure(self, error: Exception, route: HotRoute, identity: bytes) -> FairleadError:
+        """Note what went wrong; what the caller may read of it."""
+        extra = {"request_id": identity.decode("latin-1"), "endpoint": str(route.endpoint.id)}
+        name = type(error).__name__
+        if not isinstance(error, FairleadError):
+            _log.error("a request failed in the server", exc_info=error, extra=extra)
+            error = Refused(Kind.INTERNAL, "the server failed on this request; its log says why")
+        elif error.kind in (Kind.MODEL, Kind.INTERNAL):
+            _log.error("a request failed: %s", error.message, extra=extra)
+        if error.kind in (Kind.MODEL, Kind.INTERNAL):
+            route.stats.exception(name)
+        route.stats.error(error.kind)
+        return error
+
+
+def _deadline(headers: Headers, most: float) -> float:
+    """Seconds this request may take: the gateway's word, if it is less than ours."""
+    sent = headers.get(_ENVOY_TIMEOUT)
+    if sent is None or not sent.isdigit() or len(sent) > 9 or int(sent) == 0:  # noqa: PLR2004 - a week and a half
+        return most
+    return min(most, int(sent) / 1000)
+
+
+async def _decline(scope: Scope, receive: Receive, send: Send) -> None:
+    """No WebSockets here; start and stop of the server are not this callable's business."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1000})
+
+
+__all__ = ["ClientLeft", "ServerApp"]

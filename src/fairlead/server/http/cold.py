@@ -1,0 +1,127 @@
+"""Everything but running models: health and metrics at once, the rest by an app that is built when needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from fairlead.api.worker import ServingSettings
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.clock import Clock
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.http.errors import shape_for
+from fairlead.server.http.exchange import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    log_access,
+    request_id,
+)
+from fairlead.server.http.plain import Plain, PlainRoutes
+from fairlead.server.http.routes import ServedRevision
+
+_READ = ("GET", "HEAD")
+_JSON = (b"content-type", b"application/json")
+_App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Cold:
+    """The routes whose speed does not matter; `plain` holds those whose cost still does."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        settings: ServingSettings,
+        clock: Clock,
+        identity: Mapping[str, object],
+        pod_name: str,
+    ) -> None:
+        self.plain = PlainRoutes(plane, settings, identity, pod_name)
+        self._stats = plane.stats
+        self._settings = settings
+        self._now = clock.monotonic
+        self._served: Sequence[ServedRevision] = ()
+        self._versioned = False
+        self._site: _App | None = None
+        self._building = asyncio.Lock()
+
+    def serve(self, served: Sequence[ServedRevision], *, versioned: bool) -> None:
+        self._served = served
+        self._versioned = versioned
+        self._site = None
+        self.plain.serve(served)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        plain = self.plain.find(scope["raw_path"])
+        if plain is None and not self.plain.ready:
+            error = Refused(Kind.UNAVAILABLE, "not ready: no model is loaded here yet")
+            await self.refuse(scope, error, send)
+        elif plain is None:
+            await self._browse(scope, receive, send)
+        elif scope["method"] not in _READ:
+            message = f"{scope['method']} is not for this path; use GET"
+            await self.refuse(scope, Refused(Kind.METHOD, message), send, allow=b"GET, HEAD")
+        else:
+            await self._tell(plain, scope, send)
+
+    async def refuse(
+        self, scope: Scope, error: FairleadError, send: Send, *, allow: bytes | None = None
+    ) -> None:
+        """Answer an error in the shape of the path's dialect."""
+        statuses, error_body = shape_for(scope["raw_path"])
+        identity = request_id(dict(scope["headers"]))
+        headers = [_JSON, (b"x-request-id", identity)]
+        if allow is not None:
+            headers.append((b"allow", allow))
+        status = statuses[error.kind]
+        await answer(send, status, error_body(error), headers)
+        if self._settings.access_log:
+            log_access(scope, status, identity)
+
+    async def _tell(self, plain: Plain, scope: Scope, send: Send) -> None:
+        start = self._now()
+        status, kind, body = await plain.reply()
+        identity = request_id(dict(scope["headers"]))
+        headers = [(b"content-type", kind), (b"x-request-id", identity), *plain.headers]
+        plain.stats.count(status, self._now() - start)
+        await answer(send, status, body, headers)
+
+    async def _browse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand over to the FastAPI app: undecoded, HEAD as GET, with the request's id on the answer."""
+        site = await self._built()
+        start = self._now()
+        identity = request_id(dict(scope["headers"]))
+        status = 500
+        inner = {
+            **scope,
+            "path": scope["raw_path"].decode("latin-1"),  # %2F is not a slash, %61 not an a
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+        }
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", identity)]
+            await send(message)
+
+        await site(inner, receive, send_on)
+        template = getattr(inner.get("route"), "path", None)
+        if template is not None:
+            self._stats.route(template, inner["method"]).count(status, self._now() - start)
+        if self._settings.access_log:
+            log_access(scope, status, identity)
+
+    async def _built(self) -> _App:
+        async with self._building:
+            if self._site is None:
+                self._site = await asyncio.to_thread(self._build)
+            return self._site
+
+    def _build(self) -> _App:
+        # Half a second and twenty megabytes that a worker behind a gateway may never need.
+        from fairlead.server.http.site import build_site  # noqa: PLC0415 - see above
+
+        return build_site(self._served, self._settings, versioned=self._versioned)

@@ -1,0 +1,130 @@
+"""One request and its answer, as ASGI carries them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.server.http.handlers import Headers
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
+
+_access = logging.getLogger("fairlead.access")
+_KNOWN_STATUSES = frozenset(HTTPStatus)
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_MADE_PREFIX = uuid.uuid4().hex[:16].encode()
+_made = itertools.count(1)
+
+
+class ClientLeft(Refused):
+    """Nobody waits for the answer any more."""
+
+    def __init__(self) -> None:
+        super().__init__(Kind.CANCELLED, "the client left")
+
+
+def request_id(headers: Headers) -> bytes:
+    """The caller's id if it can stand in a header and a log, else one of our own."""
+    sent = headers.get(b"x-request-id")
+    if sent is not None and _SANE_ID.fullmatch(sent):
+        return sent
+    return b"%b-%x" % (_MADE_PREFIX, next(_made))
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
+    """The whole body; raises Refused (TOO_LARGE) as soon as it is known to be over the limit."""
+    declared = headers.get(b"content-length")
+    if declared is not None and (len(declared) > 18 or int(declared) > limit):  # noqa: PLR2004 - fits 64 bits
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    parts = [body]
+    size = len(body)
+    while message.get("more_body", False):
+        if size > limit:
+            raise _too_large(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
+
+
+async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`, which is cancelled if the client leaves; raises ClientLeft then.
+
+    Only after the whole body has been read: what comes next is the disconnect.
+    """
+
+    async def outcome() -> T | FairleadError:
+        try:
+            return await work
+        except FairleadError as error:
+            return error
+
+    async def watch(running: asyncio.Task[T | FairleadError]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        running.cancel()
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(outcome())
+        watching = group.create_task(watch(running))
+        running.add_done_callback(lambda _: watching.cancel())
+    if running.cancelled():
+        raise ClientLeft
+    result = running.result()
+    if isinstance(result, FairleadError):
+        raise result
+    return result
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(Kind.TOO_LARGE, f"the body is larger than {limit} bytes; send less at once")
+
+
+async def answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Send a whole answer; the length is added."""
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [*headers, (b"content-length", b"%d" % len(body))],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def log_access(scope: Scope, status: int, identity: bytes) -> None:
+    """One line with the fields of S3-6, and the request's id."""
+    client = scope.get("client")
+    address = f"{client[0]}:{client[1]}" if client else "-"
+    line = f"{scope['method']} {scope['raw_path'].decode('latin-1')} HTTP/{scope['http_version']}"
+    phrase = HTTPStatus(status).phrase if status in _KNOWN_STATUSES else ""
+    extra = {
+        "client_addr": address,
+        "request_line": line,
+        "status_code": status,
+        "status_phrase": phrase,
+        "request_id": identity.decode("latin-1"),
+    }
+    _access.info('%s - "%s" %d', address, line, status, extra=extra)

@@ -1,0 +1,94 @@
+"""A dialect at one endpoint, in one form for all: bytes to requests, responses to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.dialects import oip_rest, project
+from fairlead.domain.signature import DocumentSignature
+
+Headers = Mapping[bytes, bytes]
+Answer = tuple[bytes, int | None]  # the body, and how much of it is JSON if not all
+
+HEADER_LENGTH = b"inference-header-content-length"
+
+
+class Handler(Protocol):
+    """`decode` gives the requests of one call, and what `encode` must remember of it."""
+
+    def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], Any]:
+        """Raises FairleadError."""
+        ...
+
+    def encode(self, call: Any, responses: Sequence[InferResponse]) -> Answer:  # noqa: ANN401 - the handler's own
+        """Raises FairleadError."""
+        ...
+
+
+def project_handler(model: Model) -> Handler:
+    if isinstance(model.signature, DocumentSignature):
+        return _ProjectDocuments(model)
+    return _ProjectTensors(project.TensorCodec(model.signature))
+
+
+def oip_handler(model: Model, name: str, version: int) -> Handler:
+    if isinstance(model.signature, DocumentSignature):
+        return _OipDocuments(model, oip_rest.DocumentCodec(name, version))
+    return _OipTensors(oip_rest.TensorCodec(name, version, model.signature))
+
+
+class _ProjectTensors:
+    def __init__(self, codec: project.TensorCodec) -> None:
+        self._codec = codec
+
+    def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], InferRequest]:
+        del headers
+        request = self._codec.decode(body)
+        return (request,), request
+
+    def encode(self, call: InferRequest, responses: Sequence[InferResponse]) -> Answer:
+        return self._codec.encode(call, responses[0]), None
+
+
+class _ProjectDocuments:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], None]:
+        del headers
+        return (InferRequest(document=self._model.parse_document(body)),), None
+
+    def encode(self, call: None, responses: Sequence[InferResponse]) -> Answer:
+        del call
+        return self._model.dump_document(responses[0].document), None
+
+
+class _OipTensors:
+    def __init__(self, codec: oip_rest.TensorCodec) -> None:
+        self._codec = codec
+
+    def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], oip_rest.Call]:
+        call = self._codec.decode(body, headers.get(HEADER_LENGTH))
+        return (call.request,), call
+
+    def encode(self, call: oip_rest.Call, responses: Sequence[InferResponse]) -> Answer:
+        return self._codec.encode(call, responses[0])
+
+
+class _OipDocuments:
+    def __init__(self, model: Model, codec: oip_rest.DocumentCodec) -> None:
+        self._model = model
+        self._codec = codec
+
+    def decode(
+        self, body: bytes, headers: Headers
+    ) -> tuple[Sequence[InferRequest], oip_rest.DocumentCall]:
+        call = self._codec.decode(body, headers.get(HEADER_LENGTH))
+        parse = self._model.parse_document
+        return [InferRequest(document=parse(text)) for text in call.texts], call
+
+    def encode(self, call: oip_rest.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
+        dump = self._model.dump_document
+        return self._codec.encode(call, [dump(response.document) for response in responses])

@@ -1,0 +1,138 @@
+"""Metrics as OpenMetrics text: our own families by endpoint, and the families of S3-7 by route.
+
+Computed from the counts when somebody scrapes; nothing happens per request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from fairlead.domain.errors import Kind
+from fairlead.domain.ids import EndpointId
+from fairlead.server.stats import BUCKETS, RouteStats, Stats, Totals
+
+K = TypeVar("K")
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+_ENDPOINT = ["service", "line", "revision", "endpoint"]
+_ROUTE = ["method", "path", "app_name", "pod_name"]
+
+
+def exposition(stats: Stats, app_name: str, pod_name: str) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Families(list(stats), app_name, pod_name))
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
+    return text
+
+
+class _Families(Collector):
+    def __init__(self, routes: list[RouteStats], app_name: str, pod_name: str) -> None:
+        self._routes = routes
+        self._app = [app_name, pod_name]
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._by_endpoint()
+        yield from self._by_route()
+
+    def _by_endpoint(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("fairlead_requests", "Requests answered", labels=_ENDPOINT)
+        seconds = HistogramMetricFamily(
+            "fairlead_request_duration_seconds", "Time from request to answer", labels=_ENDPOINT
+        )
+        progress = GaugeMetricFamily(
+            "fairlead_requests_in_progress", "Requests being answered", labels=_ENDPOINT
+        )
+        errors = CounterMetricFamily(
+            "fairlead_errors", "Requests answered with an error", labels=[*_ENDPOINT, "kind"]
+        )
+        totals: dict[EndpointId, Totals] = {}
+        kinds: dict[tuple[EndpointId, Kind], int] = {}
+        for route in self._routes:
+            if route.endpoint is None:
+                continue
+            totals.setdefault(route.endpoint, Totals()).add(route)
+            for kind, count in route.errors.items():
+                key = (route.endpoint, kind)
+                kinds[key] = kinds.get(key, 0) + count
+        for endpoint, total in totals.items():
+            labels = _labels(endpoint)
+            requests.add_metric(labels, total.requests)
+            seconds.add_metric(labels, _buckets(total.buckets), total.seconds)
+            progress.add_metric(labels, total.in_progress)
+        for (endpoint, kind), count in kinds.items():
+            errors.add_metric([*_labels(endpoint), str(kind)], count)
+        yield from (requests, seconds, progress, errors)
+
+    def _by_route(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "fastapi_app_info", "The application", labels=["app_name", "pod_name"]
+        )
+        info.add_metric(self._app, 1)
+        requests = CounterMetricFamily("fastapi_requests", "Requests", labels=_ROUTE)
+        responses = CounterMetricFamily(
+            "fastapi_responses",
+            "Responses by status",
+            labels=["method", "path", "status_code", *_ROUTE[2:]],
+        )
+        seconds = HistogramMetricFamily(
+            "fastapi_requests_duration_seconds", "Time from request to answer", labels=_ROUTE
+        )
+        exceptions = CounterMetricFamily(
+            "fastapi_exceptions",
+            "Exceptions",
+            labels=["method", "path", "exception_type", *_ROUTE[2:]],
+        )
+        progress = GaugeMetricFamily(
+            "fastapi_requests_in_progress", "Requests being answered", labels=_ROUTE
+        )
+        for (method, path), routes in _grouped(self._routes).items():
+            labels = [method, path, *self._app]
+            total = Totals()
+            for route in routes:
+                total.add(route)
+            requests.add_metric(labels, total.requests)
+            seconds.add_metric(labels, _buckets(total.buckets), total.seconds)
+            progress.add_metric(labels, total.in_progress)
+            for status, count in _summed(route.statuses for route in routes).items():
+                responses.add_metric([method, path, str(status), *self._app], count)
+            for name, count in _summed(route.exceptions for route in routes).items():
+                exceptions.add_metric([method, path, name, *self._app], count)
+        yield from (info, requests, responses, seconds, exceptions, progress)
+
+
+def _labels(endpoint: EndpointId) -> list[str]:
+    return [endpoint.service, endpoint.line, endpoint.revision, endpoint.endpoint]
+
+
+def _grouped(routes: Iterable[RouteStats]) -> dict[tuple[str, str], list[RouteStats]]:
+    groups: dict[tuple[str, str], list[RouteStats]] = {}
+    for route in routes:
+        groups.setdefault((route.method, route.template), []).append(route)
+    return groups
+
+
+def _summed(counts: Iterable[dict[K, int]]) -> dict[K, int]:
+    total: dict[K, int] = {}
+    for each in counts:
+        for key, count in each.items():
+            total[key] = total.get(key, 0) + count
+    return total
+
+
+def _buckets(counts: list[int]) -> list[tuple[str, float]]:
+    """Counts per bucket as the cumulative counts of the exposition."""
+    found: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+        total += count
+        found.append((bound, total))
+    return found

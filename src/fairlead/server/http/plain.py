@@ -1,0 +1,162 @@
+"""Health, identity and metrics: answered without a framework, so that asking costs a worker nothing.
+
+`/livez` says that the process runs; ready is said only once every model here has proved itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, ServingSettings
+from fairlead.domain.errors import FairleadError
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.http.routes import HeaderList, ServedRevision
+from fairlead.server.stats import RouteStats
+
+_log = logging.getLogger(__name__)
+_JSON = b"application/json"
+_HEARTBEAT_SECONDS = 5.0
+
+Reply = tuple[int, bytes, bytes]  # status, content type, body
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """One path that is answered here."""
+
+    stats: RouteStats
+    reply: Callable[[], Awaitable[Reply]]
+    headers: HeaderList
+
+
+class PlainRoutes:
+    """The paths that are answered here, before and after models are loaded."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        settings: ServingSettings,
+        identity: Mapping[str, object],
+        pod_name: str,
+    ) -> None:
+        self.ready = False
+        self._plane = plane
+        self._settings = settings
+        self._identity = identity
+        self._pod_name = pod_name
+        self._served: Sequence[ServedRevision] = ()
+        self._paths: dict[bytes, Plain] = {}
+        self._add("/livez", self._live)
+        self._add("/healthz", self._ready)
+        self._add("/v2/health/live", self._live)
+        self._add("/v2/health/ready", self._ready)
+        self._add(METRICS_PATH, self._metrics)
+        self._add(IDENTITY_PATH, self._who)
+        if settings.add_liveness:
+            self._add(f"{settings.root}/live", self._project_live)
+        if settings.add_readiness:
+            self._add(f"{settings.root}/ready", self._project_ready)
+
+    def find(self, path: bytes) -> Plain | None:
+        return self._paths.get(path)
+
+    def serve(self, served: Sequence[ServedRevision]) -> None:
+        self._served = served
+        for one in served:
+            name, version = one.revision.service, one.artifact.manifest.ref.version
+            template = "/v2/models/{m}/ready"
+            self._add(f"/v2/models/{name}/ready", self._model_ready, template)
+            template = "/v2/models/{m}/versions/{v}/ready"
+            self._add(f"/v2/models/{name}/versions/{version}/ready", self._model_ready, template)
+        self.ready = True
+
+    def _add(
+        self, path: str, reply: Callable[[], Awaitable[Reply]], template: str | None = None
+    ) -> None:
+        self._paths[path.encode()] = Plain(
+            self._plane.stats.route(template or path, "GET"), reply, []
+        )
+
+    async def _live(self) -> Reply:
+        return _json({"live": True})
+
+    async def _ready(self) -> Reply:
+        return _json({"ready": self.ready}, 200 if self.ready else 503)
+
+    async def _model_ready(self) -> Reply:
+        return await self._ready()
+
+    async def _project_live(self) -> Reply:
+        if self._settings.betterstack_enable:
+            await _heartbeat(self._settings)
+        if self._settings.liveness_sample_inference:
+            return _json({"live": True}, 200 if await self._sample() else 503)
+        return await self._live()
+
+    async def _project_ready(self) -> Reply:
+        if self.ready and self._settings.readiness_sample_inference and not await self._sample():
+            return _json({"ready": False}, 503)
+        return await self._ready()
+
+    async def _sample(self) -> bool:
+        """Does every model here answer a golden example right now?"""
+        for endpoint in self._plane.endpoints():
+            try:
+                await endpoint.infer(endpoint.artifact.sample, endpoint.deadline_seconds)
+            except FairleadError as error:
+                _log.warning("%s did not answer its sample: %s", endpoint.id, error.message)
+                return False
+        return True
+
+    async def _metrics(self) -> Reply:
+        # prometheus_client costs memory that a worker nobody scrapes need not have.
+        from fairlead.server.http.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - see above
+
+        text = exposition(self._plane.stats, self._settings.fastapi_name, self._pod_name)
+        return 200, CONTENT_TYPE, text
+
+    async def _who(self) -> Reply:
+        import psutil  # noqa: PLC0415 - only who asks pays for it
+
+        served = [
+            {
+                "service": one.revision.service,
+                "line": one.revision.line,
+                "revision": one.revision.revision,
+                "digest": one.artifact.digest,
+                "inline": one.artifact.profile.inline,
+                "run_microseconds": round(one.artifact.profile.run_microseconds, 1),
+            }
+            for one in self._served
+        ]
+        document = {
+            **self._identity,
+            "pid": os.getpid(),
+            "ready": self.ready,
+            "rss_bytes": psutil.Process().memory_info().rss,
+            **(served[0] if len(served) == 1 else {}),
+            "serves": served,
+        }
+        return _json(document)
+
+
+async def _heartbeat(settings: ServingSettings) -> None:
+    """Tell the uptime service that we live; that it cannot be reached is not our death."""
+    import httpx  # noqa: PLC0415 - off by default, and a client is not small
+
+    url = settings.betterstack_base_url + settings.betterstack_api_token
+    try:
+        async with asyncio.timeout(_HEARTBEAT_SECONDS), httpx.AsyncClient() as client:
+            await client.post(url)
+    except (httpx.HTTPError, TimeoutError) as error:
+        _log.warning("the heartbeat was not delivered: %s", type(error).__name__)
+
+
+def _json(document: Mapping[str, object], status: int = 200) -> Reply:
+    return status, _JSON, msgspec.json.encode(document)

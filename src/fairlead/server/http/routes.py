@@ -1,0 +1,172 @@
+"""The tables of the hot routes, made once when models are loaded: path as sent to endpoint and handler.
+
+A path may lead to several revisions of a service (stand-alone only); then the header Accept-Version
+chooses, and a version that is not here is an error, never another version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fairlead.api.worker import ServingSettings, WorkerSpec
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
+from fairlead.domain.versions import version_key
+from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.http.errors import shape_for
+from fairlead.server.http.handlers import (
+    HEADER_LENGTH,
+    Handler,
+    Headers,
+    oip_handler,
+    project_handler,
+)
+from fairlead.server.loading import LoadedArtifact
+from fairlead.server.stats import RouteStats
+
+T = TypeVar("T")
+HeaderList = list[tuple[bytes, bytes]]
+ACCEPT_VERSION = b"accept-version"
+_BY_ARTIFACT_VERSION = "/versions/{v}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRevision:
+    """A revision that is loaded here."""
+
+    spec: WorkerSpec
+    artifact: LoadedArtifact
+
+    @property
+    def revision(self) -> RevisionId:
+        return self.spec.revision
+
+    def headers(self) -> HeaderList:
+        """What says who answered, on every answer."""
+        return [
+            (b"x-served-version", self.revision.served_version.encode()),
+            (b"x-artifact-digest", self.artifact.digest.encode()),
+        ]
+
+
+class HotRoute:
+    """One path of one endpoint, with all that an answer needs and does not depend on the request."""
+
+    __slots__ = (
+        "binary_headers",
+        "deadline_seconds",
+        "endpoint",
+        "error_body",
+        "handler",
+        "json_headers",
+        "stats",
+        "statuses",
+    )
+
+    def __init__(
+        self, endpoint: Endpoint, handler: Handler, served: ServedRevision, stats: RouteStats
+    ) -> None:
+        self.endpoint = endpoint
+        self.handler = handler
+        self.deadline_seconds = served.spec.deadline_seconds
+        self.stats = stats
+        self.statuses, self.error_body = shape_for(stats.template.encode())
+        self.json_headers = [(b"content-type", b"application/json"), *served.headers()]
+        self.binary_headers = [(b"content-type", b"application/octet-stream"), *served.headers()]
+
+    def binary(self, json_length: int) -> HeaderList:
+        """The headers of an answer whose first `json_length` bytes are JSON."""
+        return [*self.binary_headers, (HEADER_LENGTH, b"%d" % json_length)]
+
+
+class ByVersion(Generic[T]):
+    """What answers, by version word; or one for all, where a gateway has chosen already."""
+
+    __slots__ = ("_by_word", "elsewhere", "only")
+
+    def __init__(self) -> None:
+        self.only: T | None = None
+        self.elsewhere: set[str] = set()  # words that are right for the service, not for this path
+        self._by_word: dict[str, T] = {}
+
+    def put(self, served: ServedRevision, item: T, *, versioned: bool) -> None:
+        """What is put later is what less exact words mean."""
+        if not versioned:
+            self.only = item
+            return
+        for word in (served.revision.served_version, served.revision.line, LATEST):
+            self._by_word[word] = item
+
+    def choose(self, headers: Headers) -> T:
+        """Raises Refused: NOT_FOUND with the versions that are here, INVALID for a contradiction."""
+        if self.only is not None:
+            return self.only
+        word = headers.get(ACCEPT_VERSION, LATEST.encode()).decode("latin-1")
+        item = self._by_word.get(word)
+        if item is not None:
+            return item
+        if word in self.elsewhere:
+            message = (
+                f"the path asks for one version, Accept-Version for {word}: send one of the two"
+            )
+            raise Refused(Kind.INVALID, message)
+        versions = sorted((one for one in self._by_word if "." in one), key=version_key)
+        raise Refused(
+            Kind.NOT_FOUND, f"no version {word!r:.80} here; versions: {', '.join(versions)}"
+        )
+
+
+HotPath = ByVersion[HotRoute]
+
+
+def in_order(served: Sequence[ServedRevision]) -> list[ServedRevision]:
+    """The highest version of each line and service last."""
+    return sorted(served, key=lambda one: version_key(one.revision.served_version))
+
+
+def hot_paths(
+    served: Sequence[ServedRevision],
+    plane: DataPlane,
+    settings: ServingSettings,
+    *,
+    versioned: bool,
+) -> dict[bytes, HotPath]:
+    """Every path that runs a model. `versioned`: Accept-Version is ours to judge (no gateway has)."""
+    table: dict[bytes, HotPath] = {}
+    words: dict[str, set[str]] = {}
+    for one in in_order(served):
+        known = words.setdefault(one.revision.service, set())
+        known |= {one.revision.served_version, one.revision.line}
+        for path, route in _routes(one, plane, settings):
+            hot = table.setdefault(path.encode(), HotPath())
+            hot.put(one, route, versioned=versioned)
+            if _BY_ARTIFACT_VERSION in route.stats.template:
+                hot.elsewhere = known
+    return table
+
+
+def _routes(
+    served: ServedRevision, plane: DataPlane, settings: ServingSettings
+) -> Iterator[tuple[str, HotRoute]]:
+    name = served.revision.service
+    model = served.artifact.model
+    version = served.artifact.manifest.ref.version
+    predict = project_handler(model)
+    infer = oip_handler(model, name, version)
+    standard = [
+        ("/v2/models/{m}/infer", infer),
+        (f"/v2/models/{{m}}{_BY_ARTIFACT_VERSION}/infer", infer),
+    ]
+    if settings.add_model_predict:
+        standard.append((f"{settings.root}/model/{{m}}/predict", predict))
+    for one in served.spec.endpoints:
+        endpoint = plane.find(served.spec.endpoint_id(one.name))
+        routes = [(path, predict) for path in one.paths]
+        if one.name == DEFAULT_ENDPOINT:
+            routes += standard
+        for template, handler in routes:
+            stats = plane.stats.route(template, "POST", endpoint.id)
+            path = template.replace("{m}", name).replace("{v}", str(version))
+            yield path, HotRoute(endpoint, handler, served, stats)

@@ -1,0 +1,203 @@
+"""From an artifact on disk to a model that has proved itself.
+
+Every file is checked against the manifest before anything is loaded; then the model is loaded, answers
+its golden examples, and is timed: a run short enough goes onto the event loop later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import json
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairlead.api.inference import InferRequest, Model
+from fairlead.dialects import project
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.golden import Golden, golden_from_bytes
+from fairlead.domain.manifest import Manifest, manifest_from_bytes
+from fairlead.domain.signature import TensorSignature
+from fairlead.engines.loading import load_model
+from fairlead.engines.proof import differences, prove, request_of
+from fairlead.kits.clock import Clock
+from fairlead.server.threads import Threads
+
+MANIFEST = "manifest.json"
+INLINE_LIMIT_MICROSECONDS = 50.0  # above it, waiting requests feel the run of another
+_INLINE_ROOM = 4  # how much larger than the largest golden example a request may be to run inline
+_SMALLEST_ROOM_BYTES = 4096
+_RUNS = 50
+_TIMING_SECONDS = 0.1  # per example: a slow model is not run 50 times
+_CHUNK_BYTES = 1024 * 1024
+
+
+class Damaged(Refused):
+    """An artifact on disk is not what its manifest says."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Kind.CONFLICT, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How long a golden example takes, and what may therefore run on the event loop."""
+
+    run_microseconds: float
+    inline: bool
+    inline_elements: int
+    inline_bytes: int
+
+
+@dataclass(slots=True)
+class LoadedArtifact:
+    """A proved model, its threads, and what is known of it.
+
+    `sample` and `example` are its first golden example: as a request, and as the project API would be sent it.
+    `busy` counts runs in threads.
+    """
+
+    directory: Path
+    manifest: Manifest
+    digest: str
+    model: Model
+    threads: Threads
+    profile: Profile
+    sample: InferRequest
+    example: Any
+    busy: int = 0
+
+    def close(self) -> None:
+        self.threads.close()
+        self.model.close()
+
+
+async def load_artifact(directory: Path, digest: str, threads: int, clock: Clock) -> LoadedArtifact:
+    """Verify, load, prove and time; raises Damaged, or FairleadError for a model that does not do its job."""
+    manifest = await asyncio.to_thread(verify, directory, digest)
+    golden = golden_from_bytes((directory / manifest.golden).read_bytes(), manifest.golden)
+    # A plain model is loaded in a thread of its pool: some libraries want to stay in theirs.
+    pool = Threads(manifest.ref.name, 1)
+    model = await asyncio.wrap_future(
+        pool.submit(lambda: load_model(directory, manifest, threads=threads))
+    )
+    if model.concurrent:
+        pool.close()
+        pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
+    try:
+        _check_signature(model, manifest)
+        profile = await _proved(model, golden, pool, clock)
+    except BaseException:
+        pool.close()
+        model.close()
+        raise
+    first = golden.examples[0]
+    return LoadedArtifact(
+        directory,
+        manifest,
+        manifest.digest,
+        model,
+        pool,
+        profile,
+        request_of(model, first),
+        project.example_body(model.signature, first.request),
+    )
+
+
+def _check_signature(model: Model, manifest: Manifest) -> None:
+    """Tensors must be what was published; the schema of documents is words that vary with a library's version."""
+    if isinstance(model.signature, TensorSignature) and model.signature != manifest.signature:
+        message = "the model's tensors are not the ones in its manifest: publish it again"
+        raise Refused(Kind.MODEL, message)
+
+
+def verify(directory: Path, digest: str) -> Manifest:
+    """Check the manifest against the digest and every file against the manifest; raises Damaged."""
+    try:
+        manifest = manifest_from_bytes((directory / MANIFEST).read_bytes())
+    except OSError as error:
+        raise Damaged(f"{directory}: {MANIFEST} cannot be read: {error.strerror}") from None
+    except FairleadError as error:
+        raise Damaged(f"{directory}: {error.message}") from None
+    if manifest.digest != digest:
+        raise Damaged(f"{directory}: {MANIFEST} has the digest {manifest.digest}, not {digest}")
+    named = {file.path for file in manifest.files} | {MANIFEST}
+    for path in directory.rglob("*"):
+        if not path.is_dir() and path.relative_to(directory).as_posix() not in named:
+            raise Damaged(f"{path} is not in the manifest: an artifact holds nothing else")
+    for file in manifest.files:
+        _verify_file(directory / file.path, file.size, file.sha256)
+    return manifest
+
+
+def _verify_file(path: Path, size: int, sha256: str) -> None:
+    digest = hashlib.sha256()
+    found = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                found += len(chunk)
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from None
+    if found != size:
+        raise Damaged(f"{path} has {found} bytes, the manifest says {size}")
+    if digest.hexdigest() != sha256:
+        raise Damaged(f"{path} has the SHA-256 {digest.hexdigest()}, the manifest says {sha256}")
+
+
+async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> Profile:
+    requests = [request_of(model, example) for example in golden.examples]
+    if inspect.iscoroutinefunction(model.infer):
+        await prove(model, golden)
+        return Profile(
+            await _time_async(model, requests, clock),
+            inline=False,
+            inline_elements=0,
+            inline_bytes=0,
+        )
+
+    def in_thread() -> float:
+        asyncio.run(prove(model, golden))
+        return max(_time(model, request, clock) for request in requests)
+
+    microseconds = await asyncio.wrap_future(pool.submit(in_thread))
+    # Once more on the event loop's own thread, which not every library likes.
+    inline = microseconds < INLINE_LIMIT_MICROSECONDS and not await differences(model, golden)
+    sizes = [len(json.dumps(example.request)) for example in golden.examples]
+    return Profile(
+        microseconds,
+        inline,
+        inline_elements=_INLINE_ROOM * max(map(_elements, requests)),
+        inline_bytes=max(_SMALLEST_ROOM_BYTES, _INLINE_ROOM * max(sizes)),
+    )
+
+
+def _time(model: Model, request: InferRequest, clock: Clock) -> float:
+    """The median of some runs, in microseconds; the proof was the warm-up."""
+    seconds: list[float] = []
+    stop = clock.monotonic() + _TIMING_SECONDS
+    while len(seconds) < _RUNS and (not seconds or clock.monotonic() < stop):
+        start = clock.monotonic()
+        model.infer(request)
+        seconds.append(clock.monotonic() - start)
+    return statistics.median(seconds) * 1e6
+
+
+async def _time_async(model: Model, requests: list[InferRequest], clock: Clock) -> float:
+    seconds = []
+    for request in requests:
+        start = clock.monotonic()
+        answer = model.infer(request)
+        if inspect.isawaitable(answer):
+            await answer
+        seconds.append(clock.monotonic() - start)
+    return max(seconds) * 1e6
+
+
+def _elements(request: InferRequest) -> int:
+    return sum(tensor.size for tensor in request.tensors.values())

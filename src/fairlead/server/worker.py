@@ -1,0 +1,161 @@
+"""A worker: one process, one revision, one unix socket.
+
+It listens at once (so `/livez` tells that it runs), loads and proves its model, and only then is ready. It
+ends on SIGTERM or SIGINT, or when its owner is gone, after the requests under way are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+from fairlead.api.worker import WorkerSpec
+from fairlead.domain.errors import FairleadError
+from fairlead.kits.clock import Clock
+from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.http.app import ServerApp
+from fairlead.server.http.routes import ServedRevision
+from fairlead.server.http.serve import Listen, Socket, serve
+from fairlead.server.loading import Damaged, LoadedArtifact, load_artifact
+
+_log = logging.getLogger(__name__)
+
+DONE = 0
+FAILED = 1  # the model cannot be loaded, or does not give its golden answers
+DAMAGED = 3  # the files are not those of the manifest: another copy may be
+
+
+@dataclass(slots=True)
+class _Outcome:
+    code: int = DONE
+
+
+async def run_worker(spec: WorkerSpec, clock: Clock) -> int:
+    """Serve one revision until told to stop; returns the process's exit code."""
+    if spec.socket is None:
+        raise ValueError("a worker needs a socket")
+    stop = asyncio.Event()
+    with stop_signals(stop), _owner(spec.life_fd, stop):
+        listen = Listen(uds=spec.socket)
+        identity = {
+            "worker": spec.worker,
+            "service": spec.revision.service,
+            "line": spec.revision.line,
+            "revision": spec.revision.revision,
+            "digest": spec.digest,
+        }
+        return await serve_revisions([spec], listen, clock, identity, stop)
+
+
+async def serve_revisions(
+    specs: Sequence[WorkerSpec],
+    listen: Listen,
+    clock: Clock,
+    identity: Mapping[str, object],
+    stop: asyncio.Event,
+) -> int:
+    """Listen, load everything, be ready, serve until `stop`; the settings are the first revision's."""
+    first = specs[0]
+    plane = DataPlane()
+    app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
+    outcome = _Outcome()
+    try:
+        at = Socket(listen)
+    except FairleadError as error:
+        _log.error("%s", error, extra={"event": "worker"})
+        return FAILED
+    try:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(
+                serve(app, at, stop=stop, drain_seconds=first.drain_seconds)
+            )
+            loading = group.create_task(_load(specs, plane, app, clock, outcome, stop))
+            serving.add_done_callback(lambda _: loading.cancel())
+    finally:
+        plane.close()
+    return outcome.code
+
+
+async def _load(
+    specs: Sequence[WorkerSpec],
+    plane: DataPlane,
+    app: ServerApp,
+    clock: Clock,
+    outcome: _Outcome,
+    stop: asyncio.Event,
+) -> None:
+    """Load every revision; if one cannot be, nothing is served and the process ends."""
+    artifacts: dict[str, LoadedArtifact] = {}
+    served = []
+    for spec in specs:
+        start = clock.monotonic()
+        try:
+            if spec.digest not in artifacts:
+                artifacts[spec.digest] = await load_artifact(
+                    spec.artifact, spec.digest, spec.threads, clock
+                )
+        except Exception as error:  # noqa: BLE001 - whatever a model's library raises ends this worker with a line
+            outcome.code = DAMAGED if isinstance(error, Damaged) else FAILED
+            unexpected = None if isinstance(error, FairleadError) else error
+            _log.error(
+                "%s is not served: %s",
+                spec.revision,
+                error,
+                exc_info=unexpected,
+                extra={"event": "worker", "digest": spec.digest},
+            )
+            stop.set()
+            return
+        artifact = artifacts[spec.digest]
+        for one in spec.endpoints:
+            identity = spec.endpoint_id(one.name)
+            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds))
+        served.append(ServedRevision(spec, artifact))
+        _log.info(
+            "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",
+            spec.revision,
+            clock.monotonic() - start,
+            artifact.profile.run_microseconds,
+            "on the event loop" if artifact.profile.inline else "in a thread",
+            extra={"digest": spec.digest},
+        )
+    app.serve(served, versioned=specs[0].socket is None)
+
+
+@contextlib.contextmanager
+def stop_signals(stop: asyncio.Event) -> Generator[None, None, None]:
+    """Let SIGTERM and SIGINT set `stop` while inside."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _owner(life_fd: int | None, stop: asyncio.Event) -> Generator[None, None, None]:
+    """Set `stop` when the other end of `life_fd` is closed: its holder is gone."""
+    if life_fd is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(life_fd, 1):
+            loop.remove_reader(life_fd)
+            stop.set()
+
+    os.set_blocking(life_fd, False)
+    loop.add_reader(life_fd, readable)
+    try:
+        yield
+    finally:
+        loop.remove_reader(life_fd)

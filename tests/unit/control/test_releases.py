@@ -1,0 +1,218 @@
+"""Planning and applying releases, over values and over a store in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fairlead.adapters.memory.secrets import MemorySecrets
+from fairlead.adapters.memory.store import MemoryObjectStore
+from fairlead.adapters.store.catalogs import StoredCatalogs
+from fairlead.control import catalogs as changing
+from fairlead.control import keys, releases
+from fairlead.control.releases import SourcedRelease
+from fairlead.domain.catalog import Catalog, with_pin, with_traffic
+from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Refused
+from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.manifest import Manifest, ManifestFile
+from fairlead.domain.release import TrafficShare, release_from_document
+from fairlead.domain.signature import DocumentSignature
+from fairlead.kits.clock import FakeClock
+
+
+class Published:
+    """Artifacts by reference, as the port wants them."""
+
+    def __init__(self, *refs: ArtifactRef) -> None:
+        self._refs = refs
+
+    def manifest(self, ref: ArtifactRef) -> Manifest:
+        if ref not in self._refs:
+            raise FairleadError(f"the store has no artifact {ref}", kind=Kind.NOT_FOUND)
+        file = ManifestFile("model.onnx", 3 << 20, f"{ref.version:064x}")
+        return Manifest(ref, "onnx", "model.onnx", (file,), DocumentSignature(), "model.onnx")
+
+    def refs(self) -> list[ArtifactRef]:
+        return list(self._refs)
+
+    def read(self, sha256: str, start: int, length: int) -> bytes:
+        raise AssertionError("planning reads no file")
+
+
+ARTIFACTS = Published(*[ArtifactRef("speech", version) for version in range(1, 6)])
+
+
+def release(version: str = "1", source: str = "", **changes: Any) -> SourcedRelease:
+    document = {"service": "speech", "model": "v9", "version": version, "artifact": f"speech/{version}"} | changes
+    name = source or f"v9.{version}.yaml"
+    return SourcedRelease(name, release_from_document(document, name))
+
+
+def split(**percents: int) -> list[dict[str, Any]]:
+    return [{"tag": tag[1:], "percent": percent} for tag, percent in percents.items()]
+
+
+@pytest.fixture
+def catalogs() -> StoredCatalogs:
+    return StoredCatalogs(MemoryObjectStore(), FakeClock())
+
+
+def apply(catalogs: StoredCatalogs, *those: SourcedRelease) -> releases.Plan:
+    return releases.apply(catalogs, ARTIFACTS, FakeClock(), list(those))[0]
+
+
+def test_a_first_release_makes_service_revision_traffic_and_pin(catalogs: StoredCatalogs) -> None:
+    plan = apply(catalogs, release())
+    assert plan.changes == (
+        "+ service speech, pinned to its first line v9",
+        f"+ revision speech/v9.1 from artifact speech/1 (3.0 MiB, {ARTIFACTS.manifest(ArtifactRef('speech', 1)).digest[:19]}…)",
+        "~ traffic speech/v9: none -> 1=100",
+    )
+    catalog = catalogs.read()
+    assert set(catalog.live()) == {RevisionId("speech", "v9", "1")}
+    assert catalog.services["speech"].pin.line == "v9"
+    assert not catalog.services["speech"].pin.by_hand
+
+
+def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(catalogs: StoredCatalogs) -> None:
+    canary = release("2", traffic=split(r1=90, r2=10))
+    apply(catalogs, canary, release("1"))
+    assert catalogs.read().line(LineId("speech", "v9")).traffic == (TrafficShare("1", 90), TrafficShare("2", 10))
+
+
+def test_the_same_files_again_change_nothing_and_commands_stand(catalogs: StoredCatalogs) -> None:
+    those = [release("1"), release("2", traffic=split(r1=90, r2=10))]
+    apply(catalogs, *those)
+    line = LineId("speech", "v9")
+    moved = (TrafficShare("1", 50), TrafficShare("2", 50))
+    changing.change(catalogs, FakeClock(), lambda catalog: with_traffic(catalog, line, moved), "by hand")
+    before = catalogs.read()
+    plan = apply(catalogs, *those)
+    assert plan.changes == ()
+    assert plan.drift == ("! drift speech/v9: the file says 1=90 2=10, the catalog 1=50 2=50",)
+    assert catalogs.read() == before
+
+
+def test_a_changed_file_moves_traffic_and_says_what_serves_no_more(catalogs: StoredCatalogs) -> None:
+    apply(catalogs, release("1"), release("2", traffic=split(r1=90, r2=10)))
+    plan = apply(catalogs, release("2", traffic=split(r2=100)))
+    assert plan.changes == (
+        "~ traffic speech/v9: 1=90 2=10 -> 2=100",
+        "- revision speech/v9.1 serves no more once the new ones are ready",
+    )
+    assert apply(catalogs, release("1", traffic=split(r1=100))).changes == ()  # what was last applied for it
+    back = apply(catalogs, release("1", traffic=split(r1=90, r2=10)))
+    assert back.changes == ("~ traffic speech/v9: 2=100 -> 1=90 2=10",)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"artifact": "speech/3"}, "artifact (-speech/1 +speech/3)"),
+        ({"endpoints": {"predict": {"concurrency": 3}}}, "endpoints"),
+    ],
+)
+def test_a_revision_never_changes(catalogs: StoredCatalogs, change: dict[str, Any], told: str) -> None:
+    apply(catalogs, release("1"))
+    before = catalogs.read()
+    with pytest.raises(InvalidInput) as caught:
+        apply(catalogs, release("1", **change))
+    assert str(caught.value) == (
+        "v9.1.yaml: version: speech/v9.1 exists already and revisions never change, "
+        f"but this file changes its {told}; give the new revision a version of its own"
+    )
+    assert catalogs.read() == before
+
+
+@pytest.mark.parametrize(
+    ("those", "message"),
+    [
+        (
+            [release("2", traffic=split(r1=90, r2=10))],
+            "v9.2.yaml: traffic: line speech/v9 has no revision '1'; revisions: 2; "
+            "apply the file that creates that revision first, or with this one",
+        ),
+        ([release("9")], "v9.9.yaml: artifact: the store has no artifact speech/9"),
+        (
+            [release("1", service=None)],
+            "v9.1.yaml: service: is missing; say which service this line belongs to: service: speech",
+        ),
+        (
+            [release("1", artifact=None, image="repo/image@sha256:0")],
+            "v9.1.yaml: artifact: is missing; this target runs artifacts: artifact: <name>/<version>",
+        ),
+        (
+            [release("1", endpoints={"predict": {"paths": ["/v2/models/x/infer"]}})],
+            "v9.1.yaml: endpoints.predict.paths: /v2/models/x/infer is a path of Fairlead's own; choose another path",
+        ),
+        (
+            [
+                release("1", endpoints={"predict": {"paths": ["/say"]}}),
+                release("2", source="other.yaml", service="other", endpoints={"predict": {"paths": ["/say"]}}),
+            ],
+            "v9.1.yaml: endpoints.predict.paths: /say of line v9 belongs to service other; choose another path or line",
+        ),
+    ],
+)
+def test_a_release_that_cannot_be_applied_is_refused_and_nothing_changes(
+    catalogs: StoredCatalogs, those: list[SourcedRelease], message: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        apply(catalogs, *those)
+    assert str(caught.value) == message
+    assert catalogs.read() == Catalog()
+
+
+def test_planning_writes_nothing(catalogs: StoredCatalogs) -> None:
+    manifests = releases.manifests_of(ARTIFACTS, [release()])
+    plan = releases.plan(catalogs.read(), [release()], manifests, 0.0)
+    assert plan.changes
+    assert catalogs.read() == Catalog()
+
+
+def test_a_command_about_something_unknown_lists_what_there_is(catalogs: StoredCatalogs) -> None:
+    apply(catalogs, release())
+    catalog = catalogs.read()
+    for line, message in [
+        (LineId("speach", "v9"), "there is no service 'speach'; services: speech"),
+        (LineId("speech", "v8"), "service 'speech' has no line 'v8'; lines: v9"),
+    ]:
+        with pytest.raises(Refused) as caught:
+            with_pin(catalog, line)
+        assert str(caught.value) == message
+
+
+class TestKeys:
+    def test_a_secret_is_kept_beside_the_catalog_and_never_in_it(self) -> None:
+        store, secrets = MemoryObjectStore(), MemorySecrets()
+        catalogs = StoredCatalogs(store, FakeClock())
+        secret = keys.create(catalogs, secrets, FakeClock(), "demo", ())
+        assert secrets.read() == {"demo": secret}
+        assert len(secret) >= 43
+        assert not any(secret.encode() in store.get(one.key)[0] for one in store.list(""))
+
+    def test_rotating_replaces_the_secret_and_revoking_removes_both(self, catalogs: StoredCatalogs) -> None:
+        secrets = MemorySecrets()
+        first = keys.create(catalogs, secrets, FakeClock(), "demo", ())
+        fingerprint = catalogs.read().key("demo").fingerprint
+        second = keys.rotate(catalogs, secrets, FakeClock(), "demo")
+        assert secrets.read() == {"demo": second} != {"demo": first}
+        assert catalogs.read().key("demo").fingerprint != fingerprint
+        keys.revoke(catalogs, secrets, FakeClock(), "demo")
+        assert secrets.read() == {}
+        assert catalogs.read().keys == {}
+
+    def test_what_cannot_be_is_refused(self, catalogs: StoredCatalogs) -> None:
+        secrets = MemorySecrets()
+        keys.create(catalogs, secrets, FakeClock(), "demo", ())
+        for action, message in [
+            (lambda: keys.create(catalogs, secrets, FakeClock(), "demo", ()), "a key 'demo' already"),
+            (lambda: keys.create(catalogs, secrets, FakeClock(), "a b", ()), "no key's name"),
+            (lambda: keys.create(catalogs, secrets, FakeClock(), "x", ("nobody",)), "no service 'nobody'"),
+            (lambda: keys.rotate(catalogs, secrets, FakeClock(), "other"), "no key 'other'; keys: demo"),
+            (lambda: keys.revoke(catalogs, secrets, FakeClock(), "other"), "no key 'other'; keys: demo"),
+        ]:
+            with pytest.raises(Refused, match=message):
+                action()
+        assert set(secrets.read()) == {"demo"}
