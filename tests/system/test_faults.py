@@ -1,0 +1,155 @@
+"""kill -9 at the worst moment, under load: the truth within 2 s, no hang, no wrong answer, full service within 5 s."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.load import constant_load
+from support.running import Fairlead, fairlead, until
+
+PATH = "/v1/model/sentiment/predict"
+BODY = {"instances": ["what a lovely day"]}
+VERSION = {"Accept-Version": "v1.1"}
+TRUTH_SECONDS = 2.0
+RECOVERY_SECONDS = 5.0
+DEADLINE_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def running(models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
+    mine = [path for path in releases if "sentiment" in path]
+    with fairlead(tmp_path_factory.mktemp("faults"), *mine, "--models", str(models)) as found:
+        yield found
+
+
+def load(running: Fairlead):
+    return constant_load(running.port, PATH, BODY, {"X-Api-Key": running.key, **VERSION})
+
+
+def one(running: Fairlead, *words: str) -> psutil.Process:
+    """The process that has all these arguments."""
+    found = [
+        process
+        for process in running.processes()
+        if all(word in process.cmdline() for word in words)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def envoy_of(running: Fairlead) -> psutil.Process:
+    (found,) = [process for process in running.processes() if process.name() == "envoy"]
+    return found
+
+
+def kill(process: psutil.Process) -> float:
+    os.kill(process.pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def until_serves(running: Fairlead, since: float) -> float:
+    """Seconds until requests are answered and the health is good again."""
+    until(lambda: running.healthy() and running.ask(PATH, BODY, **{"Accept_Version": "v1.1"}).status == 200, 15, "service")
+    return time.monotonic() - since
+
+
+def test_a_killed_worker_is_told_and_replaced(running: Fairlead, record_property) -> None:
+    until(running.healthy, 15, "healthy")
+    victim = running.replicas()["sentiment/v1.1"]["pid"]
+    with load(running) as outcome:
+        until(lambda: running.healthy(), 5, "load runs")
+        killed = kill(psutil.Process(victim))
+        told = until(
+            lambda: (found := running.health()) and (found["http"] == 503 or found.get("status") != "ok") and time.monotonic(),
+            TRUTH_SECONDS,
+            "/healthz says that the revision is not served",
+        )
+        full = until_serves(running, killed)
+    record_property("told_seconds", told - killed)
+    record_property("full_seconds", full)
+    assert full < RECOVERY_SECONDS
+    assert outcome.recovered_after(killed) < RECOVERY_SECONDS
+    assert {version for _, status, version, _, _ in outcome.answers if status == 200} == {"v1.1"}
+    assert set(outcome.statuses) <= {200, 503}
+    assert outcome.slowest < DEADLINE_SECONDS
+    assert running.replicas()["sentiment/v1.1"]["pid"] != victim
+
+
+def test_other_revisions_serve_on_while_one_worker_is_dead(running: Fairlead) -> None:
+    until(running.healthy, 15, "healthy")
+    victim = running.replicas()["sentiment/v1.2"]["pid"]
+    with load(running) as outcome:
+        killed = kill(psutil.Process(victim))
+        until_serves(running, killed)
+    assert outcome.failed == []
+
+
+def test_a_killed_envoy_is_started_again(running: Fairlead) -> None:
+    until(running.healthy, 15, "healthy")
+    with load(running) as outcome:
+        killed = kill(envoy_of(running))
+        full = until_serves(running, killed)
+    assert full < RECOVERY_SECONDS
+    assert outcome.recovered_after(killed) < RECOVERY_SECONDS
+    assert {version for _, status, version, _, _ in outcome.answers if status == 200} == {"v1.1"}
+
+
+def test_a_killed_agent_costs_nobody_an_answer_and_its_workers_are_adopted(running: Fairlead) -> None:
+    until(running.healthy, 15, "healthy")
+    workers = {name: replica["pid"] for name, replica in running.replicas().items()}
+    with load(running) as outcome:
+        killed = kill(one(running, "fairlead", "agent"))
+        until(lambda: "adopted" in running.told(), 10, "the next agent adopts")
+        full = until_serves(running, killed)
+    assert full < RECOVERY_SECONDS
+    assert outcome.failed == []
+    assert {name: replica["pid"] for name, replica in running.replicas().items()} == workers
+
+
+def test_a_silent_agent_is_told_within_two_seconds(running: Fairlead) -> None:
+    until(running.healthy, 15, "healthy")
+    agent = one(running, "fairlead", "agent")
+    agent.suspend()
+    try:
+        until(
+            lambda: (found := running.health()) and found.get("status") == "degraded" and found["http"] == 200,
+            TRUTH_SECONDS + 0.5,
+            "/healthz says that the agent is silent",
+        )
+        assert running.ask(PATH, BODY).status == 200
+    finally:
+        agent.resume()
+    until(running.healthy, 10, "healthy")
+
+
+def test_a_killed_gateway_process_costs_nobody_an_answer(running: Fairlead) -> None:
+    until(running.healthy, 15, "healthy")
+    envoy = envoy_of(running).pid
+    with load(running) as outcome:
+        killed = kill(one(running, "fairlead", "gateway"))
+        full = until_serves(running, killed)
+    assert full < RECOVERY_SECONDS
+    assert outcome.failed == []
+    assert envoy_of(running).pid == envoy
+
+
+def test_a_stopped_worker_holds_nobody_past_the_deadline(running: Fairlead) -> None:
+    """A worker that hangs (SIGSTOP) is found out: /healthz tells it."""
+    until(running.healthy, 15, "healthy")
+    worker = psutil.Process(running.replicas()["sentiment/v1.2"]["pid"])
+    worker.suspend()
+    try:
+        until(
+            lambda: (found := running.health()) and found["http"] == 503,
+            TRUTH_SECONDS + 0.5,
+            "/healthz says that the worker does not answer",
+        )
+    finally:
+        worker.resume()
+    until(running.healthy, 15, "healthy")

@@ -1,0 +1,178 @@
+"""The life of `fairlead up`: start, stop, start again, and everything that can be in its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.running import FAIRLEAD, Fairlead, until
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Fairlead]:
+    """A project as `fairlead init` writes it."""
+    directory = tmp_path / "project"
+    subprocess.run([*FAIRLEAD, "init", str(directory)], check=True, timeout=30, capture_output=True)
+    running = Fairlead(directory)
+    yield running
+    running.close()
+
+
+def gone(running: Fairlead) -> bool:
+    return not running.processes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_new_project_serves_and_leaves_nothing_behind(project: Fairlead, number: int) -> None:
+    project.start()
+    reply = project.ask("/v1/model/reading-time/predict", {"text": "one two three"})
+    assert (reply.status, reply.json) == (200, {"words": 3, "minutes": 0.01})
+    assert project.healthy()
+    assert project.stop(number) == 0
+    assert "nothing is left running" in project.told()
+    assert gone(project)
+    assert not (project.home / "up.json").exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", project.port), 1)
+
+
+def test_a_second_start_keeps_what_was_moved_by_hand(project: Fairlead) -> None:
+    project.start()
+    project.cli("kill", "reading-time")
+    key = project.key
+    project.stop()
+    again = project.start(seconds=20)
+    assert again < 15  # the figure that counts is measured by hand and reported; this only catches a hang
+    assert project.key == key
+    assert project.ask("/v1/model/reading-time/bio").status == 503
+    assert "published" not in project.told().split("starting in")[-1]
+
+
+def test_killing_up_itself_leaves_nothing_running(project: Fairlead) -> None:
+    project.start()
+    assert project.process is not None
+    os.kill(project.process.pid, signal.SIGKILL)
+    project.process.wait(10)
+    until(lambda: gone(project), 20, f"everything ended: {project.processes()}")
+    project.start()
+    assert project.healthy()
+
+
+def test_a_busy_port_is_named(project: Fairlead) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", project.port))
+        taken.listen()
+        project.start(ready=False)
+        assert project.process is not None
+        assert project.process.wait(60) == 1
+    assert f"cannot listen on 127.0.0.1:{project.port} (address already in use)" in project.told()
+    assert "FAIRLEAD_PORT" in project.told()
+    assert gone(project)
+
+
+def test_a_second_up_in_the_same_home_is_refused(project: Fairlead) -> None:
+    project.start()
+    done = project.cli("up", "--port", "1", code=1)
+    assert "Fairlead runs here already" in done.stderr
+    assert project.healthy()
+
+
+def test_a_home_of_a_newer_version_is_refused_in_words(project: Fairlead) -> None:
+    project.home.mkdir()
+    (project.home / "home.json").write_text(json.dumps({"schema": 99}))
+    for arguments in (("up",), ("status",), ("publish", "models/reading-time/1")):
+        done = project.cli(*arguments, code=1)
+        assert "written by a newer Fairlead (schema 99, this one reads up to 1)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ('percent: 100', ["releases/reading-time.yaml: traffic: percents sum to 90 (90); make them sum to 100"]),
+        ('version: "1"', ['releases/reading-time.yaml: version: is the number 1; write it as text: "1"']),
+        ("artifact: reading-time/1", ["the store has no artifact reading-time/2"]),
+        ("model: v1", ["releases/reading-time.yaml: modle: unknown key; did you mean 'model'?"]),
+    ],
+)
+def test_a_mistake_in_a_release_file_stops_before_anything_starts(
+    project: Fairlead, change: str, told: list[str]
+) -> None:
+    wrong = {"percent: 100": "percent: 90", 'version: "1"': "version: 1", "model: v1": "modle: v1"}
+    path = project.directory / "releases" / "reading-time.yaml"
+    text = path.read_text()
+    assert change in text
+    path.write_text(text.replace(change, wrong.get(change, "artifact: reading-time/2")))
+    done = project.cli("up", "--port", str(project.port), code=1)
+    for line in told:
+        assert line in done.stderr
+    assert "Traceback" not in done.stderr
+    assert gone(project)
+
+
+def test_a_release_applied_from_a_second_terminal_is_live_when_the_command_returns(project: Fairlead) -> None:
+    project.start()
+    second = project.directory / "models" / "reading-time" / "2"
+    first = project.directory / "models" / "reading-time" / "1"
+    second.mkdir()
+    for name in ("model.py", "model.yaml", "golden.json"):
+        (second / name).write_text((first / name).read_text().replace("version: 1", "version: 2"))
+    (second / "golden.json").write_text('{"examples": [{"request": {"text": "x"}, "response": {"words": 1, "minutes": 0.01}}]}')
+    model = (second / "model.py").read_text()
+    (second / "model.py").write_text(model.replace("round(words / request.words_per_minute, 2)", "0.01"))
+    release = project.directory / "releases" / "second.yaml"
+    text = (project.directory / "releases" / "reading-time.yaml").read_text()
+    release.write_text(text.replace('version: "1"', 'version: "2"').replace("/1 ", "/2 ").replace('tag: "1"', 'tag: "2"'))
+    project.cli("publish", str(second))
+    planned = project.cli("plan", str(release)).stdout
+    assert "~ traffic reading-time/v1: 1=100 -> 2=100" in planned
+    applied = project.cli("apply", str(release))
+    assert "live after" in applied.stderr
+    reply = project.ask("/v1/model/reading-time/predict", {"text": "one two three"})
+    assert (reply.version, reply.json) == ("v1.2", {"words": 3, "minutes": 0.01})
+    refused = project.ask("/v1/model/reading-time/predict", {"text": "x"}, Accept_Version="v1.1")
+    assert refused.status == 404
+    until(lambda: len(project.replicas()) == 1, 15, "the old worker is gone")
+    assert "nothing to change" in project.cli("apply", str(release)).stdout
+
+
+def test_another_model_under_a_published_version_is_refused(project: Fairlead) -> None:
+    folder = project.directory / "models" / "reading-time" / "1"
+    project.cli("publish", str(folder))
+    assert "unchanged" in project.cli("publish", str(folder)).stdout
+    (folder / "table.txt").write_text("changed")
+    done = project.cli("publish", str(folder), code=1)
+    assert "reading-time/1 is published already with other content" in done.stderr
+    assert "publish it as version 2" in done.stderr
+
+
+def test_an_unknown_setting_in_the_environment_is_told(project: Fairlead) -> None:
+    project.environment["FAIRLEAD_PROT"] = "1"
+    done = project.cli("up", code=1)
+    assert "FAIRLEAD_PROT: is no setting of Fairlead; did you mean FAIRLEAD_PORT?" in done.stderr
+
+
+def test_init_never_overwrites(project: Fairlead) -> None:
+    done = project.cli("init", code=1)
+    assert "is there already" in done.stderr
+
+
+def test_help_and_mistyped_commands(project: Fairlead) -> None:
+    assert "fairlead up" not in project.cli("--help").stderr
+    assert "Run everything on this machine" in project.cli("--help").stdout
+    done = project.cli("statsu", code=2)
+    assert "did you mean 'status'?" in done.stderr
+    assert project.cli("up", "--no-such-option", code=2).stderr
+
+
+def test_python_can_be_asked_for_the_module_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fairlead", "--version"], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path
+    )
+    assert done.stdout.startswith("fairlead 0.")
