@@ -11,7 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "fairlead"
 MOST_LINES = 400
-HEAVY = ("numpy", "onnxruntime", "pydantic", "fastapi", "uvicorn", "httpx", "yaml", "msgspec", "asyncio", "envoy")
+HEAVY = (
+    "numpy",
+    "onnxruntime",
+    "pydantic",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "yaml",
+    "msgspec",
+    "asyncio",
+    "envoy",
+)
 
 
 def modules() -> list[Path]:
@@ -19,21 +30,31 @@ def modules() -> list[Path]:
 
 
 def test_no_room_is_larger_than_one_can_oversee() -> None:
-    large = {path.name: lines for path in modules() if (lines := len(path.read_text().splitlines())) > MOST_LINES}
+    large = {
+        path.name: lines
+        for path in modules()
+        if (lines := len(path.read_text().splitlines())) > MOST_LINES
+    }
     assert large == {}
 
 
 def test_every_module_tells_its_story() -> None:
     silent = [
-        str(path.relative_to(SOURCE)) for path in modules() if not path.read_text().lstrip().startswith(('"""', 'r"""'))
+        str(path.relative_to(SOURCE))
+        for path in modules()
+        if not path.read_text().lstrip().startswith(('"""', 'r"""'))
     ]
     assert silent == []
 
 
 @pytest.mark.timeout(60)
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
-    program = f"import sys, fairlead.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
+    program = (
+        f"import sys, fairlead.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50
+    )
     assert answer.stdout.strip() == "[]"
 
 

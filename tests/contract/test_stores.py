@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +25,12 @@ WRITERS = 20
 
 
 @pytest.fixture(params=["directory", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    yield DirectoryObjectStore(tmp_path / "store") if request.param == "directory" else MemoryObjectStore()
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return (
+        DirectoryObjectStore(tmp_path / "store")
+        if request.param == "directory"
+        else MemoryObjectStore()
+    )
 
 
 class TestObjects:
@@ -67,7 +71,9 @@ class TestObjects:
             store.put("b", b"three", if_match=newer)
         assert store.get("a")[0] == b"two"
 
-    def test_a_listing_is_in_order_and_holds_only_its_prefix(self, store: ObjectStore, tmp_path: Path) -> None:
+    def test_a_listing_is_in_order_and_holds_only_its_prefix(
+        self, store: ObjectStore, tmp_path: Path
+    ) -> None:
         (tmp_path / "file").write_bytes(b"12345")
         store.put_file("a/2", tmp_path / "file")
         store.put("a/10", b"1")
@@ -89,7 +95,12 @@ def _add_key(root: Path, name: str, start: Callable[[], object]) -> None:
     start()
     for turn in range(3):
         key = KeyRecord(f"{name}-{turn}", ("*",), 0.0, "")
-        changing.change(catalogs, SystemClock(), lambda catalog, key=key: with_key(catalog, key), f"add {key.client}")
+        changing.change(
+            catalogs,
+            SystemClock(),
+            lambda catalog, key=key: with_key(catalog, key),
+            f"add {key.client}",
+        )
 
 
 class TestCatalogs:
@@ -104,7 +115,9 @@ class TestCatalogs:
         (audit,) = store.list("audit/")
         assert b"add a" in store.get(audit.key)[0]
 
-    def test_a_commit_over_an_old_generation_is_refused_and_leaves_nothing(self, store: ObjectStore) -> None:
+    def test_a_commit_over_an_old_generation_is_refused_and_leaves_nothing(
+        self, store: ObjectStore
+    ) -> None:
         catalogs = StoredCatalogs(store, FakeClock())
         catalogs.commit(Catalog(), "first")
         before = [one.key for one in store.list("")]
@@ -125,7 +138,8 @@ class TestCatalogs:
         barrier = context.Barrier(WRITERS)
         root = tmp_path / "store"
         writers = [
-            context.Process(target=_add_key, args=(root, f"writer-{number}", barrier.wait)) for number in range(WRITERS)
+            context.Process(target=_add_key, args=(root, f"writer-{number}", barrier.wait))
+            for number in range(WRITERS)
         ]
         for writer in writers:
             writer.start()
@@ -133,7 +147,9 @@ class TestCatalogs:
             writer.join(50)
             assert writer.exitcode == 0
         catalog = StoredCatalogs(DirectoryObjectStore(root), SystemClock()).read()
-        assert set(catalog.keys) == {f"writer-{number}-{turn}" for number in range(WRITERS) for turn in range(3)}
+        assert set(catalog.keys) == {
+            f"writer-{number}-{turn}" for number in range(WRITERS) for turn in range(3)
+        }
         assert catalog.generation == WRITERS * 3
         assert len(list(DirectoryObjectStore(root).list("audit/"))) == WRITERS * 3
         # Losers clean up: exactly the generations that were ever the head are there.
@@ -168,20 +184,27 @@ class TestArtifacts:
         artifacts = StoredArtifacts(store)
         first, second = folder_of(tmp_path / "one"), folder_of(tmp_path / "two", b"other")
         artifacts.publish(read_folder(first, DESCRIPTION), first)
-        with pytest.raises(FairleadError, match="published already with other content.*version 2"):
+        with pytest.raises(FairleadError, match=r"published already with other content.*version 2"):
             artifacts.publish(read_folder(second, DESCRIPTION), second)
         assert artifacts.manifest(ArtifactRef("digits", 1)) == read_folder(first, DESCRIPTION)
 
-    def test_until_the_manifest_is_there_nothing_is_published(self, store: ObjectStore, tmp_path: Path) -> None:
+    def test_until_the_manifest_is_there_nothing_is_published(
+        self, store: ObjectStore, tmp_path: Path
+    ) -> None:
         folder = folder_of(tmp_path / "one")
         manifest = read_folder(folder, DESCRIPTION)
-        broken = replace(manifest, files=(*manifest.files, replace(manifest.files[0], path="gone", sha256="0" * 64)))
+        broken = replace(
+            manifest,
+            files=(*manifest.files, replace(manifest.files[0], path="gone", sha256="0" * 64)),
+        )
         with pytest.raises(FileNotFoundError):
             StoredArtifacts(store).publish(broken, folder)
         assert StoredArtifacts(store).refs() == []
         assert StoredArtifacts(store).publish(manifest, folder)
 
-    def test_a_missing_artifact_is_told_with_the_versions_there_are(self, store: ObjectStore, tmp_path: Path) -> None:
+    def test_a_missing_artifact_is_told_with_the_versions_there_are(
+        self, store: ObjectStore, tmp_path: Path
+    ) -> None:
         folder = folder_of(tmp_path / "one")
         StoredArtifacts(store).publish(read_folder(folder, DESCRIPTION), folder)
         with pytest.raises(FairleadError, match=r"no artifact digits/2 \(versions of digits: 1\)"):

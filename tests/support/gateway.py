@@ -20,9 +20,11 @@ from fairlead.adapters.envoy import EnvoyPlaces, EnvoyProcess, envoy_binary
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.catalogs import StoredCatalogs
+from fairlead.adapters.store.directory import DirectoryObjectStore
 from fairlead.domain.catalog import Catalog, KeyRecord, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.layout import Home
+from fairlead.domain.ports import ObjectStore
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.gateway.listener import configuration
@@ -141,9 +143,8 @@ class World:
 
     home: Home[Path]
     settings: GatewaySettings
-    store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
+    store: ObjectStore = field(default_factory=MemoryObjectStore)
     workers: dict[str, Worker] = field(default_factory=dict)
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.catalogs = StoredCatalogs(self.store, CLOCK)
@@ -188,6 +189,12 @@ class World:
         status = NodeStatus("node", CLOCK.now(), os.getpid(), 1, replicas)
         files.write_atomic(self.home.node_status, node_status_to_bytes(status), durable=False)
 
+    async def beat(self) -> None:
+        """Be an agent: write the status again and again, until cancelled."""
+        while True:
+            self.write_status()
+            await asyncio.sleep(0.2)
+
     def gateway_status(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self.home.gateway_status.read_bytes()))
@@ -216,6 +223,10 @@ class World:
                 os.close(owner)
         os.close(life)
 
+    def envoy_pid(self) -> int:
+        record = files.read_json(Path(configuration(self.home)) / "process.json")
+        return int(record["pid"]) if record else 0
+
     def client(self, **more: Any) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         return httpx.AsyncClient(
@@ -224,12 +235,14 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def new_world(**settings: Any) -> AsyncIterator[World]:
-    """A home of its own; whatever lives in it is ended."""
+async def new_world(*, on_disk: bool = False, **settings: Any) -> AsyncIterator[World]:
+    """A home of its own; whatever lives in it is ended. `on_disk`: other processes see the store too."""
     # Not pytest's directory: a socket's path has to be short.
     root = Path(tempfile.mkdtemp(prefix="fl-"))
     (root / "s").mkdir()
-    world = World(Home(root, root / "s"), GatewaySettings(port=free_port(), **settings))
+    home = Home(root, root / "s")
+    store: ObjectStore = DirectoryObjectStore(home.store) if on_disk else MemoryObjectStore()
+    world = World(home, GatewaySettings(**{"port": free_port(), **settings}), store)
     try:
         yield world
     finally:

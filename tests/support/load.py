@@ -48,7 +48,9 @@ def constant_load(port: int, path: str, body: Any, headers: dict[str, str]) -> I
     stop, begun = context.Event(), context.Event()
     results: Any = context.Queue()
     request = _request(path, json.dumps(body).encode(), headers)
-    process = context.Process(target=_drive, args=(port, request, stop, begun, results), daemon=True)
+    process = context.Process(
+        target=_drive, args=(port, request, stop, begun, results), daemon=True
+    )
     process.start()
     outcome = Outcome()
     try:
@@ -61,7 +63,12 @@ def constant_load(port: int, path: str, body: Any, headers: dict[str, str]) -> I
 
 
 def _request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", "Content-Type: application/json"]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: test",
+        f"Content-Length: {len(body)}",
+        "Content-Type: application/json",
+    ]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
@@ -104,6 +111,13 @@ async def _client(port: int, request: bytes, stop: Event, begun: Event, answers:
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str, bytes, bool]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
+    }
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return int(head[0].split()[1]), headers.get("x-served-version", ""), body, headers.get("connection") != "close"
+    return (
+        int(head[0].split()[1]),
+        headers.get("x-served-version", ""),
+        body,
+        headers.get("connection") != "close",
+    )

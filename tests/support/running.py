@@ -58,7 +58,9 @@ class Reply:
 class Fairlead:
     """One `fairlead up`. Whatever a test does, `close` leaves no process of it."""
 
-    def __init__(self, directory: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, environment: dict[str, str] | None = None
+    ) -> None:
         self.directory = directory
         self.home = directory / ".fairlead"
         self.port = free_port()
@@ -75,7 +77,15 @@ class Fairlead:
     def start(self, *, ready: bool = True, seconds: float = 60.0) -> float:
         """Start it; returns the seconds until everything was proved ready."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [*FAIRLEAD, "up", *self.arguments, "--home", str(self.home), "--port", str(self.port)]
+        command = [
+            *FAIRLEAD,
+            "up",
+            *self.arguments,
+            "--home",
+            str(self.home),
+            "--port",
+            str(self.port),
+        ]
         began = time.monotonic()
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
@@ -89,7 +99,11 @@ class Fairlead:
             )
         offset = self.output.stat().st_size
         if ready:
-            until(lambda: self._told("Ready after", offset) or self._ended(), seconds, f"ready\n{self.told()}")
+            until(
+                lambda: self._told("Ready after", offset) or self._ended(),
+                seconds,
+                f"ready\n{self.told()}",
+            )
             assert self.process.poll() is None, self.told()
         return time.monotonic() - began
 
@@ -122,11 +136,17 @@ class Fairlead:
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             command = " ".join(process.info["cmdline"] or [])
-            if marker in command and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            if (
+                marker in command
+                and process.info["status"] != psutil.STATUS_ZOMBIE
+                and process.pid != os.getpid()
+            ):
                 found.append(process)
         return found
 
-    def cli(self, *arguments: str, code: int | None = 0, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, code: int | None = 0, seconds: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
         """Run another command on this home, as from a second terminal."""
         done = subprocess.run(
             [*FAIRLEAD, *arguments],
@@ -137,7 +157,9 @@ class Fairlead:
             timeout=seconds,
             check=False,
         )
-        assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert code is None or done.returncode == code, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     @property
@@ -145,7 +167,13 @@ class Fairlead:
         return (self.home / "demo-key").read_text().strip()
 
     def ask(
-        self, path: str, body: Any = None, *, method: str | None = None, key: str | None = "", **headers: str
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        key: str | None = "",
+        **headers: str,
     ) -> Reply:
         """One request on a connection of its own. `key` "" is the demo key, None is none."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -156,7 +184,11 @@ class Fairlead:
         try:
             connection.request(method or ("GET" if body is None else "POST"), path, data, sent)
             answer = connection.getresponse()
-            return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+            return Reply(
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read(),
+            )
         finally:
             connection.close()
 

@@ -21,15 +21,16 @@ class Wire:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(
-        self, method: str, target: str, headers: list[tuple[str, str]], body: bytes = b""
+        self, method: str, target: str, headers: list[tuple[str, str]], missing: int = 0
     ) -> Answer:
+        """Ask without a body; `missing` bytes of one are announced and never sent."""
         lines = [f"{method} {target} HTTP/1.1", "host: gateway"]
         lines += [f"{name}: {value}" for name, value in headers]
-        head = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode("latin-1")
+        head = "\r\n".join([*lines, f"content-length: {missing}", "", ""]).encode("latin-1")
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
-        writer.write(head + body)
+        writer.write(head)
         answer = await self._read(reader, method)
         if answer.headers.get("connection") == "close":
             await self.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.running import ROOT, Fairlead, fairlead
 
 
@@ -24,18 +25,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def models() -> Path:
     """The example models, built as `make run` builds them."""
     out = ROOT / "build" / "models"
-    subprocess.run([sys.executable, str(ROOT / "examples" / "build.py"), "--out", str(out)], check=True, timeout=110)
+    subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "build.py"), "--out", str(out)],
+        check=True,
+        timeout=110,
+    )
     return out
 
 
 @pytest.fixture(scope="session")
 def releases() -> list[str]:
-    return [str(path) for path in sorted(ROOT.glob("examples/*/release*")) if path.suffix in (".yaml", ".json")]
+    return [
+        str(path)
+        for path in sorted(ROOT.glob("examples/*/release*"))
+        if path.suffix in (".yaml", ".json")
+    ]
 
 
 @pytest.fixture(scope="module")
-def examples(models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
+def examples(
+    models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fairlead]:
     """Everything that `make run` serves, running; shared by the tests of one file."""
     directory = tmp_path_factory.mktemp("examples")
-    with fairlead(directory, *releases, "--models", str(models), "--pin", "sentiment=v2") as running:
+    with fairlead(
+        directory, *releases, "--models", str(models), "--pin", "sentiment=v2"
+    ) as running:
         yield running

@@ -9,12 +9,23 @@ from pathlib import Path
 
 import pytest
 import xxhash
+
 from support.running import ROOT, Fairlead
 
 
 @pytest.mark.parametrize("name", ["sentiment", "digits", "lsh"])
-def test_an_examples_requests_are_answered_as_its_folder_says(examples: Fairlead, name: str) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "check.py"), "--url", examples.url, "--key", examples.key, name]
+def test_an_examples_requests_are_answered_as_its_folder_says(
+    examples: Fairlead, name: str
+) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "check.py"),
+        "--url",
+        examples.url,
+        "--key",
+        examples.key,
+        name,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 wrong" in done.stdout or "right" in done.stdout
@@ -25,7 +36,10 @@ def test_the_split_is_ninety_to_ten_and_sticky(examples: Fairlead) -> None:
     for number in range(400):
         user = f"user-{number}"
         reply = examples.ask(
-            "/v1/model/sentiment/predict", {"instances": ["fine"]}, Accept_Version="v1", X_Sticky_Key=user
+            "/v1/model/sentiment/predict",
+            {"instances": ["fine"]},
+            Accept_Version="v1",
+            X_Sticky_Key=user,
         )
         bucket = xxhash.xxh64(user.encode()).intdigest() % 10_000
         assert reply.version == ("v1.1" if bucket < 9000 else "v1.2")
@@ -39,7 +53,10 @@ def test_every_answer_says_what_served_it(examples: Fairlead) -> None:
     assert reply.version == "v1.1"
     assert reply.headers["x-artifact-digest"].startswith("sha256:")
     assert reply.headers["x-request-id"]
-    assert examples.ask("/v2/models/digits/ready", X_Request_Id="mine-1").headers["x-request-id"] == "mine-1"
+    assert (
+        examples.ask("/v2/models/digits/ready", X_Request_Id="mine-1").headers["x-request-id"]
+        == "mine-1"
+    )
 
 
 def test_the_key_never_reaches_a_log(examples: Fairlead) -> None:
@@ -55,12 +72,22 @@ def test_the_key_never_reaches_a_log(examples: Fairlead) -> None:
 
 def test_metrics_count_by_service_line_revision_and_endpoint(examples: Fairlead) -> None:
     for _ in range(5):
-        examples.ask("/v1/model/lsh/predict", {"inputs": {"content": "one two three four five six seven"}})
+        examples.ask(
+            "/v1/model/lsh/predict", {"inputs": {"content": "one two three four five six seven"}}
+        )
     examples.ask("/v1/model/lsh/predict", {"inputs": {}})
     text = examples.ask("/metrics", key=None).body.decode()
     wanted = 'service="lsh",line="v1",revision="1",endpoint="predict"'
-    for family in ("fairlead_requests_total", "fairlead_request_duration_seconds_bucket", "fairlead_errors_total"):
-        lines = [line for line in text.splitlines() if line.startswith(family) and 'service="lsh"' in line]
+    for family in (
+        "fairlead_requests_total",
+        "fairlead_request_duration_seconds_bucket",
+        "fairlead_errors_total",
+    ):
+        lines = [
+            line
+            for line in text.splitlines()
+            if line.startswith(family) and 'service="lsh"' in line
+        ]
         assert lines, f"{family} has no series of lsh, wanted {wanted}"
     assert text.rstrip().endswith("# EOF")
     assert text.count("# EOF") == 1
@@ -137,7 +164,10 @@ class TestMovingTraffic:
         secret = examples.cli("keys", "create", "narrow", "--service", "digits").stdout.strip()
         assert examples.ask("/v1/model/digits/bio", key=secret).status == 200
         refused = examples.ask("/v1/model/lsh/bio", key=secret)
-        assert (refused.status, refused.json) == (403, {"message": "You cannot consume this service"})
+        assert (refused.status, refused.json) == (
+            403,
+            {"message": "You cannot consume this service"},
+        )
         again = examples.cli("keys", "rotate", "narrow").stdout.strip()
         assert examples.ask("/v1/model/digits/bio", key=secret).status == 401
         assert examples.ask("/v1/model/digits/bio", key=again).status == 200
@@ -149,7 +179,10 @@ class TestMovingTraffic:
         for arguments, message in [
             (("pin", "sentiment", "v7"), "has no line 'v7'; lines: v1, v2"),
             (("traffic", "sentiment", "v1", "1=90"), "percents sum to 90"),
-            (("traffic", "sentiment", "v1", "1=90", "3=10"), "has no revision '3'; revisions: 1, 2"),
+            (
+                ("traffic", "sentiment", "v1", "1=90", "3=10"),
+                "has no revision '3'; revisions: 1, 2",
+            ),
             (("traffic", "sentiment", "v1", "1:90"), "write REVISION=PERCENT"),
             (("kill", "nobody"), "no service 'nobody'"),
             (("keys", "create", "demo"), "a key 'demo' already"),
@@ -160,15 +193,27 @@ class TestMovingTraffic:
         assert examples.cli("status", "--json").stdout == before
 
 
-def test_a_home_elsewhere_is_found_from_any_folder_below(examples: Fairlead, tmp_path: Path) -> None:
+def test_a_home_elsewhere_is_found_from_any_folder_below(
+    examples: Fairlead, tmp_path: Path
+) -> None:
     below = examples.directory / "deep" / "er"
     below.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "fairlead", "models", "ls"], cwd=below, capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-m", "fairlead", "models", "ls"],
+        cwd=below,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     assert "sentiment/3" in done.stdout
     lost = subprocess.run(
-        [sys.executable, "-m", "fairlead", "status"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "fairlead", "status"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert lost.returncode == 1
     assert "there is no Fairlead home" in lost.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.load import constant_load
 from support.running import Fairlead, fairlead, until
 
@@ -22,7 +23,9 @@ DEADLINE_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def running(models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
+def running(
+    models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fairlead]:
     mine = [path for path in releases if "sentiment" in path]
     with fairlead(tmp_path_factory.mktemp("faults"), *mine, "--models", str(models)) as found:
         yield found
@@ -55,7 +58,11 @@ def kill(process: psutil.Process) -> float:
 
 def until_serves(running: Fairlead, since: float) -> float:
     """Seconds until requests are answered and the health is good again."""
-    until(lambda: running.healthy() and running.ask(PATH, BODY, **{"Accept_Version": "v1.1"}).status == 200, 15, "service")
+    until(
+        lambda: running.healthy() and running.ask(PATH, BODY, Accept_Version="v1.1").status == 200,
+        15,
+        "service",
+    )
     return time.monotonic() - since
 
 
@@ -63,10 +70,14 @@ def test_a_killed_worker_is_told_and_replaced(running: Fairlead, record_property
     until(running.healthy, 15, "healthy")
     victim = running.replicas()["sentiment/v1.1"]["pid"]
     with load(running) as outcome:
-        until(lambda: running.healthy(), 5, "load runs")
+        until(running.healthy, 5, "load runs")
         killed = kill(psutil.Process(victim))
         told = until(
-            lambda: (found := running.health()) and (found["http"] == 503 or found.get("status") != "ok") and time.monotonic(),
+            lambda: (
+                (found := running.health())
+                and (found["http"] == 503 or found.get("status") != "ok")
+                and time.monotonic()
+            ),
             TRUTH_SECONDS,
             "/healthz says that the revision is not served",
         )
@@ -100,7 +111,9 @@ def test_a_killed_envoy_is_started_again(running: Fairlead) -> None:
     assert {version for _, status, version, _, _ in outcome.answers if status == 200} == {"v1.1"}
 
 
-def test_a_killed_agent_costs_nobody_an_answer_and_its_workers_are_adopted(running: Fairlead) -> None:
+def test_a_killed_agent_costs_nobody_an_answer_and_its_workers_are_adopted(
+    running: Fairlead,
+) -> None:
     until(running.healthy, 15, "healthy")
     workers = {name: replica["pid"] for name, replica in running.replicas().items()}
     with load(running) as outcome:
@@ -118,7 +131,11 @@ def test_a_silent_agent_is_told_within_two_seconds(running: Fairlead) -> None:
     agent.suspend()
     try:
         until(
-            lambda: (found := running.health()) and found.get("status") == "degraded" and found["http"] == 200,
+            lambda: (
+                (found := running.health())
+                and found.get("status") == "degraded"
+                and found["http"] == 200
+            ),
             TRUTH_SECONDS + 0.5,
             "/healthz says that the agent is silent",
         )

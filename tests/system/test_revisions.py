@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.load import constant_load
 from support.running import Fairlead, fairlead, until
 
@@ -17,7 +18,10 @@ ARTIFACTS = 3
 @pytest.fixture
 def running(models: Path, tmp_path: Path) -> Iterator[Fairlead]:
     with fairlead(tmp_path, str(release(tmp_path, 1)), "--models", str(models)) as found:
-        found.cli("publish", *[str(models / "sentiment" / str(version)) for version in range(1, ARTIFACTS + 1)])
+        found.cli(
+            "publish",
+            *[str(models / "sentiment" / str(version)) for version in range(1, ARTIFACTS + 1)],
+        )
         yield found
 
 
@@ -60,7 +64,11 @@ def test_thirty_revisions_under_load_fail_no_request(running: Fairlead, tmp_path
         assert answer["model_version"] == str(artifact(int(version.removeprefix("v1."))))
         assert answer["outputs"] == right[int(answer["model_version"])]
     until(lambda: len(workers_of(running)) == 1, 20, "the old workers are gone")
-    until(lambda: len(list((running.home / "node" / "workers").glob("*.json"))) == 1, 5, "their records too")
+    until(
+        lambda: len(list((running.home / "node" / "workers").glob("*.json"))) == 1,
+        5,
+        "their records too",
+    )
 
 
 def workers_of(running: Fairlead) -> list[object]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.running import FAIRLEAD, Fairlead, until
 
 
@@ -49,7 +50,9 @@ def test_a_second_start_keeps_what_was_moved_by_hand(project: Fairlead) -> None:
     key = project.key
     project.stop()
     again = project.start(seconds=20)
-    assert again < 15  # the figure that counts is measured by hand and reported; this only catches a hang
+    assert (
+        again < 15
+    )  # the figure that counts is measured by hand and reported; this only catches a hang
     assert project.key == key
     assert project.ask("/v1/model/reading-time/bio").status == 503
     assert "published" not in project.told().split("starting in")[-1]
@@ -95,8 +98,14 @@ def test_a_home_of_a_newer_version_is_refused_in_words(project: Fairlead) -> Non
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ('percent: 100', ["releases/reading-time.yaml: traffic: percents sum to 90 (90); make them sum to 100"]),
-        ('version: "1"', ['releases/reading-time.yaml: version: is the number 1; write it as text: "1"']),
+        (
+            "percent: 100",
+            ["releases/reading-time.yaml: traffic: percents sum to 90 (90); make them sum to 100"],
+        ),
+        (
+            'version: "1"',
+            ['releases/reading-time.yaml: version: is the number 1; write it as text: "1"'],
+        ),
         ("artifact: reading-time/1", ["the store has no artifact reading-time/2"]),
         ("model: v1", ["releases/reading-time.yaml: modle: unknown key; did you mean 'model'?"]),
     ],
@@ -116,19 +125,29 @@ def test_a_mistake_in_a_release_file_stops_before_anything_starts(
     assert gone(project)
 
 
-def test_a_release_applied_from_a_second_terminal_is_live_when_the_command_returns(project: Fairlead) -> None:
+def test_a_release_applied_from_a_second_terminal_is_live_when_the_command_returns(
+    project: Fairlead,
+) -> None:
     project.start()
     second = project.directory / "models" / "reading-time" / "2"
     first = project.directory / "models" / "reading-time" / "1"
     second.mkdir()
     for name in ("model.py", "model.yaml", "golden.json"):
         (second / name).write_text((first / name).read_text().replace("version: 1", "version: 2"))
-    (second / "golden.json").write_text('{"examples": [{"request": {"text": "x"}, "response": {"words": 1, "minutes": 0.01}}]}')
+    (second / "golden.json").write_text(
+        '{"examples": [{"request": {"text": "x"}, "response": {"words": 1, "minutes": 0.01}}]}'
+    )
     model = (second / "model.py").read_text()
-    (second / "model.py").write_text(model.replace("round(words / request.words_per_minute, 2)", "0.01"))
+    (second / "model.py").write_text(
+        model.replace("round(words / request.words_per_minute, 2)", "0.01")
+    )
     release = project.directory / "releases" / "second.yaml"
     text = (project.directory / "releases" / "reading-time.yaml").read_text()
-    release.write_text(text.replace('version: "1"', 'version: "2"').replace("/1 ", "/2 ").replace('tag: "1"', 'tag: "2"'))
+    release.write_text(
+        text.replace('version: "1"', 'version: "2"')
+        .replace("/1 ", "/2 ")
+        .replace('tag: "1"', 'tag: "2"')
+    )
     project.cli("publish", str(second))
     planned = project.cli("plan", str(release)).stdout
     assert "~ traffic reading-time/v1: 1=100 -> 2=100" in planned
@@ -173,6 +192,11 @@ def test_help_and_mistyped_commands(project: Fairlead) -> None:
 
 def test_python_can_be_asked_for_the_module_too(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fairlead", "--version"], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path
+        [sys.executable, "-m", "fairlead", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=tmp_path,
     )
     assert done.stdout.startswith("fairlead 0.")

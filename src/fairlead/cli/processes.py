@@ -59,3 +59,29 @@ def _root(home: Path | None) -> Path:
     from fairlead.wiring.control import control_for
 
     return control_for(home, say).home.root
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="DIR|ARTIFACT...")
+@home_option
+@click.option("--host", help="Address. Default: FAIRLEAD_SERVING_UVICORN_HOST, else 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    help="Port. Default: FAIRLEAD_SERVING_UVICORN_HTTP_PORT, else 8501.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Processes that share the port. Default: 1."
+)
+@click.option(
+    "--access-log/--no-access-log", default=True, help="One line for each request (default)."
+)
+def serve(what: tuple[str, ...], home: Path | None, **given: object) -> int:
+    """Serve models directly over HTTP, without gateway, keys or versions.
+
+    Each is a folder with a model.yaml, or a published artifact (<name>/<version>). The artifact's name is
+    the service's. Settings come from FAIRLEAD_SERVING_ variables too.
+    """
+    from fairlead.wiring.serving import serve as run
+
+    return run(what, home, dict(given), say)

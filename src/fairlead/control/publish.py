@@ -71,7 +71,7 @@ async def publish(
         manifest = replace(manifest, signature=model.signature)
     finally:
         model.close()
-    tell(f"{manifest.ref}: {len(golden.examples)} golden examples answered; uploading")
+    tell(f"{manifest.ref}: {len(golden.examples)} golden examples answered")
     new = artifacts.publish(manifest, directory)
     return Published(manifest, new, len(golden.examples))
 

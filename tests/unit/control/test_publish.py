@@ -48,7 +48,9 @@ async def test_a_model_that_misses_its_golden_examples_is_not_published(folder: 
     golden["examples"][1]["response"]["words"] = 1
     (folder / "golden.json").write_text(json.dumps(golden))
     artifacts = StoredArtifacts(MemoryObjectStore())
-    with pytest.raises(FairleadError, match="golden example 2: words: 1 expected within 0, 0 answered"):
+    with pytest.raises(
+        FairleadError, match="golden example 2: words: 1 expected within 0, 0 answered"
+    ):
         await publish(folder, DESCRIPTION, artifacts, lambda _: None)
     assert artifacts.refs() == []
 
@@ -71,7 +73,9 @@ def test_a_wrong_description_is_told(folder: Path, change: dict[str, Any], told:
     assert told in str(caught.value)
 
 
-def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_link_that_leads_out_of_the_folder_is_refused(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     secret = tmp_path_factory.mktemp("elsewhere") / "secret"
     secret.write_text("x")
     (folder / "weights").symlink_to(secret)

@@ -9,8 +9,7 @@ import pytest
 from fairlead.adapters.memory.secrets import MemorySecrets
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
-from fairlead.control import catalogs as changing
-from fairlead.control import keys, releases
+from fairlead.control import catalogs as changing, keys, releases
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.catalog import Catalog, with_pin, with_traffic
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Refused
@@ -44,7 +43,12 @@ ARTIFACTS = Published(*[ArtifactRef("speech", version) for version in range(1, 6
 
 
 def release(version: str = "1", source: str = "", **changes: Any) -> SourcedRelease:
-    document = {"service": "speech", "model": "v9", "version": version, "artifact": f"speech/{version}"} | changes
+    document = {
+        "service": "speech",
+        "model": "v9",
+        "version": version,
+        "artifact": f"speech/{version}",
+    } | changes
     name = source or f"v9.{version}.yaml"
     return SourcedRelease(name, release_from_document(document, name))
 
@@ -75,10 +79,15 @@ def test_a_first_release_makes_service_revision_traffic_and_pin(catalogs: Stored
     assert not catalog.services["speech"].pin.by_hand
 
 
-def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(catalogs: StoredCatalogs) -> None:
+def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(
+    catalogs: StoredCatalogs,
+) -> None:
     canary = release("2", traffic=split(r1=90, r2=10))
     apply(catalogs, canary, release("1"))
-    assert catalogs.read().line(LineId("speech", "v9")).traffic == (TrafficShare("1", 90), TrafficShare("2", 10))
+    assert catalogs.read().line(LineId("speech", "v9")).traffic == (
+        TrafficShare("1", 90),
+        TrafficShare("2", 10),
+    )
 
 
 def test_the_same_files_again_change_nothing_and_commands_stand(catalogs: StoredCatalogs) -> None:
@@ -86,7 +95,9 @@ def test_the_same_files_again_change_nothing_and_commands_stand(catalogs: Stored
     apply(catalogs, *those)
     line = LineId("speech", "v9")
     moved = (TrafficShare("1", 50), TrafficShare("2", 50))
-    changing.change(catalogs, FakeClock(), lambda catalog: with_traffic(catalog, line, moved), "by hand")
+    changing.change(
+        catalogs, FakeClock(), lambda catalog: with_traffic(catalog, line, moved), "by hand"
+    )
     before = catalogs.read()
     plan = apply(catalogs, *those)
     assert plan.changes == ()
@@ -94,14 +105,18 @@ def test_the_same_files_again_change_nothing_and_commands_stand(catalogs: Stored
     assert catalogs.read() == before
 
 
-def test_a_changed_file_moves_traffic_and_says_what_serves_no_more(catalogs: StoredCatalogs) -> None:
+def test_a_changed_file_moves_traffic_and_says_what_serves_no_more(
+    catalogs: StoredCatalogs,
+) -> None:
     apply(catalogs, release("1"), release("2", traffic=split(r1=90, r2=10)))
     plan = apply(catalogs, release("2", traffic=split(r2=100)))
     assert plan.changes == (
         "~ traffic speech/v9: 1=90 2=10 -> 2=100",
         "- revision speech/v9.1 serves no more once the new ones are ready",
     )
-    assert apply(catalogs, release("1", traffic=split(r1=100))).changes == ()  # what was last applied for it
+    assert (
+        apply(catalogs, release("1", traffic=split(r1=100))).changes == ()
+    )  # what was last applied for it
     back = apply(catalogs, release("1", traffic=split(r1=90, r2=10)))
     assert back.changes == ("~ traffic speech/v9: 2=100 -> 1=90 2=10",)
 
@@ -113,7 +128,9 @@ def test_a_changed_file_moves_traffic_and_says_what_serves_no_more(catalogs: Sto
         ({"endpoints": {"predict": {"concurrency": 3}}}, "endpoints"),
     ],
 )
-def test_a_revision_never_changes(catalogs: StoredCatalogs, change: dict[str, Any], told: str) -> None:
+def test_a_revision_never_changes(
+    catalogs: StoredCatalogs, change: dict[str, Any], told: str
+) -> None:
     apply(catalogs, release("1"))
     before = catalogs.read()
     with pytest.raises(InvalidInput) as caught:
@@ -149,7 +166,12 @@ def test_a_revision_never_changes(catalogs: StoredCatalogs, change: dict[str, An
         (
             [
                 release("1", endpoints={"predict": {"paths": ["/say"]}}),
-                release("2", source="other.yaml", service="other", endpoints={"predict": {"paths": ["/say"]}}),
+                release(
+                    "2",
+                    source="other.yaml",
+                    service="other",
+                    endpoints={"predict": {"paths": ["/say"]}},
+                ),
             ],
             "v9.1.yaml: endpoints.predict.paths: /say of line v9 belongs to service other; choose another path or line",
         ),
@@ -192,7 +214,9 @@ class TestKeys:
         assert len(secret) >= 43
         assert not any(secret.encode() in store.get(one.key)[0] for one in store.list(""))
 
-    def test_rotating_replaces_the_secret_and_revoking_removes_both(self, catalogs: StoredCatalogs) -> None:
+    def test_rotating_replaces_the_secret_and_revoking_removes_both(
+        self, catalogs: StoredCatalogs
+    ) -> None:
         secrets = MemorySecrets()
         first = keys.create(catalogs, secrets, FakeClock(), "demo", ())
         fingerprint = catalogs.read().key("demo").fingerprint
@@ -207,11 +231,23 @@ class TestKeys:
         secrets = MemorySecrets()
         keys.create(catalogs, secrets, FakeClock(), "demo", ())
         for action, message in [
-            (lambda: keys.create(catalogs, secrets, FakeClock(), "demo", ()), "a key 'demo' already"),
+            (
+                lambda: keys.create(catalogs, secrets, FakeClock(), "demo", ()),
+                "a key 'demo' already",
+            ),
             (lambda: keys.create(catalogs, secrets, FakeClock(), "a b", ()), "no key's name"),
-            (lambda: keys.create(catalogs, secrets, FakeClock(), "x", ("nobody",)), "no service 'nobody'"),
-            (lambda: keys.rotate(catalogs, secrets, FakeClock(), "other"), "no key 'other'; keys: demo"),
-            (lambda: keys.revoke(catalogs, secrets, FakeClock(), "other"), "no key 'other'; keys: demo"),
+            (
+                lambda: keys.create(catalogs, secrets, FakeClock(), "x", ("nobody",)),
+                "no service 'nobody'",
+            ),
+            (
+                lambda: keys.rotate(catalogs, secrets, FakeClock(), "other"),
+                "no key 'other'; keys: demo",
+            ),
+            (
+                lambda: keys.revoke(catalogs, secrets, FakeClock(), "other"),
+                "no key 'other'; keys: demo",
+            ),
         ]:
             with pytest.raises(Refused, match=message):
                 action()

@@ -6,15 +6,20 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.domain import catalog as catalogs
 from fairlead.domain.catalog import Catalog, KeyRecord, Kill, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
-from fairlead.domain.manifest import Manifest, ManifestFile, manifest_from_bytes, manifest_to_bytes, path_problem
+from fairlead.domain.manifest import (
+    Manifest,
+    ManifestFile,
+    manifest_from_bytes,
+    manifest_to_bytes,
+    path_problem,
+)
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
 from fairlead.domain.status import (
@@ -34,7 +39,10 @@ MANIFEST = Manifest(
     "onnx",
     "model.onnx",
     (ManifestFile("golden.json", 10, "a" * 64), ManifestFile("model.onnx", 20, "b" * 64)),
-    TensorSignature((TensorSpec("pixels", DataType.FP32, (-1, 64)),), (TensorSpec("label", DataType.BYTES, (-1,)),)),
+    TensorSignature(
+        (TensorSpec("pixels", DataType.FP32, (-1, 64)),),
+        (TensorSpec("label", DataType.BYTES, (-1,)),),
+    ),
     "golden.json",
     {"model_name": "digits"},
 )
@@ -42,7 +50,9 @@ MANIFEST = Manifest(
 
 def revision() -> catalogs.Revision:
     endpoint = EndpointSpec("predict", 2, 5, 7, ("/say",), {"requests": {"cpu": "1"}})
-    return catalogs.Revision(RevisionId("s", "v1", "1"), MANIFEST.ref, MANIFEST.digest, (endpoint,), "x", 5.0)
+    return catalogs.Revision(
+        RevisionId("s", "v1", "1"), MANIFEST.ref, MANIFEST.digest, (endpoint,), "x", 5.0
+    )
 
 
 def full_catalog() -> Catalog:
@@ -56,13 +66,17 @@ def test_a_manifest_reads_back_and_its_digest_fixes_every_byte() -> None:
     again = manifest_from_bytes(manifest_to_bytes(MANIFEST))
     assert again == MANIFEST
     assert again.digest == MANIFEST.digest
-    changed = replace(MANIFEST, files=(MANIFEST.files[0], replace(MANIFEST.files[1], sha256="c" * 64)))
+    changed = replace(
+        MANIFEST, files=(MANIFEST.files[0], replace(MANIFEST.files[1], sha256="c" * 64))
+    )
     assert changed.digest != MANIFEST.digest
     reordered = replace(MANIFEST, files=MANIFEST.files[::-1])
     assert reordered.digest == MANIFEST.digest
 
 
-@pytest.mark.parametrize("path", ["../x", "/x", "a/../b", "./a", "a//b", "", "a\\b", "a\0b", "a\nb", "x" * 600, "a/."])
+@pytest.mark.parametrize(
+    "path", ["../x", "/x", "a/../b", "./a", "a//b", "", "a\\b", "a\0b", "a\nb", "x" * 600, "a/."]
+)
 def test_a_path_that_could_leave_the_artifact_is_refused(path: str) -> None:
     assert path_problem(path) is not None
     document = json.loads(manifest_to_bytes(MANIFEST))
@@ -80,7 +94,9 @@ def test_a_path_that_could_leave_the_artifact_is_refused(path: str) -> None:
         ([("model.onnx", -1), ("golden.json", 1)], "write a whole number from 0 up"),
     ],
 )
-def test_a_manifest_that_contradicts_itself_is_refused(files: list[tuple[str, int]], told: str) -> None:
+def test_a_manifest_that_contradicts_itself_is_refused(
+    files: list[tuple[str, int]], told: str
+) -> None:
     document = json.loads(manifest_to_bytes(MANIFEST))
     document["files"] = [{"path": path, "size": size, "sha256": "a" * 64} for path, size in files]
     with pytest.raises(InvalidInput, match=told):
@@ -105,7 +121,12 @@ def test_a_damaged_manifest_is_an_error_in_words_or_another_manifest(data: st.Da
 
 def test_a_document_of_a_newer_version_is_refused_in_words() -> None:
     newer = json.dumps({"schema": 2, "whatever": []}).encode()
-    for read in (manifest_from_bytes, catalog_from_bytes, node_status_from_bytes, gateway_status_from_bytes):
+    for read in (
+        manifest_from_bytes,
+        catalog_from_bytes,
+        node_status_from_bytes,
+        gateway_status_from_bytes,
+    ):
         with pytest.raises(FairleadError, match="written by a newer Fairlead"):
             read(newer)
 
@@ -114,32 +135,53 @@ def test_a_catalog_reads_back() -> None:
     assert catalog_from_bytes(catalog_to_bytes(full_catalog())) == full_catalog()
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"schema": 1}', b"{" * 100_000, b'{"schema": 1, "services": 3, "keys": {}}'])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"schema": 1}',
+        b"{" * 100_000,
+        b'{"schema": 1, "services": 3, "keys": {}}',
+    ],
+)
 def test_a_damaged_catalog_is_an_error_in_words(data: bytes) -> None:
     with pytest.raises(InvalidInput):
         catalog_from_bytes(data)
 
 
 def test_statuses_read_back() -> None:
-    replica = Replica("w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.READY, "", "/tmp/w1.sock", 7, 2.0)
+    replica = Replica(
+        "w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.READY, "", "/tmp/w1.sock", 7, 2.0
+    )
     node = NodeStatus("local", 1.5, 42, 3, (replica,), "")
     assert node_status_from_bytes(node_status_to_bytes(node)) == node
-    gateway = GatewayStatus(1.0, 2, 3, "http://x", ("w1",), {LineId("s", "v1"): (TrafficShare("1", 100),)}, {"s": "v1"})
+    gateway = GatewayStatus(
+        1.0, 2, 3, "http://x", ("w1",), {LineId("s", "v1"): (TrafficShare("1", 100),)}, {"s": "v1"}
+    )
     assert gateway_status_from_bytes(gateway_status_to_bytes(gateway)) == gateway
 
 
 def test_health_tells_what_should_serve_and_does_not() -> None:
     catalog = catalogs.with_kill(full_catalog(), "s", None)
-    waiting = Replica("w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.FAILED, "golden example 1: x")
+    waiting = Replica(
+        "w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.FAILED, "golden example 1: x"
+    )
     node = NodeStatus("local", 1.5, 42, 3, (waiting,))
     assert health_problems(catalog, node) == ["s/v1.1 is not ready (failed: golden example 1: x)"]
     assert health_problems(full_catalog(), node) == []  # killed by hand is no failure
-    assert health_problems(catalog, replace(node, replicas=(replace(waiting, state=State.READY),))) == []
+    assert (
+        health_problems(catalog, replace(node, replicas=(replace(waiting, state=State.READY),)))
+        == []
+    )
 
 
 class TestGolden:
     def test_examples_and_tolerance_are_read(self) -> None:
-        golden = golden_from_bytes(b'{"tolerance": {"y": 0.5}, "examples": [{"request": {"x": [1]}, "response": {"y": [2]}}]}')
+        golden = golden_from_bytes(
+            b'{"tolerance": {"y": 0.5}, "examples": [{"request": {"x": [1]}, "response": {"y": [2]}}]}'
+        )
         assert golden.tolerance == {"y": 0.5}
         assert golden.examples[0].request == {"x": [1]}
 
@@ -149,7 +191,10 @@ class TestGolden:
             (b"[]", "write an object"),
             (b'{"examples": []}', "give at least one example"),
             (b'{"examples": [{"request": 1}]}', "'response' must be there"),
-            (b'{"examples": [{"request": 1, "response": 2}], "tolerance": {"y": -1}}', "write a number from 0 up"),
+            (
+                b'{"examples": [{"request": 1, "response": 2}], "tolerance": {"y": -1}}',
+                "write a number from 0 up",
+            ),
             (b"nothing", "is not JSON"),
         ],
     )
@@ -176,5 +221,7 @@ class TestGolden:
             ([1], [2], "response[0]: 1 expected within 0, 2 answered"),
         ],
     )
-    def test_a_difference_is_told_with_its_place(self, expected: object, actual: object, told: str | None) -> None:
+    def test_a_difference_is_told_with_its_place(
+        self, expected: object, actual: object, told: str | None
+    ) -> None:
         assert difference(expected, actual, {"y": 0.1}) == told

@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.ids import ArtifactRef
@@ -33,7 +32,12 @@ SOURCE_FILE = {
     "image": "registry.example.com/tts@sha256:" + "0" * 64,
     "imageEntrypoint": "run.deploy.worker:app",
     "provideApiKeyAuthForLegacyContainerSupport": "true",
-    "stream": {"minScale": 3, "maxScale": 32, "concurrency": 1, "paths": ["/api/text_to_speech/stream"]},
+    "stream": {
+        "minScale": 3,
+        "maxScale": 32,
+        "concurrency": 1,
+        "paths": ["/api/text_to_speech/stream"],
+    },
     "validate": {
         "minScale": 1,
         "maxScale": 8,
@@ -80,14 +84,33 @@ def test_traffic_goes_to_the_files_own_version_by_default() -> None:
     [
         ({"trafic": []}, ["trafic: unknown key; did you mean 'traffic'?"]),
         ({"version": 2}, ['version: is the number 2; write it as text: "2"']),
-        ({"version": "2.1"}, ["version: is '2.1'; write lower-case letters, digits and dashes, at most 63, "
-                              'no dash at either end, as text: "2"']),
-        ({"model": "latest"}, ["model: is 'latest'; that word is the pin's; give the line a name of its own"]),
+        (
+            {"version": "2.1"},
+            [
+                "version: is '2.1'; write lower-case letters, digits and dashes, at most 63, "
+                'no dash at either end, as text: "2"'
+            ],
+        ),
+        (
+            {"model": "latest"},
+            ["model: is 'latest'; that word is the pin's; give the line a name of its own"],
+        ),
         ({"model": None}, ["model: is missing; 'model' must be there"]),
-        ({"artifact": "speech"}, ["artifact: is 'speech'; write <name>/<version>, the version a whole number "
-                                  "from 1: sentiment/1"]),
-        ({"artifact": None}, ["artifact: is missing; say what to run: artifact: <name>/<version> (or image)"]),
-        ({"traffic": [{"tag": "1", "percent": 90}]}, ["traffic: percents sum to 90 (90); make them sum to 100"]),
+        (
+            {"artifact": "speech"},
+            [
+                "artifact: is 'speech'; write <name>/<version>, the version a whole number "
+                "from 1: sentiment/1"
+            ],
+        ),
+        (
+            {"artifact": None},
+            ["artifact: is missing; say what to run: artifact: <name>/<version> (or image)"],
+        ),
+        (
+            {"traffic": [{"tag": "1", "percent": 90}]},
+            ["traffic: percents sum to 90 (90); make them sum to 100"],
+        ),
         ({"traffic": []}, ["traffic: percents sum to 0 (nothing); make them sum to 100"]),
         (
             {"traffic": [{"tag": "1", "percent": 50}, {"tag": "1", "percent": 50}]},
@@ -100,12 +123,20 @@ def test_traffic_goes_to_the_files_own_version_by_default() -> None:
                 "traffic[1].tag: is missing; 'tag' must be there",
             ],
         ),
-        ({"traffic": [{"tag": "1", "percent": 101}]}, ["traffic[0].percent: is 101; write a whole number from 0 to 100"]),
-        ({"traffic": [{"tag": "1", "percent": True}]}, ["traffic[0].percent: is true; write a whole number from 0 to 100"]),
+        (
+            {"traffic": [{"tag": "1", "percent": 101}]},
+            ["traffic[0].percent: is 101; write a whole number from 0 to 100"],
+        ),
+        (
+            {"traffic": [{"tag": "1", "percent": True}]},
+            ["traffic[0].percent: is true; write a whole number from 0 to 100"],
+        ),
         ({"traffic": {"1": 100}}, ["traffic: is an object; write a list"]),
         (
             {"endpoints": {"predict": {"minScale": 3, "maxScale": 2}}},
-            ["endpoints.predict.maxScale: is 2, less than minScale 3; write 3 or more, or 0 for no limit"],
+            [
+                "endpoints.predict.maxScale: is 2, less than minScale 3; write 3 or more, or 0 for no limit"
+            ],
         ),
         (
             {"endpoints": {"predict": {"concurency": 2}}},
@@ -113,19 +144,30 @@ def test_traffic_goes_to_the_files_own_version_by_default() -> None:
         ),
         (
             {"stream": {}, "endpoints": {"stream": {}}},
-            ["endpoints.stream: is given twice; keep endpoints.stream or the shorthand 'stream', not both"],
+            [
+                "endpoints.stream: is given twice; keep endpoints.stream or the shorthand 'stream', not both"
+            ],
         ),
         (
             {"endpoints": {"a": {"paths": ["/x"]}, "b": {"paths": ["/x"]}}},
             ["endpoints.b.paths: /x leads to a too; one endpoint for each path"],
         ),
-        ({"endpoints": {"a": {"paths": ["x"]}}}, ["endpoints.a.paths[0]: is 'x'; write a path that starts with '/', "
-                                                  "without '?' or '%'"]),
-        ({"endpoints": {"B": {}}}, ["endpoints.B: is not an endpoint's name; write lower-case letters, digits and "
-                                    "dashes, at most 63, no dash at either end"]),
+        (
+            {"endpoints": {"a": {"paths": ["x"]}}},
+            ["endpoints.a.paths[0]: is 'x'; write a path that starts with '/', without '?' or '%'"],
+        ),
+        (
+            {"endpoints": {"B": {}}},
+            [
+                "endpoints.B: is not an endpoint's name; write lower-case letters, digits and "
+                "dashes, at most 63, no dash at either end"
+            ],
+        ),
         (
             {"provideApiKeyAuthForLegacyContainerSupport": True},
-            ['provideApiKeyAuthForLegacyContainerSupport: is true; write it as text: "true" or "false"'],
+            [
+                'provideApiKeyAuthForLegacyContainerSupport: is true; write it as text: "true" or "false"'
+            ],
         ),
     ],
 )
@@ -145,14 +187,18 @@ def test_a_document_that_is_no_object_is_refused(document: Any) -> None:
     assert "write an object" in problems(document)[0]
 
 
-NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True).filter(lambda name: name != "latest")
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True).filter(
+    lambda name: name != "latest"
+)
 TAGS = st.lists(NAMES, min_size=1, max_size=4, unique=True)
 
 
 @st.composite
 def releases(draw: st.DrawFn) -> Release:
     tags = draw(TAGS)
-    cuts = sorted(draw(st.lists(st.integers(0, 100), min_size=len(tags) - 1, max_size=len(tags) - 1)))
+    cuts = sorted(
+        draw(st.lists(st.integers(0, 100), min_size=len(tags) - 1, max_size=len(tags) - 1))
+    )
     bounds = [0, *cuts, 100]
     least = draw(st.integers(0, 5))
     endpoint = EndpointSpec(
@@ -160,7 +206,9 @@ def releases(draw: st.DrawFn) -> Release:
         least,
         draw(st.sampled_from([0, max(least, 1), least + 3])),
         draw(st.integers(0, 1000)),
-        tuple(draw(st.lists(st.from_regex(r"/[a-z/]{1,8}", fullmatch=True), unique=True, max_size=2))),
+        tuple(
+            draw(st.lists(st.from_regex(r"/[a-z/]{1,8}", fullmatch=True), unique=True, max_size=2))
+        ),
     )
     return Release(
         service=draw(NAMES),
@@ -169,7 +217,8 @@ def releases(draw: st.DrawFn) -> Release:
         artifact=ArtifactRef(draw(NAMES), draw(st.integers(1, 10**9))),
         endpoints=(endpoint,),
         traffic=tuple(
-            TrafficShare(tag, high - low) for tag, low, high in zip(tags, bounds, bounds[1:], strict=False)
+            TrafficShare(tag, high - low)
+            for tag, low, high in zip(tags, bounds, bounds[1:], strict=False)
         ),
         legacy_api_key=draw(st.booleans()),
     )
@@ -184,7 +233,9 @@ def test_a_release_reads_back_from_its_own_document(release: Release) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
+    ),
     max_leaves=10,
 )
 

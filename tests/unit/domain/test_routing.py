@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fairlead.domain.catalog import (
     Catalog,
@@ -43,7 +42,9 @@ def hash64(data: bytes) -> int:
     return xxhash.xxh64(data).intdigest()
 
 
-def revision(service: str, line: str, tag: str, artifact: int, *endpoints: EndpointSpec) -> Revision:
+def revision(
+    service: str, line: str, tag: str, artifact: int, *endpoints: EndpointSpec
+) -> Revision:
     return Revision(
         RevisionId(service, line, tag),
         ArtifactRef(service, artifact),
@@ -66,7 +67,14 @@ def catalog() -> Catalog:
         revision("speech", "v9", "2", 2),
         revision("speech", "v9", "3", 3),
         revision("speech", "v10", "1", 2),
-        revision("other", "v1", "1", 1, EndpointSpec("predict"), EndpointSpec("stream", paths=("/api/stream",))),
+        revision(
+            "other",
+            "v1",
+            "1",
+            1,
+            EndpointSpec("predict"),
+            EndpointSpec("stream", paths=("/api/stream",)),
+        ),
     ]:
         found = with_revision(found, one)
     found = with_traffic(found, LineId("speech", "v9"), shares(r1=90, r2=10, r3=0))
@@ -81,7 +89,9 @@ def table(desired: Catalog | None = None, before: RoutingTable | None = None) ->
     return table_from(desired, desired.live(), {}, before or RoutingTable())
 
 
-def ask(path: str = PREDICT, version: str | None = None, **changes: str) -> Forward | Open | Refusal:
+def ask(
+    path: str = PREDICT, version: str | None = None, **changes: str
+) -> Forward | Open | Refusal:
     request = replace(Ask("POST", path, "all", version), **changes)  # type: ignore[arg-type]
     return route(table(), request, hash64)
 
@@ -113,7 +123,9 @@ def test_latest_and_no_version_follow_the_pin(version: str | None) -> None:
     assert served(route(pinned, Ask("POST", PREDICT, "all", version), hash64)) == "v10.1"
 
 
-@pytest.mark.parametrize("version", ["v8", "v9.4", "v9.", "v9.1.1", "9", "", "V9", "latest.1", "*", "v9,v10"])
+@pytest.mark.parametrize(
+    "version", ["v8", "v9.4", "v9.", "v9.1.1", "9", "", "V9", "latest.1", "*", "v9,v10"]
+)
 def test_an_unknown_version_is_refused_with_the_versions_there_are(version: str) -> None:
     kind, message = refused(ask(version=version))
     assert kind is Kind.NOT_FOUND
@@ -186,12 +198,16 @@ def test_a_killed_service_answers_its_message_and_others_go_on() -> None:
 
 def test_an_artifact_version_in_the_path_is_answered_by_a_live_revision_that_runs_it() -> None:
     assert served(ask("/v2/models/speech/versions/1/infer")) == "v9.1"
-    assert served(ask("/v2/models/speech/versions/2/infer")) == "v9.2"  # the pinned line before a newer one
+    assert (
+        served(ask("/v2/models/speech/versions/2/infer")) == "v9.2"
+    )  # the pinned line before a newer one
     assert served(ask("/v2/models/speech/versions/2/infer", "v10")) == "v10.1"
     assert served(ask("/v2/models/speech/versions/2/infer", "v9.2")) == "v9.2"
     kind, message = refused(ask("/v2/models/speech/versions/7/infer"))
     assert kind is Kind.NOT_FOUND
-    assert message == "no live revision of speech runs artifact version 7; artifact versions: 1, 2, 3"
+    assert (
+        message == "no live revision of speech runs artifact version 7; artifact versions: 1, 2, 3"
+    )
 
 
 @pytest.mark.parametrize("version", ["v9.1", "v10.1", "v10"])
@@ -211,8 +227,14 @@ def test_a_path_of_an_endpoint_leads_to_it() -> None:
 def test_the_bucket_is_the_sticky_keys_or_else_the_clients() -> None:
     request = Ask("POST", PREDICT, "all", "v9")
     assert bucket_of(request, hash64) == xxhash.xxh64(b"all").intdigest() % BUCKETS
-    assert bucket_of(replace(request, sticky_key="u1"), hash64) == xxhash.xxh64(b"u1").intdigest() % BUCKETS
-    assert bucket_of(replace(request, sticky_key=""), hash64) == xxhash.xxh64(b"").intdigest() % BUCKETS
+    assert (
+        bucket_of(replace(request, sticky_key="u1"), hash64)
+        == xxhash.xxh64(b"u1").intdigest() % BUCKETS
+    )
+    assert (
+        bucket_of(replace(request, sticky_key=""), hash64)
+        == xxhash.xxh64(b"").intdigest() % BUCKETS
+    )
 
 
 @settings(max_examples=50)
@@ -229,8 +251,22 @@ def test_raising_a_canary_moves_nobody_out_of_it(first: int, second: int, users:
 
 @given(
     st.sampled_from(["POST", "GET", "HEAD", "PUT"]),
-    st.sampled_from([PREDICT, INFER, "/v2/models/speech/versions/2/infer", "/api/stream", "/x", "/", "/v1/model/other/bio"]),
-    st.one_of(st.none(), st.sampled_from(["latest", "v9", "v9.1", "v9.2", "v10", "v1.1", "v1", "zz"]), st.text(max_size=4)),
+    st.sampled_from(
+        [
+            PREDICT,
+            INFER,
+            "/v2/models/speech/versions/2/infer",
+            "/api/stream",
+            "/x",
+            "/",
+            "/v1/model/other/bio",
+        ]
+    ),
+    st.one_of(
+        st.none(),
+        st.sampled_from(["latest", "v9", "v9.1", "v9.2", "v10", "v1.1", "v1", "zz"]),
+        st.text(max_size=4),
+    ),
     st.sampled_from(["all", "narrow", "ghost"]),
     st.one_of(st.none(), st.text(max_size=5)),
 )
@@ -251,11 +287,16 @@ class TestTable:
 
     def test_a_line_waits_for_every_revision_that_has_a_share(self) -> None:
         ready = [one for one in catalog().live() if one != RevisionId("speech", "v9", "2")]
-        found = table_from(catalog(), ready, {RevisionId("speech", "v9", "2"): "starting"}, RoutingTable())
+        found = table_from(
+            catalog(), ready, {RevisionId("speech", "v9", "2"): "starting"}, RoutingTable()
+        )
         outcome = route(found, Ask("POST", PREDICT, "all", "v9"), hash64)
         assert refused(outcome) == (Kind.UNAVAILABLE, "speech/v9 is not ready: v9.2 is starting")
         assert served(route(found, Ask("POST", PREDICT, "all", "v9.1"), hash64)) == "v9.1"
-        assert refused(route(found, Ask("POST", PREDICT, "all", "v9.2"), hash64))[0] is Kind.UNAVAILABLE
+        assert (
+            refused(route(found, Ask("POST", PREDICT, "all", "v9.2"), hash64))[0]
+            is Kind.UNAVAILABLE
+        )
 
     def test_the_old_traffic_flows_until_the_new_revision_is_ready(self) -> None:
         first = with_traffic(catalog(), LineId("speech", "v9"), shares(r1=100))
@@ -266,7 +307,9 @@ class TestTable:
         assert served(route(waiting, Ask("POST", PREDICT, "all", "v9"), hash64)) == "v9.1"
         done = table_from(moved, moved.live(), {}, waiting)
         assert served(route(done, Ask("POST", PREDICT, "all", "v9"), hash64)) == "v9.2"
-        assert refused(route(done, Ask("POST", PREDICT, "all", "v9.1"), hash64))[0] is Kind.NOT_FOUND
+        assert (
+            refused(route(done, Ask("POST", PREDICT, "all", "v9.1"), hash64))[0] is Kind.NOT_FOUND
+        )
 
     def test_a_revision_whose_workers_died_keeps_its_share(self) -> None:
         before = table()
@@ -279,8 +322,12 @@ class TestTable:
         before = table()
         moved = with_pin(catalog(), LineId("speech", "v10"))
         first = with_revision(moved, revision("speech", "v11", "1", 9))
-        first = with_pin(with_traffic(first, LineId("speech", "v11"), shares(r1=100)), LineId("speech", "v11"))
-        waiting = table_from(first, before.services["speech"].lines and catalog().live(), {}, before)
+        first = with_pin(
+            with_traffic(first, LineId("speech", "v11"), shares(r1=100)), LineId("speech", "v11")
+        )
+        waiting = table_from(
+            first, before.services["speech"].lines and catalog().live(), {}, before
+        )
         assert waiting.services["speech"].pin == "v9"
         done = table_from(first, first.live(), {}, waiting)
         assert served(route(done, Ask("POST", PREDICT, "all"), hash64)) == "v11.1"

@@ -1,0 +1,161 @@
+"""`fairlead serve`: inference over TCP without a gateway; several revisions at once, a model's name is its service.
+
+One worker process serves by itself. With more, this process only watches: every worker listens on the same
+port, the kernel spreads the connections, and each worker has its own metrics. Workers that die are
+replaced; they end with this process, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import uvloop
+
+from fairlead.api.worker import WorkerSpec
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.ids import RevisionId
+from fairlead.kits import jsonlog
+from fairlead.kits.clock import Clock, SystemClock
+from fairlead.server.http.serve import Listen, Socket
+from fairlead.server.worker import DAMAGED, DONE, FAILED, owner_gone, serve_revisions, stop_signals
+
+_log = logging.getLogger(__name__)
+_END_SECONDS = 5.0  # beyond the drain time, before a worker is killed
+_RESTART_SECONDS = 1.0
+_LINE_BYTES = 16 * 1024 * 1024  # a worker's specs, as one line
+
+
+@dataclass(frozen=True, slots=True)
+class Standalone:
+    """Where and with how many processes to serve."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 8501
+    workers: int = 1
+
+
+async def run_standalone(specs: Sequence[WorkerSpec], options: Standalone, clock: Clock) -> int:
+    """Serve these revisions until SIGTERM or SIGINT; returns the process's exit code."""
+    _check(specs)
+    stop = asyncio.Event()
+    with stop_signals(stop):
+        if options.workers == 1:
+            listen = Listen(host=options.host, port=options.http_port)
+            return await serve_revisions(specs, listen, clock, {"worker": "1"}, stop)
+        try:
+            # Bound, never listening: it finds out whether the port is free, and keeps it while workers change.
+            held = Socket(Listen(host=options.host, port=options.http_port, shared=True))
+        except FairleadError as error:
+            _log.error("%s", error, extra={"event": "worker"})
+            return FAILED
+        try:
+            port = held.bound.getsockname()[1]
+            return await _watch(specs, options, port, clock, stop)
+        finally:
+            held.close()
+
+
+def _check(specs: Sequence[WorkerSpec]) -> None:
+    """Raises Refused (INVALID) if two say the same version, or nothing is to be served."""
+    if not specs:
+        raise Refused(Kind.INVALID, "nothing to serve: name at least one artifact")
+    seen: set[RevisionId] = set()
+    for spec in specs:
+        if spec.revision in seen:
+            raise Refused(
+                Kind.INVALID,
+                f"{spec.revision} is to be served twice; give each a version of its own",
+            )
+        seen.add(spec.revision)
+
+
+async def _watch(
+    specs: Sequence[WorkerSpec], options: Standalone, port: int, clock: Clock, stop: asyncio.Event
+) -> int:
+    codes: list[int] = []
+    async with asyncio.TaskGroup() as group:
+        for number in range(1, options.workers + 1):
+            orders = json.dumps(
+                {
+                    "worker": str(number),
+                    "host": options.host,
+                    "port": port,
+                    "specs": [json.loads(spec.to_json()) for spec in specs],
+                }
+            )
+            group.create_task(_keep(orders, number, specs[0].drain_seconds, clock, stop, codes))
+    return max(codes, default=DONE)
+
+
+async def _keep(
+    orders: str,
+    number: int,
+    drain_seconds: float,
+    clock: Clock,
+    stop: asyncio.Event,
+    codes: list[int],
+) -> None:
+    """Keep one worker alive until `stop`; one whose artifact is wrong stops all."""
+    while not stop.is_set():
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "fairlead.server.standalone", stdin=asyncio.subprocess.PIPE
+        )
+        assert worker.stdin is not None
+        worker.stdin.write(orders.encode() + b"\n")  # and it stays open: its end is our end
+        code = await _ended(worker, drain_seconds, stop)
+        if code in (FAILED, DAMAGED):
+            codes.append(code)
+            stop.set()
+        elif not stop.is_set():
+            message = "worker %d ended with code %d; a new one is started"
+            _log.warning(message, number, code, extra={"event": "worker"})
+            await clock.sleep(_RESTART_SECONDS)
+
+
+async def _ended(
+    worker: asyncio.subprocess.Process, drain_seconds: float, stop: asyncio.Event
+) -> int:
+    """Wait for the worker's end, and bring it about once `stop` is set; returns its code."""
+    async with asyncio.TaskGroup() as group:
+        ending = group.create_task(worker.wait())
+        stopping = group.create_task(stop.wait())
+        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not ending.done():
+            worker.terminate()
+            try:
+                async with asyncio.timeout(drain_seconds + _END_SECONDS):
+                    await asyncio.shield(ending)
+            except TimeoutError:
+                worker.kill()
+    return ending.result()
+
+
+def main() -> int:
+    """A worker of a stand-alone server: its orders are the first line of standard input."""
+    orders = json.loads(sys.stdin.buffer.readline(_LINE_BYTES))
+    specs = [WorkerSpec.from_json(json.dumps(spec)) for spec in orders["specs"]]
+    settings = specs[0].settings
+    jsonlog.setup(
+        settings.logconfig_service,
+        level=settings.logconfig_level,
+        json_format=settings.logconfig_json_format,
+    )
+    listen = Listen(host=orders["host"], port=orders["port"], shared=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_work(specs, listen, {"worker": orders["worker"]}))
+
+
+async def _work(specs: Sequence[WorkerSpec], listen: Listen, identity: dict[str, object]) -> int:
+    stop = asyncio.Event()
+    with stop_signals(stop), owner_gone(sys.stdin.fileno(), stop):
+        return await serve_revisions(specs, listen, SystemClock(), identity, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""`fairlead serve`: artifacts, or folders that could be published, served directly over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fairlead.adapters.documents import read_document
+from fairlead.agent.pull import pull
+from fairlead.api.worker import ServingSettings, WorkerSpec
+from fairlead.control.publish import DESCRIPTION, publish
+from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
+from fairlead.domain.manifest import Manifest, manifest_to_bytes
+from fairlead.kits import jsonlog
+from fairlead.kits.clock import SystemClock
+from fairlead.server.settings import serving_settings_from
+from fairlead.server.standalone import Standalone, run_standalone
+from fairlead.wiring.homes import open_home
+from fairlead.wiring.settings import environment
+
+LINE = "v1"  # a server without releases has one line
+
+
+class _Staged:
+    """Where a proved folder is put so that a worker can verify it: a publisher into one directory."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def publish(self, manifest: Manifest, directory: Path) -> bool:
+        for file in manifest.files:
+            path = self._target / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / file.path, path)
+        (self._target / "manifest.json").write_bytes(manifest_to_bytes(manifest))
+        return True
+
+
+def serve(
+    what: tuple[str, ...], home: Path | None, given: dict[str, Any], tell: Callable[[str], None]
+) -> int:
+    """Serve until SIGTERM or SIGINT; `what` names folders or published artifacts."""
+    settings = _settings(given)
+    jsonlog.setup(
+        settings.logconfig_service,
+        level=settings.logconfig_level,
+        json_format=settings.logconfig_json_format,
+    )
+    options = Standalone(
+        settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
+    )
+    with tempfile.TemporaryDirectory(prefix="fairlead-serve-") as staging:
+        specs = [
+            _spec(name, home, Path(staging) / str(number), settings, tell)
+            for number, name in enumerate(what)
+        ]
+        for spec in specs:
+            service = spec.revision.service
+            tell(f"{service}: http://{options.host}:{options.http_port}/v2/models/{service}/infer")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run_standalone(specs, options, SystemClock()))
+
+
+def _settings(given: dict[str, Any]) -> ServingSettings:
+    """The environment's settings, under the command's options. An address is loopback unless one is set."""
+    found = serving_settings_from(environment().serving)
+    named = {name.upper() for name in environment().serving}
+    host = found.uvicorn_host if "FAIRLEAD_SERVING_UVICORN_HOST" in named else "127.0.0.1"
+    return replace(
+        found,
+        uvicorn_host=given["host"] or host,
+        uvicorn_http_port=given["port"] or found.uvicorn_http_port,
+        uvicorn_workers=given["workers"] or found.uvicorn_workers,
+        access_log=bool(given["access_log"]),
+    )
+
+
+def _spec(
+    name: str,
+    home: Path | None,
+    staging: Path,
+    settings: ServingSettings,
+    tell: Callable[[str], None],
+) -> WorkerSpec:
+    if (Path(name) / DESCRIPTION).is_file():
+        staging.mkdir()
+        work = publish(Path(name), read_document(Path(name) / DESCRIPTION), _Staged(staging), tell)
+        manifest, directory = asyncio.run(work).manifest, staging
+    else:
+        manifest, directory = _published(name, home)
+    service = manifest.ref.name
+    if not NAME.fullmatch(service):
+        raise InvalidInput(
+            name, [Problem("name", f"{service!r} cannot be a service's name", f"write {NAME_RULE}")]
+        )
+    return WorkerSpec(
+        worker="1",
+        revision=RevisionId(service, LINE, str(manifest.ref.version)),
+        artifact=directory,
+        digest=manifest.digest,
+        settings=settings,
+        threads=1,
+        pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
+    )
+
+
+def _published(name: str, home: Path | None) -> tuple[Manifest, Path]:
+    try:
+        ref = ArtifactRef.parse(name)
+    except ValueError:
+        right = f"name a folder with a {DESCRIPTION}, or a published artifact: sentiment/1"
+        raise InvalidInput(
+            name, [Problem("", "is neither a model's folder nor an artifact", right)]
+        ) from None
+    control = open_home(home)
+    manifest = control.artifacts.manifest(ref)
+    asyncio.run(
+        pull(ref, manifest.digest, control.artifacts, control.home, lambda _here, _total: None)
+    )
+    return manifest, control.home.artifact(manifest.digest)

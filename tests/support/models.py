@@ -1,0 +1,178 @@
+"""Small real models, and artifacts of them on disk as a node has them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
+from fairlead.domain.ids import ArtifactRef, RevisionId
+from fairlead.domain.manifest import Manifest, ManifestFile, manifest_to_bytes
+from fairlead.domain.signature import DocumentSignature
+from fairlead.engines import load_model
+
+Port = tuple[str, int, list[Any] | None]  # name, ONNX element type, shape
+
+FLOAT = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+STRING = TensorProto.STRING
+BOOL = TensorProto.BOOL
+
+ECHO = """
+from pydantic import BaseModel
+
+
+class Request(BaseModel):
+    text: str
+    times: int = 1
+
+
+class Response(BaseModel):
+    text: str
+
+
+class Model:
+    def load(self, directory):
+        self.suffix = (directory / "suffix.txt").read_text()
+
+    def predict(self, request: Request) -> Response:
+        if request.text == "boom":
+            raise ValueError("a secret of the model")
+        return Response(text=request.text * request.times + self.suffix)
+"""
+
+
+def onnx_bytes(
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    nodes: Sequence[onnx.NodeProto],
+    weights: Mapping[str, Any] | None = None,
+) -> bytes:
+    initial = [
+        helper.make_tensor(name, FLOAT, array.shape, array.ravel())
+        for name, array in (weights or {}).items()
+    ]
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info(*port) for port in inputs],
+        [helper.make_tensor_value_info(*port) for port in outputs],
+        initial,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def scaled(factor: float = 1.0, width: int = 3) -> bytes:
+    """`x` [n, width] floats to `y` = x · factor."""
+    weight = np.eye(width, dtype=np.float32) * np.float32(factor)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    return onnx_bytes([("x", FLOAT, ["n", width])], [("y", FLOAT, ["n", width])], [node], {"w": weight})
+
+
+def identity(kind: int, shape: list[Any] | None) -> bytes:
+    """`x` to `y`, unchanged."""
+    node = helper.make_node("Identity", ["x"], ["y"])
+    return onnx_bytes([("x", kind, shape)], [("y", kind, shape)], [node])
+
+
+def two_ways() -> bytes:
+    """`a` [n] int64 and `b` [n, 2] floats to `a out` and `b.out`, unchanged."""
+    nodes = [
+        helper.make_node("Identity", ["a"], ["a out"]),
+        helper.make_node("Identity", ["b"], ["b.out"]),
+    ]
+    return onnx_bytes(
+        [("a", INT64, ["n"]), ("b", FLOAT, ["n", 2])],
+        [("a out", INT64, ["n"]), ("b.out", FLOAT, ["n", 2])],
+        nodes,
+    )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def spec(
+        self,
+        revision: RevisionId = RevisionId("echo", "v1", "1"),
+        *,
+        endpoints: tuple[ServedEndpoint, ...] = (ServedEndpoint(),),
+        socket: Path | None = None,
+        settings: ServingSettings | None = None,
+        **more: Any,
+    ) -> WorkerSpec:
+        return WorkerSpec(
+            "w1",
+            revision,
+            self.directory,
+            self.digest,
+            endpoints,
+            socket,
+            settings or ServingSettings(),
+            **more,
+        )
+
+
+def example(request: Any, response: Any) -> dict[str, Any]:
+    return {"request": request, "response": response}
+
+
+def make_artifact(
+    directory: Path,
+    files: Mapping[str, bytes | str],
+    examples: Sequence[dict[str, Any]],
+    ref: ArtifactRef = ArtifactRef("model", 1),
+) -> Artifact:
+    """Write the files, the golden examples and the manifest; the engine follows from the first file's name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    golden = json.dumps({"tolerance": {}, "examples": list(examples)})
+    contents = {**files, "golden.json": golden}
+    listed = []
+    for name, content in contents.items():
+        data = content.encode() if isinstance(content, str) else content
+        (directory / name).write_bytes(data)
+        listed.append(ManifestFile(name, len(data), hashlib.sha256(data).hexdigest()))
+    entry = next(iter(files))
+    engine = "python" if entry.endswith(".py") else "onnx"
+    bio = {"model_name": ref.name, "model_card": {"made": "here"}}
+    manifest = Manifest(ref, engine, entry, tuple(listed), DocumentSignature(), "golden.json", bio)
+    model = load_model(directory, manifest)
+    manifest = dataclasses.replace(manifest, signature=model.signature)
+    model.close()
+    (directory / "manifest.json").write_bytes(manifest_to_bytes(manifest))
+    return Artifact(directory, manifest)
+
+
+def echo_artifact(directory: Path, suffix: str = "!", version: int = 1) -> Artifact:
+    """A code-only model that repeats a text."""
+    return make_artifact(
+        directory,
+        {"model.py": ECHO, "suffix.txt": suffix},
+        [example({"text": "hi", "times": 2}, {"text": f"hihi{suffix}"})],
+        ArtifactRef("echo", version),
+    )
+
+
+def scaled_artifact(directory: Path, factor: float = 2.0, version: int = 1) -> Artifact:
+    """An ONNX model that multiplies three floats by `factor`."""
+    return make_artifact(
+        directory,
+        {"model.onnx": scaled(factor)},
+        [example({"x": [[1.0, 2.0, 3.0]]}, {"y": [[factor, 2 * factor, 3 * factor]]})],
+        ArtifactRef("scaled", version),
+    )
