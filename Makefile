@@ -30,6 +30,7 @@ lint: setup-dev ## Style, types, layers, sizes, dependencies, spelling
 	@$(PY) -m ruff check --output-format concise .
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
+	@$(PY) -m mypy examples bench
 	@.venv/bin/lint-imports
 	@.venv/bin/deptry src
 	@.venv/bin/codespell

@@ -65,7 +65,22 @@ def test_killing_up_itself_leaves_nothing_running(project: Fairlead) -> None:
     project.process.wait(10)
     until(lambda: gone(project), 20, f"everything ended: {project.processes()}")
     project.start()
-    assert project.healthy()
+    until(project.healthy, 5, "healthy")
+
+
+def test_an_envoy_that_outlived_everybody_is_adopted(project: Fairlead) -> None:
+    project.start()
+    victims = [process for process in project.processes() if process.name() != "envoy"]
+    (envoy,) = [process for process in project.processes() if process.name() == "envoy"]
+    for process in victims:
+        process.kill()
+    assert project.process is not None
+    project.process.wait(10)
+    project.start()
+    until(project.healthy, 5, "healthy")
+    assert [process.pid for process in project.processes() if process.name() == "envoy"] == [envoy.pid]
+    assert project.stop() == 0
+    assert gone(project)
 
 
 def test_a_busy_port_is_named(project: Fairlead) -> None:

@@ -60,7 +60,7 @@ def up(files: tuple[Path, ...], home: Path | None, **given: object) -> int:
     sourced = read_releases(list(files) or _found_releases())
     control = control_for(home or _local_home(), say, create=True)
     with running.only_one(control.home):
-        running.check_port(options)
+        running.check_port(control.home, options)
         folders = running.missing_artifacts(control, sourced, options.models)
         if folders:
             asyncio.run(running.publish_folders(control, folders))

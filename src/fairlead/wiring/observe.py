@@ -60,11 +60,21 @@ class Observed:
             return [
                 f"the gateway is at generation {gateway.generation} of {self.catalog.generation}"
             ]
-        return [
+        return self._unrouted(gateway) + [
             f"traffic of {line.id} has not moved yet"
             for service in self.catalog.services.values()
             for line in service.lines.values()
             if ordered_traffic(gateway.effective.get(line.id, ())) != line.traffic
+        ]
+
+    def _unrouted(self, gateway: GatewayStatus) -> list[str]:
+        """Ready revisions whose ready workers the gateway does not know yet."""
+        ready = self.node.ready() if self.node is not None else {}
+        return [
+            f"the gateway does not route to the worker of {revision_id} yet"
+            for revision_id in self.catalog.live()
+            if revision_id in ready
+            and not any(replica.worker in gateway.workers for replica in ready[revision_id])
         ]
 
 

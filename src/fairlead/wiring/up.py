@@ -24,11 +24,11 @@ from fairlead.domain.catalog import Catalog, with_pin
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
-from fairlead.kits import files, jsonlog
+from fairlead.kits import files, jsonlog, processes
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, life_pipe
 from fairlead.wiring.homes import Control
 from fairlead.wiring.logs import LogFollower
-from fairlead.wiring.observe import observe
+from fairlead.wiring.observe import Observed, observe
 from fairlead.wiring.settings import child_environment
 
 _log = logging.getLogger(__name__)
@@ -119,8 +119,13 @@ async def publish_folders(control: Control, folders: list[Path]) -> None:
         raise FairleadError("publishing failed (see above)", kind=Kind.MODEL)
 
 
-def check_port(options: UpOptions) -> None:
-    """Raise FairleadError if somebody else listens on the gateway's address."""
+def check_port(home: Home[Path], options: UpOptions) -> None:
+    """Raise FairleadError if somebody else listens on the gateway's address.
+
+    An Envoy of this home that outlived its gateway and its `up` is not somebody else: the gateway adopts it.
+    """
+    if _own_envoy(home):
+        return
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -177,7 +182,7 @@ async def run(
             announced = False
             while not stop.is_set() and agent.failed is None and gateway.failed is None:
                 _tell_events(follower, tell)
-                if not announced and observe(control).serves_everything():
+                if not announced and _ready(observe(control), agent, gateway):
                     announced = True
                     _tell_events(follower, tell)
                     ready(control.clock.monotonic() - started)
@@ -218,6 +223,21 @@ def _children(home: Home[Path], options: UpOptions, life: int) -> tuple[ChildSpe
             home.logs / "gateway.out",
             FATAL,
         ),
+    )
+
+
+def _ready(seen: Observed, agent: Child, gateway: Child) -> bool:
+    """Does everything serve, by the word of these very processes and not of earlier ones?"""
+    if seen.node is None or seen.gateway is None:
+        return False
+    ours = (seen.node.pid, seen.gateway.pid) == (agent.pid, gateway.pid)
+    return ours and seen.serves_everything()
+
+
+def _own_envoy(home: Home[Path]) -> bool:
+    record = files.read_json(home.gateway / "envoy" / "process.json")
+    return record is not None and processes.alive(
+        processes.ProcessId(record["pid"], record["started"], record["boot"])
     )
 
 

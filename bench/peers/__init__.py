@@ -1,0 +1,1 @@
+"""The peers, each written the way its own documentation recommends."""

@@ -1,0 +1,112 @@
+"""A server as a tree of processes: started, watched and ended as one."""
+
+import os
+import signal
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# Every process below a server inherits this variable, so none is missed that has left its parent.
+_MARK = "BENCH_RUN"
+_END_SECONDS = 15.0
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds so far and memory now, of a whole tree."""
+
+    cpu_seconds: float
+    pss_mib: float
+    rss_mib: float
+    processes: int
+
+
+class Tree:
+    """A started server and everything it started."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self._mark = uuid.uuid4().hex
+        self.log = log
+        marked = {**os.environ, **environment, _MARK: self._mark}
+        with log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches only us, and we end the tree in order.
+            self._first = subprocess.Popen(
+                command,
+                env=marked,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def has_ended(self) -> bool:
+        return self._first.poll() is not None
+
+    def usage(self) -> Usage:
+        cpu = pss = rss = 0.0
+        members = self._members()
+        for process in members:
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                memory = process.memory_full_info()
+                # Children that have ended count with their parent.
+                cpu += times.user + times.system + times.children_user + times.children_system
+                pss += getattr(memory, "pss", memory.uss)
+                rss += memory.rss
+        return Usage(cpu, pss / _MIB, rss / _MIB, len(members))
+
+    def end(self) -> None:
+        """SIGTERM to the first process, then SIGKILL to whatever is still there."""
+        with suppress(ProcessLookupError):
+            self._first.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._first.wait(_END_SECONDS)
+        for process in self._members():
+            with suppress(psutil.Error):
+                process.kill()
+        self._first.wait(_END_SECONDS)
+
+    def _members(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                ours = process.pid == self._first.pid or process.environ().get(_MARK) == self._mark
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+
+@contextmanager
+def started(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[Tree]:
+    """A running tree that is gone afterwards, whatever happens."""
+    tree = Tree(command, environment, log)
+    try:
+        yield tree
+    finally:
+        tree.end()
+
+
+def busy_seconds() -> float:
+    """CPU seconds of all processes on this machine but ours: our own, and wrk's, are taken off."""
+    times = psutil.cpu_times()
+    ours = os.times()
+    everybody = times.user + times.system + getattr(times, "nice", 0.0)
+    return float(everybody - ours.user - ours.system - ours.children_user - ours.children_system)
+
+
+def free_ports() -> tuple[int, int, int]:
+    """Three ports nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        first, second, third = (one.getsockname()[1] for one in sockets)
+        return first, second, third
