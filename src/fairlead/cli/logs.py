@@ -32,7 +32,8 @@ def logs(home: Path | None, lines: int, **options: Any) -> int:
     from fairlead.wiring.logs import LogFollower
 
     control = control_for(home, say)
-    follower = LogFollower(control.home.logs, from_start=True)
+    requests = bool(options["everything"] or options["request_id"])
+    follower = LogFollower(control.home.logs, from_start=True, requests=requests)
     shown = [record for record in follower.new() if _wanted(record, options)]
     for record in shown[-lines:]:
         click.echo(_line(record, as_json=options["as_json"]))
@@ -54,7 +55,9 @@ def _wanted(record: dict[str, Any], options: dict[str, Any]) -> bool:
 def _line(record: dict[str, Any], *, as_json: bool) -> str:
     if as_json:
         return json.dumps(record, ensure_ascii=False)
-    moment = str(record.get("asctime", record.get("time", "")))
+    from fairlead.wiring.logs import moment as moment_of
+
+    moment = moment_of(record)
     if "message" in record:
         return f"{moment} {record.get('service', ''):<8} {record['message']}"
     shown = {

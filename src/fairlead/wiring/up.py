@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 DEMO = "demo"
 # Exit codes of the gateway and the agent that a second start would not mend.
 FATAL = frozenset({2, 78})
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.05  # while somebody waits for it to be ready
+_IDLE_LOOK_SECONDS = 0.3
 _KEPT_WORKER_LOGS = 20
 
 Tell = Callable[[str], None]
@@ -174,7 +175,7 @@ async def run(
     )
     agent, gateway = (Child(spec) for spec in _children(home, options, life))
     started = control.clock.monotonic()
-    follower = LogFollower(home.logs)
+    follower = LogFollower(home.logs, requests=False)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(agent), name="agent")
@@ -187,7 +188,8 @@ async def run(
                     _tell_events(follower, tell)
                     ready(control.clock.monotonic() - started)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+                    look = _IDLE_LOOK_SECONDS if announced else _LOOK_SECONDS
+                    await asyncio.wait_for(stop.wait(), look)
             if stop.is_set():
                 tell("stopping: finishing what is under way")
             # Intake first, then the models: nobody is sent to a worker that has gone.
