@@ -78,7 +78,9 @@ def test_an_envoy_that_outlived_everybody_is_adopted(project: Fairlead) -> None:
     project.process.wait(10)
     project.start()
     until(project.healthy, 5, "healthy")
-    assert [process.pid for process in project.processes() if process.name() == "envoy"] == [envoy.pid]
+    assert [process.pid for process in project.processes() if process.name() == "envoy"] == [
+        envoy.pid
+    ]
     assert project.stop() == 0
     assert gone(project)
 

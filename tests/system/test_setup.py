@@ -1,0 +1,85 @@
+"""`make` on a machine that lacks something: each time the name of what to install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.running import ROOT
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone without a virtual environment."""
+    for name in ("scripts", "locks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def run_setup(checkout: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """Set up with a `python3` of our own, and with nothing else that could serve as one."""
+    tools = checkout / "tools"
+    tools.mkdir()
+    for name in ("sh", "cat", "dirname", "cksum", "rm", "env"):
+        found = shutil.which(name)
+        assert found is not None
+        (tools / name).symlink_to(found)
+    (tools / "python3").write_text(f"#!/bin/sh\n{python}\n")
+    (tools / "python3").chmod(0o755)
+    environment = {**os.environ, "PATH": str(tools)}
+    environment.pop("PYTHON", None)
+    return subprocess.run(
+        ["sh", "scripts/setup.sh", "run"],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_python_that_is_too_old_is_told(checkout: Path) -> None:
+    done = run_setup(checkout, "exit 1")
+    assert done.returncode == 1
+    assert "Fairlead needs Python 3.11 or newer" in done.stderr
+
+
+def test_a_python_without_venv_gets_the_name_of_the_package(checkout: Path) -> None:
+    without = f'case "$*" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"'
+    done = run_setup(checkout, without)
+    assert done.returncode == 1
+    assert f"apt install python{VERSION}-venv" in done.stderr
+    assert not (checkout / ".venv" / ".fairlead-run").exists()
+
+
+def test_a_checkout_that_is_set_up_is_left_alone(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    fingerprint = subprocess.run(
+        "cat locks/run.txt pyproject.toml | cksum",
+        shell=True,
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    ).stdout
+    (checkout / ".venv" / ".fairlead-run").write_text(fingerprint)
+    done = run_setup(checkout, "exit 1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_make_help_lists_the_commands(checkout: Path) -> None:
+    done = subprocess.run(
+        ["make", "help"], cwd=checkout, capture_output=True, text=True, timeout=20, check=True
+    )
+    for command in ("run", "test", "bench", "clean"):
+        assert f"make {command} " in done.stdout
