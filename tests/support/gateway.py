@@ -50,8 +50,7 @@ def revision(
     service, _, version = name.partition("/")
     line, _, tag = version.partition(".")
     endpoints = tuple(
-        EndpointSpec(endpoint, paths=own)
-        for endpoint, own in (paths or {"predict": ()}).items()
+        EndpointSpec(endpoint, paths=own) for endpoint, own in (paths or {"predict": ()}).items()
     )
     one = RevisionId(service, line, tag)
     return Revision(one, ArtifactRef(service, artifact), DIGEST, endpoints, "", 0.0)
@@ -79,9 +78,7 @@ def catalog(
     return Catalog(1, services, records)
 
 
-def _shares(
-    traffic: Mapping[str, Mapping[str, int]], line_id: LineId
-) -> tuple[TrafficShare, ...]:
+def _shares(traffic: Mapping[str, Mapping[str, int]], line_id: LineId) -> tuple[TrafficShare, ...]:
     return tuple(TrafficShare(tag, percent) for tag, percent in traffic[str(line_id)].items())
 
 
@@ -94,6 +91,7 @@ class Worker:
         self._path = path
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._gone = asyncio.Event()
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, str(self._path))
@@ -103,6 +101,7 @@ class Worker:
         if self._server is None:
             return
         self._server.close()
+        self._gone.set()
         for writer in list(self._writers):
             writer.transport.abort()
         self._server = None
@@ -117,7 +116,10 @@ class Worker:
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 self.seen.append((head[0], headers))
                 if "x-wait" in headers:
-                    await asyncio.sleep(float(headers["x-wait"]))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(float(headers["x-wait"])):
+                            await self._gone.wait()
+                            return
                 body = json.dumps({"worker": self.replica.worker}).encode()
                 writer.write(
                     b"HTTP/1.1 200 OK\r\nserver: worker\r\ncontent-type: application/json\r\n"
@@ -160,9 +162,7 @@ class World:
         return EnvoyProcess(places, self.settings.concurrency, CLOCK)
 
     def set_catalog(self, wanted: Catalog) -> None:
-        self.catalogs.commit(
-            replace(wanted, generation=self.catalogs.read().generation), "test"
-        )
+        self.catalogs.commit(replace(wanted, generation=self.catalogs.read().generation), "test")
 
     def set_keys(self, keys: Mapping[str, str]) -> None:
         """Secrets by client."""

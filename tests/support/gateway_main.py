@@ -23,9 +23,7 @@ def main() -> int:
     catalogs = StoredCatalogs(DirectoryObjectStore(home.store), clock)
     settings = GatewaySettings(port=int(sys.argv[2]))
     envoy = EnvoyProcess(places, 1, clock)
-    return asyncio.run(
-        run_gateway(settings, home, catalogs, envoy, clock, int(sys.argv[3]))
-    )
+    return asyncio.run(run_gateway(settings, home, catalogs, envoy, clock, int(sys.argv[3])))
 
 
 if __name__ == "__main__":

@@ -69,14 +69,16 @@ def onnx_bytes(
         initial,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def scaled(factor: float = 1.0, width: int = 3) -> bytes:
     """`x` [n, width] floats to `y` = x · factor."""
     weight = np.eye(width, dtype=np.float32) * np.float32(factor)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    return onnx_bytes([("x", FLOAT, ["n", width])], [("y", FLOAT, ["n", width])], [node], {"w": weight})
+    return onnx_bytes(
+        [("x", FLOAT, ["n", width])], [("y", FLOAT, ["n", width])], [node], {"w": weight}
+    )
 
 
 def identity(kind: int, shape: list[Any] | None) -> bytes:

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from support.models import echo_artifact, example, make_artifact, scaled_artifact
-from support.serving import Worker, eventually, until_ready, worker
 
 from fairlead.api.worker import ServedEndpoint, WorkerSpec
 from fairlead.domain.ids import RevisionId
+from support.models import echo_artifact, example, make_artifact, scaled_artifact
+from support.serving import Worker, eventually, until_ready, worker
 
 pytestmark = pytest.mark.timeout(120)
 

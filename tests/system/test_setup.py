@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.running import ROOT
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

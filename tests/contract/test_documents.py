@@ -1,0 +1,84 @@
+"""Release files and model descriptions as people write them, right and wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from fairlead.adapters.documents import read_document
+from fairlead.domain.errors import InvalidInput
+
+RIGHT = {
+    "model": "v1",
+    "traffic": [{"tag": "1", "percent": 100}],
+    "empty": None,
+    "deep": {"a": [1, 2.5, True]},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.yaml",
+            'model: v1\ntraffic:\n  - {tag: "1", percent: 100}\nempty:\ndeep: {a: [1, 2.5, true]}\n',
+        ),
+        (
+            "a.json",
+            '{"model":"v1","traffic":[{"tag":"1","percent":100}],"empty":null,"deep":{"a":[1,2.5,true]}}',
+        ),
+    ],
+)
+def test_json_and_yaml_say_the_same(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_document(tmp_path / name) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.json", b'{"a": 1,\n "b" 2}', "is not JSON (line 2: Expecting ':' delimiter)"),
+        ("a.json", b"", "is not JSON (line 1: Expecting value)"),
+        ("a.json", b'{"a": 1, "a": 2}', "key 'a' stands twice in one object"),
+        ("a.json", b"[" * 100_000, "is nested too deeply"),
+        ("a.yaml", b"a: 1\nb: [1, 2\nc: 3", "is not YAML (line 3:"),
+        ("a.yaml", b"a: 1\na: 2", "is not YAML (line 2: key 'a' stands twice in one object)"),
+        ("a.yaml", b"a: &x 1\nb: *x", "is not YAML (line 2: aliases are not allowed here)"),
+        ("a.yaml", b"a: 1\n---\nb: 2", "is not YAML"),
+        ("a.yaml", b"a: !!python/object:os.system {}", "is not YAML"),
+        ("a.yaml", b"a: \xff", "is not UTF-8 (byte 3)"),
+        ("a.yaml", b"a: " + b"x" * (1 << 20), "has 1048579 bytes"),
+        ("a.toml", b"a = 1", "ends in '.toml'; name it *.json, *.yaml, *.yml"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(InvalidInput) as caught:
+        read_document(path)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="is not there; check the path"):
+        read_document(tmp_path / "none.yaml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").mkdir()
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_document(tmp_path / "a.yaml")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | st.text("ab:[]{}-\n \"'&*!1.", max_size=60).map(str.encode))
+def test_any_bytes_are_a_document_or_a_mistake_in_words(tmp_path: Path, data: bytes) -> None:
+    for name in ("a.yaml", "a.json"):
+        (tmp_path / name).write_bytes(data)
+        try:
+            read_document(tmp_path / name)
+        except InvalidInput as error:
+            assert len(str(error)) > len(name)

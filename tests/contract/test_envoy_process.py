@@ -1,0 +1,123 @@
+"""The adapter against the real binary: taking over, refusing, starting again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from fairlead.domain.errors import FairleadError
+from fairlead.domain.table import RoutingTable
+from fairlead.gateway.listener import bootstrap
+from fairlead.gateway.snapshot import Snapshot, snapshot
+from fairlead.kits import processes
+from support.gateway import World, eventually, new_world
+
+pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    async with new_world() as world:
+        yield world
+
+
+def empty(world: World) -> Snapshot:
+    return snapshot(RoutingTable(), {}, {"secret": "demo"}, world.settings, world.home)
+
+
+async def started(world: World) -> Snapshot:
+    first = empty(world)
+    assert not await world.envoy.adopt(first.bootstrap)
+    await world.envoy.start(first.bootstrap)
+    await world.envoy.set_clusters(list(first.clusters.values()))
+    await world.envoy.set_routes(first.routes)
+    await world.envoy.set_listener(first.listener)
+    return first
+
+
+async def test_what_is_there_already_is_not_written_again(world: World) -> None:
+    first = await started(world)
+    before = await world.envoy.stats("update_attempt")
+    assert not await world.envoy.set_clusters(list(first.clusters.values()))
+    assert not await world.envoy.set_routes(first.routes)
+    assert not await world.envoy.set_listener(first.listener)
+    assert await world.envoy.stats("update_attempt") == before
+    await world.envoy.stop(3)
+
+
+async def test_refused_routes_raise_without_the_keys_and_leave_the_old_ones(world: World) -> None:
+    first = await started(world)
+    table = {"credentials": [{"key": "very-secret", "client": "demo"}]}
+    bad: dict[str, Any] = {
+        **first.routes,
+        "virtual_hosts": [
+            {**first.routes["virtual_hosts"][0], "domains": ["*"], "metadata": {"x": table}},
+        ],
+    }
+    with pytest.raises(FairleadError, match="Envoy refused version 2 of its rds") as caught:
+        await world.envoy.set_routes(bad)
+    assert "very-secret" not in str(caught.value)
+    assert "metadata" in str(caught.value) or "cannot find field" in str(caught.value)
+    assert world.envoy.routes() == first.routes
+    assert "very-secret" not in (world.home.logs / "envoy.log").read_text()
+    await eventually(_taken(world, "3"), 5, "the old routes are back")
+    await world.envoy.stop(3)
+
+
+def _taken(world: World, version: str) -> Any:
+    async def taken() -> bool:
+        text = (world.home.gateway / "envoy" / "rds" / "rds.json").read_text()
+        return f'"version_info": "{version}"' in text
+
+    return taken
+
+
+async def test_a_cluster_that_makes_no_sense_is_refused_with_envoys_reason(world: World) -> None:
+    first = await started(world)
+    nameless = {**first.clusters["front"], "name": ""}
+    with pytest.raises(FairleadError, match=r"refused .* cds: .*Name"):
+        await world.envoy.set_clusters([nameless])
+    await world.envoy.stop(3)
+
+
+async def test_the_next_gateway_adopts_a_living_envoy(world: World) -> None:
+    first = await started(world)
+    pid = world.envoy_pid()
+    following = world.new_envoy()
+    assert await following.adopt(first.bootstrap)
+    assert world.envoy_pid() == pid
+    assert following.routes() == first.routes
+    assert not await following.set_routes(first.routes)
+    await following.stop(3)
+    assert processes.identify(pid) is None
+
+
+async def test_an_envoy_that_was_started_otherwise_is_ended(world: World) -> None:
+    first = await started(world)
+    pid = world.envoy_pid()
+    other = {**first.bootstrap, "node": {"id": "another", "cluster": "another"}}
+    assert not await world.new_envoy().adopt(other)
+    assert processes.identify(pid) is None
+
+
+async def test_its_end_is_told_and_the_next_one_finds_the_last_configuration(world: World) -> None:
+    first = await started(world)
+    pid = world.envoy_pid()
+    os.kill(pid, signal.SIGKILL)
+    assert await world.envoy.ended() in ("killed by SIGKILL", "ended")
+    assert await world.envoy.stats("anything") == {}
+    await world.envoy.start(first.bootstrap)
+    assert world.envoy_pid() != pid
+    active = await world.envoy.stats(r"^listener_manager\.total_listeners_active$")
+    assert list(active.values()) == [1]
+    await world.envoy.stop(3)
+
+
+async def test_a_bootstrap_it_cannot_read_is_said_with_its_own_words(world: World) -> None:
+    with pytest.raises(FairleadError, match=r"Envoy ended at once: .*no_such_field"):
+        await world.envoy.start({**bootstrap(world.home), "no_such_field": 1})

@@ -1,0 +1,372 @@
+"""The Open Inference Protocol over REST: what is read, what is written, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fairlead.api.inference import NUMPY_TYPES, InferResponse
+from fairlead.dialects import oip_rest
+from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
+from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature, TensorSpec
+
+SIGNATURE = TensorSignature(
+    (TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("t", DataType.BYTES, (-1,))),
+    (TensorSpec("y", DataType.FP32, (-1, 2)), TensorSpec("u", DataType.BYTES, (-1,))),
+)
+CODEC = oip_rest.TensorCodec("demo", 7, SIGNATURE)
+X = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, 2]}
+T = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["grüße"]}
+
+
+def body(*inputs: Any, **more: Any) -> bytes:
+    return json.dumps({"inputs": list(inputs), **more}).encode()
+
+
+def one(datatype: str, shape: list[int]) -> oip_rest.TensorCodec:
+    spec = TensorSpec("x", DataType(datatype), tuple(shape))
+    return oip_rest.TensorCodec("one", 1, TensorSignature((spec,), ()))
+
+
+def refusal(data: bytes, header: bytes | None = None, codec: oip_rest.TensorCodec = CODEC) -> str:
+    with pytest.raises(FairleadError) as caught:
+        codec.decode(data, header)
+    assert caught.value.kind is Kind.INVALID
+    return caught.value.message
+
+
+def test_a_request_is_read_whether_its_data_is_flat_or_nested() -> None:
+    for data in ([1.5, 2], [[1.5, 2]]):
+        call = CODEC.decode(
+            body({**X, "data": data}, T, id="7", parameters={"anything": {"goes": 1}})
+        )
+        assert call.request.tensors["x"].tolist() == [[1.5, 2.0]]
+        assert call.request.tensors["x"].dtype == np.float32
+        assert call.request.tensors["t"].tolist() == ["grüße"]
+        assert call.request.outputs is None
+        assert call.id == "7"
+
+
+def test_the_answer_names_model_version_and_id_and_lies_flat_in_row_major_order() -> None:
+    call = CODEC.decode(body(X, T, id='a"b'))
+    answer = InferResponse(
+        {"y": np.array([[1, 2], [3, 4]], np.float32), "u": np.array(["ü"], dtype=object)}
+    )
+    text, length = CODEC.encode(call, answer)
+    assert length is None
+    assert json.loads(text) == {
+        "model_name": "demo",
+        "model_version": "7",
+        "id": 'a"b',
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]},
+            {"name": "u", "datatype": "BYTES", "shape": [1], "data": ["ü"]},
+        ],
+    }
+
+
+def test_requested_outputs_are_passed_on_in_the_callers_order() -> None:
+    call = CODEC.decode(body(X, T, outputs=[{"name": "u"}, {"name": "y"}]))
+    assert call.request.outputs == ("u", "y")
+
+
+def test_binary_inputs_follow_the_json_in_order() -> None:
+    floats = struct.pack("<2f", 1.5, -2)
+    text = b"\x02\x00\x00\x00ab"
+    asked = body(
+        {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}},
+        {"name": "t", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 6}},
+    )
+    call = CODEC.decode(asked + floats + text, b"%d" % len(asked))
+    assert call.request.tensors["x"].tolist() == [[1.5, -2.0]]
+    assert call.request.tensors["t"].tolist() == ["ab"]
+
+
+def test_binary_outputs_come_when_asked_for_one_by_one_or_for_all() -> None:
+    answer = InferResponse(
+        {"y": np.array([[1, 2]], np.float32), "u": np.array(["ü"], dtype=object)}
+    )
+    single = CODEC.decode(
+        body(X, T, outputs=[{"name": "y", "parameters": {"binary_data": True}}, {"name": "u"}])
+    )
+    data, length = CODEC.encode(single, answer)
+    assert length is not None
+    outputs = json.loads(data[:length])["outputs"]
+    assert outputs[0]["parameters"] == {"binary_data_size": 8}
+    assert "data" not in outputs[0]
+    assert outputs[1]["data"] == ["ü"]
+    assert data[length:] == struct.pack("<2f", 1, 2)
+
+    every = CODEC.decode(body(X, T, parameters={"binary_data_output": True}))
+    data, length = CODEC.encode(every, answer)
+    assert data[length:] == struct.pack("<2f", 1, 2) + b"\x02\x00\x00\x00" + "ü".encode()
+
+    but = [{"name": "y", "parameters": {"binary_data": False}}, {"name": "u"}]
+    call = CODEC.decode(body(X, T, parameters={"binary_data_output": True}, outputs=but))
+    assert call.binary == {"u"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1]", "Expected 'object', got 'array'"),
+        (b"{}", "missing required field 'inputs'"),
+        (b"[" * 100_000, "Expected 'object', got 'array'"),
+        (b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"junk":' + b"[" * 100_000 + b"]" * 100_000 + b',"inputs":[]}', "nested too deeply"),
+        (body({"name": "x"}, T), r"inputs\[0\]: Object missing required field 'shape'"),
+        (body({**X, "shape": "12"}, T), r"inputs\[0\].shape: Expected 'array', got 'str'"),
+        (body({**X, "shape": [1, 2.5]}, T), "Expected 'int', got 'float'"),
+        (body({**X, "shape": [1, 10**30]}, T), "Integer value out of range|shape .* does not fit"),
+        (body({**X, "name": "z"}, T), "unknown input 'z'; the model's inputs are 'x', 't'"),
+        (body(X), "input 't' is missing"),
+        (body(), "input 'x' is missing"),
+        (body(X, X, T), "input 'x' is given twice"),
+        (body({**X, "datatype": "FP64"}, T), "x: datatype 'FP64' does not fit, the model takes FP32"),
+        (body({**X, "datatype": "nonsense"}, T), "datatype 'nonsense'"),
+        (body({**X, "shape": [2]}, T), r"shape \[2\] does not fit, the model takes \[-1, 2\]"),
+        (body({**X, "shape": [1, 3]}, T), r"shape \[1, 3\] does not fit"),
+        (body({**X, "shape": [-1, 2]}, T), "negative dimension"),
+        (body({**X, "shape": [1] * 100}, T), "100 dimensions"),
+        (body({**X, "shape": [2**62, 2]}, T), "data holds 2 elements"),
+        (body({**X, "shape": [0, 2]}, T), "data holds 2 elements, shape .* asks for 0"),
+        (body({**X, "data": [1, 2, 3]}, T), "data holds 3 elements"),
+        (body({**X, "data": [[1], [2]]}, T), r"nested as \[2, 1\], shape says \[1, 2\]"),
+        (body({**X, "data": [[1, 2], [3]]}, T), "differ in length"),
+        (body({**X, "data": [True, 2]}, T), r"x: data\[0\]: Expected 'float', got 'bool'"),
+        (body({**X, "data": [None, 2]}, T), "got 'null'"),
+        (body({**X, "data": ["1", 2]}, T), "got 'str'"),
+        (body({**X, "data": [1e39, 2]}, T), "Expected 'float' <"),
+        (b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[NaN,1]}]}', "not JSON"),
+        (body({**X, "data": 5}, T), "Expected 'array', got 'int'"),
+        (body({key: X[key] for key in ("name", "shape", "datatype")}, T), "x: data is missing"),
+        (body(X, {**T, "data": [1]}), "Expected 'str', got 'int'"),
+        (body(X, T, outputs=[{"name": "z"}]), "unknown output 'z'; the model's outputs are 'y', 'u'"),
+        (body(X, T, outputs=[{"name": "y"}, {"name": "y"}]), "asked for twice"),
+        (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 3}}]), "classification extension"),
+        (body({**X, "parameters": {"binary_data_size": 8}}, T), "send one of the two"),
+        (body({"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}, T), "needs the header"),
+        (body(X, T, id=7), "id: Expected 'str | null', got 'int'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_and_what_would_be_right(data: bytes, message: str) -> None:
+    assert re.search(message, refusal(data))
+
+
+@pytest.mark.parametrize(
+    ("size", "rest", "header", "message"),
+    [
+        (8, b"1234567", None, "binary_data_size is 8, 7 bytes are left"),
+        (8, b"12345678x", None, "9 bytes follow the JSON, the inputs' binary_data_size sum to 8"),
+        (4, b"1234", None, "binary_data_size is 4, a FP32 tensor of shape .* has 8 bytes"),
+        (-1, b"", None, "binary_data_size is -1"),
+        (8, b"12345678", b"-5", "must be a number of bytes"),
+        (8, b"12345678", b"9" * 400, "must be a number of bytes"),
+        (8, b"12345678", b"\xb2", "must be a number of bytes"),
+        (8, b"12345678", b"999999", "must be a number of bytes"),
+        (8, b"12345678", b"0", "not JSON"),
+    ],
+)
+def test_binary_data_that_does_not_add_up_is_refused(
+    size: int, rest: bytes, header: bytes | None, message: str
+) -> None:
+    asked = body(
+        {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": size}}
+    )
+    found = refusal(asked + rest, header or b"%d" % len(asked), one("FP32", [-1, 2]))
+    assert re.search(message, found)
+
+
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (b"\x05\x00\x00\x00ab", "reaches past the end"),
+        (b"\x01\x00", "reaches past the end"),
+        (b"\xff\xff\xff\xff", "reaches past the end"),
+        (b"\x01\x00\x00\x00\xff", "is not UTF-8"),
+        (b"\x00\x00\x00\x00" * 2, "holds 2 texts, the shape asks for 1"),
+        (b"", "holds 0 texts"),
+    ],
+)
+def test_binary_texts_that_do_not_add_up_are_refused(blob: bytes, message: str) -> None:
+    spec = TensorSpec("t", DataType.BYTES, (-1,))
+    with pytest.raises(FairleadError, match=message):
+        tensor_from_binary(spec, [1], memoryview(blob))
+
+
+def test_a_bool_is_zero_or_one() -> None:
+    spec = TensorSpec("b", DataType.BOOL, (-1,))
+    assert tensor_from_binary(spec, [2], memoryview(b"\x00\x01")).tolist() == [False, True]
+    with pytest.raises(FairleadError, match="0 or 1"):
+        tensor_from_binary(spec, [1], memoryview(b"\x02"))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "good", "bad"),
+    [
+        ("INT8", [-128, 127], 128),
+        ("UINT8", [0, 255], -1),
+        ("INT64", [-(2**63), 2**63 - 1], 2**63),
+        ("UINT64", [0, 2**64 - 1], 2**64),
+        ("FP16", [65504, -1], 65520),
+        ("FP32", [3.4028235e38, 0], 3.5e38),
+        ("INT32", [1, 2], 1.5),
+        ("BOOL", [True, False], 1),
+        ("FP64", [1e308, 10**20], "1"),
+    ],
+)
+def test_numbers_must_fit_their_type(datatype: str, good: list[Any], bad: Any) -> None:
+    codec = one(datatype, [-1])
+    request = {"name": "x", "shape": [2], "datatype": datatype}
+    tensor = codec.decode(body({**request, "data": good})).request.tensors["x"]
+    assert tensor.dtype == NUMPY_TYPES[datatype]
+    assert np.array_equal(tensor, np.array(good, dtype=tensor.dtype))
+    assert "x: " in refusal(body({**request, "data": [good[0], bad]}), codec=codec)
+
+
+def test_nan_cannot_be_written_as_json_but_as_bytes() -> None:
+    answer = InferResponse({"y": np.array([[np.nan, np.inf]], np.float32)})
+    with pytest.raises(FairleadError, match="binary_data") as caught:
+        CODEC.encode(CODEC.decode(body(X, T)), answer)
+    assert caught.value.kind is Kind.MODEL
+    call = CODEC.decode(body(X, T, parameters={"binary_data_output": True}))
+    data, length = CODEC.encode(call, answer)
+    assert np.isnan(np.frombuffer(data[length:], np.float32)[0])
+    word = InferResponse({"u": np.array(["null"], dtype=object)})
+    assert b'"null"' in CODEC.encode(CODEC.decode(body(X, T)), word)[0]
+
+
+def test_documents_travel_as_json_texts() -> None:
+    codec = oip_rest.DocumentCodec("echo", 1)
+    asked = body({"name": "request", "shape": [2], "datatype": "BYTES", "data": ['{"a":1}', "2"]})
+    call = codec.decode(asked)
+    assert call.texts == [b'{"a":1}', b"2"]
+    answer = json.loads(codec.encode(call, [b'{"b":1}', b'"\xc3\xbc"'])[0])
+    assert answer["outputs"] == [
+        {"name": "response", "datatype": "BYTES", "shape": [2], "data": ['{"b":1}', '"ü"']}
+    ]
+
+
+def test_metadata_shows_tensors_and_for_documents_how_to_send_them() -> None:
+    assert oip_rest.metadata("demo", [6, 7], "onnxruntime_onnx", SIGNATURE) == {
+        "name": "demo",
+        "versions": ["6", "7"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "t", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "u", "datatype": "BYTES", "shape": [-1]},
+        ],
+    }
+    shown = oip_rest.metadata("echo", [1], "python", DocumentSignature())
+    assert shown["inputs"] == [{"name": "request", "datatype": "BYTES", "shape": [-1]}]
+    assert shown["outputs"] == [{"name": "response", "datatype": "BYTES", "shape": [-1]}]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["x", "t", "z"]) | JSON,
+        "shape": st.lists(st.integers(-2, 3) | st.integers(), max_size=4) | JSON,
+        "datatype": st.sampled_from(["FP32", "BYTES", "BF16"]) | JSON,
+        "data": JSON,
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": st.integers(-1, 40)})
+        | JSON,
+    },
+)
+
+
+@settings(max_examples=300)
+@given(data=st.binary(max_size=200), header=st.none() | st.binary(max_size=4))
+def test_any_bytes_are_a_request_or_a_refusal(data: bytes, header: bytes | None) -> None:
+    try:
+        CODEC.decode(data, header)
+    except FairleadError as error:
+        assert error.message
+
+
+@settings(max_examples=300)
+@given(
+    inputs=st.lists(NEARLY | st.sampled_from([X, T]), max_size=4) | JSON,
+    outputs=st.lists(st.fixed_dictionaries({"name": st.sampled_from(["y", "u", "z"])}), max_size=3)
+    | JSON,
+    blob=st.binary(max_size=40),
+    with_header=st.booleans(),
+)
+def test_any_nearly_right_request_is_a_request_or_a_refusal(
+    inputs: Any, outputs: Any, blob: bytes, with_header: bool
+) -> None:
+    data = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+    header = b"%d" % len(data) if with_header else None
+    try:
+        call = CODEC.decode(data + blob if with_header else data, header)
+    except FairleadError as error:
+        assert error.message
+    else:
+        assert set(call.request.tensors) == {"x", "t"}
+
+
+NUMERIC = sorted(set(NUMPY_TYPES) - {"BYTES"})
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> tuple[str, Any]:
+    datatype = draw(st.sampled_from([*NUMERIC, "BYTES"]))
+    shape = draw(hnp.array_shapes(min_dims=1, max_dims=3, max_side=4))
+    if datatype == "BYTES":
+        texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+        array = draw(hnp.arrays(object, shape, elements=texts))
+    elif datatype.startswith("FP"):
+        array = draw(
+            hnp.arrays(
+                NUMPY_TYPES[datatype],
+                shape,
+                elements={"allow_nan": False, "allow_infinity": False},
+            )
+        )
+    else:
+        array = draw(hnp.arrays(NUMPY_TYPES[datatype], shape))
+    return datatype, array
+
+
+@settings(max_examples=200)
+@given(tensor=tensors(), nested=st.booleans(), unaligned=st.integers(0, 7))
+def test_every_tensor_survives_json_and_binary_both_ways(
+    tensor: tuple[str, Any], nested: bool, unaligned: int
+) -> None:
+    datatype, array = tensor
+    shape = list(array.shape)
+    codec = one(datatype, [-1] * len(shape))
+    request = {"name": "x", "shape": shape, "datatype": datatype}
+    data = array.tolist() if nested else array.ravel().tolist()
+    found = codec.decode(body({**request, "data": data})).request.tensors["x"]
+    assert found.dtype == array.dtype
+    assert found.shape == array.shape
+    assert found.tolist() == array.tolist()
+
+    blob = tensor_to_binary(array)
+    asked = body({**request, "parameters": {"binary_data_size": len(blob)}}) + b" " * unaligned
+    found = codec.decode(asked + blob, b"%d" % len(asked)).request.tensors["x"]
+    assert found.flags.aligned
+    assert found.tolist() == array.tolist()

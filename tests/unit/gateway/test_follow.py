@@ -1,0 +1,260 @@
+"""The loop: add, move, drain, drop; and what it does when things are away."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.adapters.memory.envoy import MemoryEnvoy
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.ids import RevisionId
+from fairlead.domain.layout import Home
+from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
+from fairlead.domain.table import RoutingTable
+from fairlead.gateway.clusters import named_clusters
+from fairlead.gateway.follow import Follower
+from fairlead.gateway.index import index
+from fairlead.gateway.settings import GatewaySettings
+from fairlead.gateway.state import View, read_gateway_status, table_before
+from fairlead.kits.clock import FakeClock
+from support.gateway import DIGEST, catalog, revision
+
+
+class Node:
+    """A home, a follower, a fake Envoy and a clock that obeys."""
+
+    def __init__(self, root: Path, envoy: MemoryEnvoy | None = None) -> None:
+        self.home = Home(root, root)
+        self.envoy = envoy or MemoryEnvoy()
+        self.clock = FakeClock()
+        status = read_gateway_status(self.home.gateway_status)
+        before = index(table_before(at("1"), status, "v1"))
+        self.view = View(before, before)
+        self.follower = Follower(
+            GatewaySettings(drain_seconds=30), self.home, self.envoy, self.view, self.clock
+        )
+
+    async def step(self, seconds: float = 0.1) -> None:
+        self.clock.advance(seconds)
+        await self.follower.step()
+
+    def has(self, *replicas: Replica) -> None:
+        status = NodeStatus("node", self.clock.now(), os.getpid(), 1, replicas)
+        self.home.node_status.parent.mkdir(exist_ok=True)
+        self.home.node_status.write_bytes(node_status_to_bytes(status))
+
+    def says(self) -> dict[str, Any]:
+        return dict(json.loads(self.home.gateway_status.read_bytes()))
+
+    def routed(self) -> set[str]:
+        return {name.partition("@")[0] for name in named_clusters(self.envoy.routes())} - {"front"}
+
+    def clusters(self) -> set[str]:
+        return {name.partition("@")[0] for name in self.envoy.clusters()} - {"front"}
+
+
+def at(tag: str, generation: int = 1) -> Catalog:
+    wanted = catalog(
+        revision(f"speech/v1.{tag}"),
+        traffic={"speech/v1": {tag: 100}},
+        pins={"speech": "v1"},
+        keys={"demo": ("*",)},
+    )
+    return replace(wanted, generation=generation)
+
+
+def worker(tag: str, state: State = State.READY, name: str = "") -> Replica:
+    one = RevisionId("speech", "v1", tag)
+    name = name or f"w{tag}"
+    return Replica(name, one, DIGEST, state, socket=f"/run/{name}.sock")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    node = Node(tmp_path)
+    keys = node.home.keys
+    keys.parent.mkdir()
+    keys.write_text('{"schema": 1, "keys": {"demo": "s-demo"}}')
+    keys.chmod(0o600)
+    return node
+
+
+async def moved_to_two(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.view.catalog = at("2", 2)
+    node.has(worker("1"), worker("2"))
+    await node.step()
+
+
+async def test_clusters_come_before_routes_and_routes_before_the_listener(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    assert node.envoy.told == ["clusters", "routes", "listener"]
+    assert node.says()["workers"] == ["w1"]
+    assert node.says()["generation"] == 1
+
+
+async def test_nothing_is_told_twice(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    told = list(node.envoy.told)
+    for _ in range(3):
+        node.has(worker("1"))
+        await node.step()
+    assert node.envoy.told == told
+
+
+async def test_an_old_cluster_stays_until_nobody_uses_it(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    name = next(one for one in node.envoy.clusters() if one.startswith("speech"))
+    active = f"cluster.{name}.upstream_rq_active"
+    node.envoy.numbers[active] = 3
+    node.view.catalog = at("2", 2)
+    node.has(worker("1"), worker("2"))
+    for _ in range(9):
+        await node.step()
+    assert node.routed() == {"speech/v1.2"}
+    assert node.clusters() == {"speech/v1.1", "speech/v1.2"}
+    assert node.says()["workers"] == ["w1", "w2"]
+    node.envoy.numbers[active] = 0
+    await node.step()
+    assert node.clusters() == {"speech/v1.1", "speech/v1.2"}, "seen idle once is not enough"
+    await node.step()
+    assert node.clusters() == {"speech/v1.2"}
+    assert node.says()["workers"] == ["w2"]
+
+
+async def test_after_the_drain_deadline_it_goes_with_its_requests(node: Node) -> None:
+    await moved_to_two(node)
+    await node.step(29)
+    assert node.clusters() == {"speech/v1.1", "speech/v1.2"}
+    await node.step(2)
+    assert node.clusters() == {"speech/v1.2"}
+
+
+async def test_a_newer_move_does_not_wait_for_an_older_drain(node: Node) -> None:
+    await moved_to_two(node)
+    node.view.catalog = at("3", 3)
+    node.has(worker("1"), worker("2"), worker("3"))
+    await node.step()
+    assert node.routed() == {"speech/v1.3"}
+    assert node.clusters() == {"speech/v1.1", "speech/v1.2", "speech/v1.3"}
+
+
+async def test_moving_back_takes_the_draining_cluster_into_use_again(node: Node) -> None:
+    await moved_to_two(node)
+    node.view.catalog = at("1", 3)
+    await node.step()
+    assert node.routed() == {"speech/v1.1"}
+    await node.step(31)
+    assert node.clusters() == {"speech/v1.1"}
+
+
+async def test_a_refused_move_leaves_everything_and_is_not_tried_again(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.envoy.refuse = "routes"
+    node.view.catalog = at("2", 2)
+    node.has(worker("1"), worker("2"))
+    for _ in range(3):
+        await node.step(0.6)
+    assert node.view.rejected_updates == 1
+    assert node.says()["generation"] == 1
+    assert "Envoy refused its routes" in node.says()["problem"]
+    assert set(node.says()["workers"]) >= {"w1"}
+    node.envoy.refuse = ""
+    node.view.catalog = at("2", 3)
+    await node.step()
+    assert (node.routed(), node.says()["problem"]) == ({"speech/v1.2"}, "")
+
+
+async def test_dead_workers_stay_routed_until_others_are_ready(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.has(worker("1", State.FAILED))
+    await node.step(0.6)
+    assert node.says()["workers"] == ["w1"]
+    node.has(worker("1", State.FAILED), worker("1", name="w1b"))
+    await node.step()
+    await node.step(31)
+    assert node.says()["workers"] == ["w1b"]
+
+
+async def test_a_broken_status_changes_nothing_and_is_said(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.home.node_status.write_bytes(b'{"schema": 1, "no')
+    await node.step(0.6)
+    assert node.routed() == {"speech/v1.1"}
+    assert "status cannot be read" in node.says()["problem"]
+    node.has(worker("1"))
+    await node.step(0.6)
+    assert node.says()["problem"] == ""
+
+
+async def test_after_a_restart_the_routes_stand_though_the_status_is_gone(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.home.node_status.unlink()
+    told = list(node.envoy.told)
+    following = Node(node.home.root, node.envoy)
+    following.view.catalog = at("1")
+    await following.step()
+    assert node.envoy.told == told
+    assert following.says()["workers"] == ["w1"]
+
+
+async def test_after_a_restart_what_the_one_before_left_drains_too(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    following = Node(node.home.root, node.envoy)
+    following.view.catalog = at("2", 2)
+    following.has(worker("1"), worker("2"))
+    await following.step()
+    assert (following.routed(), following.clusters()) == (
+        {"speech/v1.2"},
+        {"speech/v1.1", "speech/v1.2"},
+    )
+    assert following.says()["workers"] == ["w1", "w2"]
+    await following.step(31)
+    assert following.clusters() == {"speech/v1.2"}
+
+
+async def test_a_key_file_others_can_read_is_a_warning(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.home.keys.chmod(0o644)
+    await node.step()
+    assert "can be read by others" in caplog.text
+    assert "s-demo" not in caplog.text
+
+
+async def test_a_broken_key_file_keeps_the_keys_and_shows_none(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.home.keys.write_text('{"schema": 1, "keys": {"demo": "s-new"')
+    await node.step(0.6)
+    assert "s-demo" in str(node.envoy.routes())
+    assert "s-new" not in node.says()["problem"]
+    assert "is not JSON" in node.says()["problem"]
+
+
+def test_without_a_status_the_table_before_is_empty() -> None:
+    assert table_before(at("1"), None, "v1") == RoutingTable()

@@ -1,0 +1,127 @@
+"""The documents Envoy is given, whole; and what must hold in them whatever the table."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from hypothesis import given, strategies as st
+from syrupy.assertion import SnapshotAssertion
+
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.ids import RevisionId
+from fairlead.domain.layout import Home
+from fairlead.domain.status import Replica, State
+from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.clusters import cluster_name, named_clusters, replicas_of, worker_cluster
+from fairlead.gateway.settings import GatewaySettings
+from fairlead.gateway.snapshot import Snapshot, snapshot as take
+from support.gateway import DIGEST, catalog, revision
+
+HOME: Home[PurePosixPath] = Home(PurePosixPath("/home"), PurePosixPath("/run/f"))
+SETTINGS = GatewaySettings()
+KEYS = {"demo": ("*",), "part": ("speech",)}
+
+
+def replica(worker: str, one: RevisionId) -> Replica:
+    return Replica(worker, one, DIGEST, State.READY, socket=f"/run/f/{worker}.sock")
+
+
+def speech(paths: tuple[str, ...] = ("/api/speak",)) -> Catalog:
+    return catalog(
+        revision("speech/v9.1", 1, {"predict": paths}),
+        revision("speech/v9.2", 2),
+        traffic={"speech/v9": {"1": 90, "2": 10}},
+        pins={"speech": "v9"},
+        keys=KEYS,
+    )
+
+
+def snapped(wanted: Catalog, settings: GatewaySettings = SETTINGS) -> Snapshot:
+    table = table_from(wanted, wanted.live(), {}, RoutingTable())
+    replicas = {one: (replica(f"w-{one.line}-{one.revision}", one),) for one in wanted.live()}
+    credentials = {"s-demo": "demo", "s-part": "part", "s-gone": "gone"}
+    return take(table, replicas, credentials, settings, HOME)
+
+
+def test_a_split_line_with_a_path_of_its_own_becomes_these_documents(
+    snapshot: SnapshotAssertion,
+) -> None:
+    taken = snapped(speech())
+    assert taken.routes == snapshot(name="routes")
+    assert dict(taken.clusters) == snapshot(name="clusters")
+    assert taken.listener == snapshot(name="listener")
+    assert taken.bootstrap == snapshot(name="bootstrap")
+
+
+def test_an_empty_table_leads_everybody_to_the_front_desk() -> None:
+    taken = take(RoutingTable(), {}, {}, SETTINGS, HOME)
+    assert list(taken.clusters) == ["front"]
+    assert named_clusters(taken.routes) == {"front"}
+
+
+def test_only_keys_the_catalog_knows_are_told() -> None:
+    assert "s-gone" not in str(snapped(speech()).routes)
+
+
+def test_beyond_loopback_the_docs_and_the_numbers_ask_for_a_key() -> None:
+    def open_here(settings: GatewaySettings) -> set[str]:
+        return set(_open_paths(snapped(speech(), settings).routes))
+
+    here = open_here(SETTINGS)
+    there = open_here(GatewaySettings(host="0.0.0.0"))
+    assert here - there == {"/docs", "/metrics", "/openapi.json"}
+    assert {"/", "/livez", "/healthz", "/v1/", "/v2/health/ready"} <= there
+
+
+def test_a_path_under_another_paths_prefix_is_found_under_the_longer_one() -> None:
+    routes = snapped(speech(("/v2/models/speech/inf",))).routes
+    under = _entries(routes, "/v2/models/speech/inf")
+    assert "/v2/models/speech/infer" in str(under)
+    assert "/v2/models/speech/infer'" not in str(_entries(routes, "/v2/models/speech"))
+
+
+def test_a_key_for_nothing_finds_no_cluster_but_the_front_desk() -> None:
+    wanted = catalog(
+        revision("speech/v9.1"),
+        traffic={"speech/v9": {"1": 100}},
+        pins={"speech": "v9"},
+        keys={"none": ("elsewhere",)},
+    )
+    table = table_from(wanted, wanted.live(), {}, RoutingTable())
+    assert named_clusters(take(table, {}, {"s": "none"}, SETTINGS, HOME).routes) == {"front"}
+
+
+@given(st.sets(st.text(min_size=1), min_size=1, max_size=5))
+def test_a_cluster_is_the_same_for_the_same_workers_only(workers: set[str]) -> None:
+    one = RevisionId("speech", "v9", "2")
+    there = [replica(worker, one) for worker in workers]
+    name = cluster_name(one, there)
+    assert name == cluster_name(one, reversed(there))
+    assert name != cluster_name(one, [*there, replica("".join(workers) + "more", one)])
+    assert name.startswith("speech/v9.2@")
+
+
+def test_a_cluster_tells_who_is_behind_it() -> None:
+    one = RevisionId("speech", "v9", "2")
+    behind = (replica("a", one), replica("b", one))
+    assert replicas_of(worker_cluster("x", behind)) == behind
+    assert replicas_of(worker_cluster("x", ())) == ()
+
+
+def _open_paths(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [path for one in value for path in _open_paths(one)]
+    if not isinstance(value, dict):
+        return []
+    found = [path for one in value.values() for path in _open_paths(one)]
+    switched_off = "disabled" in str(value.get("typed_per_filter_config", ""))
+    if switched_off and "path" in value.get("match", {}):
+        found.append(value["match"]["path"])
+    return found
+
+
+def _entries(routes: dict[str, Any], prefix: str) -> Any:
+    by_key = routes["virtual_hosts"][0]["matcher"]["on_no_match"]
+    by_path = by_key["matcher"]["on_no_match"]
+    return by_path["matcher"]["matcher_tree"]["prefix_match_map"]["map"][prefix]
