@@ -50,7 +50,7 @@ def gateway(home: Path | None, life_fd: int | None, **address: object) -> int:
 @click.option("--spec", required=True, type=click.Path(path_type=Path, dir_okay=False, exists=True))
 def worker(spec: Path) -> int:
     """Run one worker by its spec file."""
-    from fairlead.wiring.processes import run_worker
+    from fairlead.wiring.running import run_worker
 
     return run_worker(spec)
 

@@ -1,26 +1,17 @@
-"""The long-running processes, each joined to its adapters: agent, gateway, worker, stand-alone server."""
+"""The long-running processes of a home, each joined to its adapters: the agent and the gateway."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from fairlead.domain.errors import FairleadError
 from fairlead.kits import jsonlog
 from fairlead.wiring.homes import Control, open_home
+from fairlead.wiring.running import run
 from fairlead.wiring.settings import child_environment, environment
-
-_log = logging.getLogger(__name__)
-
-# Started again these would fail the same way, so their supervisor gives up on this code.
-REFUSED = 78  # EX_CONFIG of sysexits
 
 
 def run_agent(home: Path, life_fd: int | None) -> int:
@@ -39,7 +30,7 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     settings = AgentSettings(
         cores=os.cpu_count() or 1, keep_workers=life_fd is None, serving=_serving()
     )
-    return _run(agent(settings, control.home, ports, life_fd))
+    return run(agent(settings, control.home, ports, life_fd))
 
 
 def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> int:
@@ -67,20 +58,7 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
         logs=control.home.logs,
     )
     envoy = EnvoyProcess(places, settings.concurrency, control.clock)
-    return _run(gateway(settings, control.home, control.catalogs, envoy, control.clock, life_fd))
-
-
-def run_worker(spec_file: Path) -> int:
-    """Run one worker by its spec."""
-    from fairlead.api.worker import WorkerSpec
-    from fairlead.kits.clock import SystemClock
-    from fairlead.server.worker import run_worker as worker
-
-    spec = WorkerSpec.from_json(spec_file.read_text(encoding="utf-8"))
-    jsonlog.setup(
-        "worker", level=spec.settings.logconfig_level
-    )  # the launcher keeps what it prints
-    return _run(worker(spec, SystemClock()))
+    return run(gateway(settings, control.home, control.catalogs, envoy, control.clock, life_fd))
 
 
 def _begin(home: Path, name: str, life_fd: int | None) -> Control:
@@ -93,13 +71,3 @@ def _serving() -> Any:  # noqa: ANN401 - ServingSettings, imported only where it
     from fairlead.server.settings import serving_settings_from
 
     return serving_settings_from(environment().serving)
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work)
-    except FairleadError as error:
-        _log.error("%s", error, extra={"event": "refused"})
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - what the supervisor shows
-        return REFUSED

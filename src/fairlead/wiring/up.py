@@ -29,13 +29,14 @@ from fairlead.kits.supervise import Child, ChildSpec, Supervisor, life_pipe
 from fairlead.wiring.homes import Control
 from fairlead.wiring.logs import LogFollower
 from fairlead.wiring.observe import Observed, observe
+from fairlead.wiring.running import REFUSED
 from fairlead.wiring.settings import child_environment
 
 _log = logging.getLogger(__name__)
 
 DEMO = "demo"
 # Exit codes of the gateway and the agent that a second start would not mend.
-FATAL = frozenset({2, 78})
+FATAL = frozenset({2, REFUSED})
 _LOOK_SECONDS = 0.05  # while somebody waits for it to be ready
 _IDLE_LOOK_SECONDS = 0.3
 _KEPT_WORKER_LOGS = 20

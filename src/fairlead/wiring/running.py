@@ -1,0 +1,43 @@
+"""Running a process's work, and the worker itself: it imports as little as it can, because many are started."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fairlead.domain.errors import FairleadError
+from fairlead.kits import jsonlog
+
+_log = logging.getLogger(__name__)
+
+# Started again these would fail the same way, so their supervisor gives up on this code.
+REFUSED = 78  # EX_CONFIG of sysexits
+
+
+def run(work: Coroutine[Any, Any, int]) -> int:
+    """Run until it is done; a refusal is logged, printed, and becomes the exit code `REFUSED`."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except FairleadError as error:
+        _log.error("%s", error, extra={"event": "refused"})
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - what the supervisor shows
+        return REFUSED
+
+
+def run_worker(spec_file: Path) -> int:
+    """Run one worker by its spec."""
+    from fairlead.api.worker import WorkerSpec
+    from fairlead.kits.clock import SystemClock
+    from fairlead.server.worker import run_worker as worker
+
+    spec = WorkerSpec.from_json(spec_file.read_text(encoding="utf-8"))
+    # To standard error, which the launcher keeps.
+    jsonlog.setup("worker", level=spec.settings.logconfig_level)
+    return run(worker(spec, SystemClock()))

@@ -1,0 +1,67 @@
+"""Commands that need nothing running, as transcripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fairlead.cli.common import table
+from fairlead.cli.main import COMMANDS, cli
+from fairlead.cli.traffic import _shares
+from fairlead.domain.errors import InvalidInput
+from fairlead.domain.release import TrafficShare
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), standalone_mode=False)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 3
+
+
+def test_validate_tells_every_mistake_of_every_file(tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right.yaml", tmp_path / "wrong.json"
+    right.write_text('service: s\nmodel: v1\nversion: "1"\nartifact: s/1\n')
+    wrong.write_text(json.dumps({"model": "v1", "version": 1, "artifact": "s/1", "trafic": []}))
+    result = run("validate", str(right), str(wrong))
+    assert result.return_value == 1
+    assert f"{right}: right (s/v1.1)" in result.output
+    assert f"{wrong}: trafic: unknown key; did you mean 'traffic'?" in result.output
+    assert run("validate", str(right)).return_value == 0
+
+
+def test_docs_release_prints_page_and_schema() -> None:
+    assert run("docs", "release").output.startswith("# The release file")
+    schema = json.loads(run("docs", "release", "--schema").output)
+    assert schema["required"] == ["model", "version"]
+    assert "FAIRLEAD_PORT" in run("docs", "environment").output
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (("1=90",), "percents sum to 90"),
+        (("1=50", "1=50"), "names the tag '1' 2 times"),
+        (("1",), "'1' is no share; write REVISION=PERCENT: 2=10"),
+        (("1=1000",), "is no share"),
+    ],
+)
+def test_a_wrong_split_is_told(texts: tuple[str, ...], told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        _shares(texts)
+    assert told in str(caught.value)
+
+
+def test_a_split_is_read_with_and_without_the_sign() -> None:
+    assert _shares(("1=90", "2=10%")) == (TrafficShare("1", 90), TrafficShare("2", 10))
+
+
+def test_a_table_is_as_wide_as_its_content() -> None:
+    assert table(("A", "B"), [("long", "x"), ("s", "y")]) == "A     B\nlong  x\ns     y"

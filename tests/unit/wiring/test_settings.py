@@ -1,0 +1,75 @@
+"""The environment, read once and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fairlead.domain.errors import InvalidInput
+from fairlead.wiring.settings import VARIABLES, environment, home_at, nearest_home
+
+
+def test_nothing_set_means_the_defaults() -> None:
+    found = environment({"PATH": "/bin"})
+    assert (found.host, found.port, found.home, found.tls_cert) == ("127.0.0.1", 8080, None, None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        (
+            {"FAIRLEAD_PROT": "1"},
+            "FAIRLEAD_PROT: is no setting of Fairlead; did you mean FAIRLEAD_PORT?",
+        ),
+        ({"FAIRLEAD_PORT": "http"}, "FAIRLEAD_PORT: is 'http'; write a port from 1 to 65535"),
+        ({"FAIRLEAD_PORT": "0"}, "FAIRLEAD_PORT: is '0'; write a port from 1 to 65535"),
+        ({"FAIRLEAD_PORT": "65536"}, "FAIRLEAD_PORT: is '65536'; write a port from 1 to 65535"),
+        (
+            {"FAIRLEAD_TLS_CERT": "x"},
+            "FAIRLEAD_TLS_CERT: goes with FAIRLEAD_TLS_KEY; set both or none",
+        ),
+    ],
+)
+def test_a_wrong_variable_is_told(variables: dict[str, str], told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        environment(variables)
+    assert told in str(caught.value)
+
+
+def test_settings_of_the_model_server_are_passed_on() -> None:
+    found = environment(
+        {"FAIRLEAD_SERVING_UVICORN_WORKERS": "3", "fairlead_serving_api_version": "v2"}
+    )
+    assert set(found.serving) == {
+        "FAIRLEAD_SERVING_UVICORN_WORKERS",
+        "fairlead_serving_api_version",
+    }
+
+
+def test_the_key_is_never_shown() -> None:
+    assert "sesame" not in repr(environment({"FAIRLEAD_API_KEY": "sesame"}))
+
+
+def test_every_variable_is_documented() -> None:
+    for name in VARIABLES:
+        environment({name: "1", "FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"})
+
+
+def test_the_nearest_home_upwards_is_found(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert nearest_home(below) is None
+    (tmp_path / ".fairlead").mkdir()
+    assert nearest_home(below) is None  # a folder of that name is no home yet
+    (tmp_path / ".fairlead" / "home.json").write_text("{}")
+    assert nearest_home(below) == tmp_path / ".fairlead"
+
+
+def test_sockets_lie_where_their_names_fit(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep/" * 40)
+    deep.mkdir(parents=True)
+    home = home_at(deep)
+    assert len(str(home.worker_socket("0" * 8)).encode()) < 100
+    assert home_at(deep / "..").sockets != home.sockets
+    assert home_at(deep).sockets == home.sockets
