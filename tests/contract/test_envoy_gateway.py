@@ -261,6 +261,23 @@ async def test_a_slow_caller_and_a_huge_header_are_refused_in_shape() -> None:
     assert huge.status == 431
 
 
+async def test_the_access_log_is_rotated_and_goes_on() -> None:
+    async with new_world(access_log_bytes=10) as world:
+        await prepare(world)
+        async with world.running(), world.client() as client:
+            await world.routed()
+            log = world.home.logs / "access.jsonl"
+            old = log.with_name("access.jsonl.1")
+            await client.get("/livez")
+            await eventually(lambda: old.exists() and b"livez" in old.read_bytes(), 5, "rotated")
+            await client.get("/healthz")
+            await eventually(lambda: b"healthz" in _all(log, old), 5, "it goes on")
+
+
+def _all(*paths: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in paths if path.exists())
+
+
 async def test_with_a_certificate_it_speaks_tls_and_only_that() -> None:
     async with new_world(
         certificate=DATA / "certificate.pem", private_key=DATA / "key.pem"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -177,7 +178,7 @@ def test_a_killed_worker_is_replaced_and_proved_within_five_seconds(node: Node) 
     assert ask(before, 21) == (200, 42)
     began = time.monotonic()
     os.kill(before.pid, signal.SIGKILL)
-    until(lambda: before not in node.ready(revision), 2.0)
+    until(lambda: not node.ready(revision), 2.0)
     told = time.monotonic() - began
     (after,) = until(lambda: node.ready(revision))
     assert time.monotonic() - began < RECOVERY_SECONDS
@@ -203,11 +204,37 @@ def test_the_next_agent_adopts_the_workers_of_a_killed_one(node: Node) -> None:
     assert [(one.worker, one.pid) for one in after] == [(one.worker, one.pid) for one in before]
     # A worker that was adopted is no child of this agent; its death is noticed all the same.
     os.kill(before[0].pid, signal.SIGKILL)
-    until(lambda: len(found := node.ready(revision)) == 2 and before[0] not in found)
+    gone = before[0].worker
+    until(
+        lambda: (
+            len(found := node.ready(revision)) == 2 and gone not in {one.worker for one in found}
+        )
+    )
     second.terminate()
     assert second.wait(10) == 0
     assert all(processes.alive(worker) for worker in node.workers())
     assert len(node.workers()) == 2, "an agent that is alone leaves its workers to the next"
+
+
+def test_an_agent_killed_at_any_moment_leaves_no_worker_nobody_knows(node: Node) -> None:
+    manifest = node.model()
+    revision = node.release("1", manifest, replicas=3)
+    for milliseconds in (300, 450, 600, 650, 700, 800, 900, 1000, 1200):
+        agent = node.agent()
+        time.sleep(milliseconds / 1000)  # the moment of the kill, not a wait for anything
+        agent.kill()
+        agent.wait(10)
+    node.agent()
+    until(lambda: len(node.ready(revision)) == 3)
+    known = {one.pid for one in node.ready(revision)}
+    spec_files = str(node.control.home.workers)
+    running = {
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE
+        and any(argument.startswith(spec_files) for argument in process.info["cmdline"] or ())
+    }
+    assert running == known
 
 
 def test_an_owned_agent_and_its_workers_end_with_their_owner(node: Node) -> None:
@@ -274,7 +301,7 @@ def test_a_file_that_changed_on_this_node_is_pulled_again(node: Node) -> None:
     damaged = node.control.home.artifact(manifest.digest) / "factor"
     damaged.write_text("3")
     os.kill(before.pid, signal.SIGKILL)
-    (after,) = until(lambda: [one for one in node.ready(revision) if one != before])
+    (after,) = until(lambda: [one for one in node.ready(revision) if one.worker != before.worker])
     assert damaged.read_text() == "2"
     assert ask(after, 21) == (200, 42)
     assert first.poll() is None

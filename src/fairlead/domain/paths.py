@@ -6,7 +6,9 @@ data plane sees the same thing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 GET = ("GET", "HEAD")
 READ = ("GET",)
@@ -51,7 +53,8 @@ class CustomPath:
 PathMatch = OpenPath | ModelPath | CustomPath
 
 
-def open_paths(api_version: str) -> dict[str, OpenPath]:
+@cache  # asked for every request of a data plane
+def open_paths(api_version: str) -> Mapping[str, OpenPath]:
     """Every path that is answered for all services."""
     root = f"/{api_version}" if api_version else ""
     names = {

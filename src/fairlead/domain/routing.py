@@ -149,7 +149,8 @@ def _choose_service(
         )
     if isinstance(path, ModelPath) and path.artifact_version is not None:
         return Refusal(Kind.NOT_FOUND, _no_artifact_version(allowed[0], path.artifact_version))
-    return Refusal(Kind.NOT_FOUND, f"no version {ask.accept_version!r} here; versions: {listed}")
+    version = LATEST if ask.accept_version is None else ask.accept_version
+    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {listed}")
 
 
 def _choose_version(

@@ -85,7 +85,7 @@ class Follower:
         if wanted is not None:
             await self._apply(*wanted)
         await self._drop_idle()
-        self._reporter.beat(self._workers())
+        self._reporter.beat(self._workers)
 
     def _wanted(self) -> tuple[RoutingTable, Mapping[RevisionId, tuple[Replica, ...]]] | None:
         """The table to route by and who is behind it; None if it is what was tried last."""
@@ -117,7 +117,9 @@ class Follower:
         new = await asyncio.to_thread(
             snapshot, table, replicas, credentials, self._settings, self._home
         )
-        self._reporter.write({*self._workers(), *_workers_of(new.clusters)})
+        there = self._workers()
+        if added := _workers_of(new.clusters) - there:
+            self._reporter.write(there | added)
         try:
             moved = await self._move(new)
         except (FairleadError, OSError) as error:

@@ -154,7 +154,22 @@ def _http_filters() -> list[Document]:
             "typed_config": {
                 "@type": f"{_FILTERS}.http.api_key_auth.v3.ApiKeyAuth",
                 "key_sources": [{"header": "x-api-key"}],
-                "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+            },
+        },
+        {
+            # A share of a split is chosen when the route is found, and that is before the key was checked:
+            # found once more, it is chosen by the key's client.
+            "name": "envoy.filters.http.set_filter_state",
+            "typed_config": {
+                "@type": f"{_FILTERS}.http.set_filter_state.v3.Config",
+                "on_request_headers": [
+                    {
+                        "object_key": "fairlead.key_checked",
+                        "factory_key": "envoy.string",
+                        "format_string": {"text_format_source": {"inline_string": "yes"}},
+                    }
+                ],
+                "clear_route_cache": True,
             },
         },
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fairlead.domain.layout import Home
@@ -28,10 +28,10 @@ class Reporter:
         self._clock = clock
         self._written_at = float("-inf")
 
-    def beat(self, workers: Iterable[str]) -> None:
+    def beat(self, workers: Callable[[], Iterable[str]]) -> None:
         """Write if the last one is getting old."""
         if self._clock.monotonic() - self._written_at >= BEAT_SECONDS:
-            self.write(workers)
+            self.write(workers())
 
     def write(self, workers: Iterable[str]) -> None:
         """Write now."""

@@ -62,6 +62,8 @@ def route_configuration(
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
         "response_headers_to_remove": ["server"],
+        # The key finds the route, twice; after that nobody may see it. `hide_credentials` would be too early.
+        "request_headers_to_remove": ["x-api-key"],
         "virtual_hosts": [
             {
                 "name": "all",
@@ -80,7 +82,7 @@ def _credentials(known: Mapping[str, str]) -> Document:
         "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute",
         "credentials": [{"key": secret, "client": known[secret]} for secret in sorted(known)],
         "key_sources": [{"header": "x-api-key"}],
-        "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+        "forwarding": {"header": CLIENT_HEADER},
     }
 
 
@@ -168,10 +170,11 @@ def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
         if isinstance(match := parse_path(path, tree.index.table.api_version), OpenPath)
         and not needs_key(match, tree.settings)
     ]
+    parts = [(path, tree.index.for_path(path)) for path in paths]
     lists = {
         version: routes
-        for version in [_NO_VERSION, *_versions(tree, paths)]
-        if (routes := _worker_routes(tree, paths, version or None))
+        for version in [_NO_VERSION, *_versions(parts)]
+        if (routes := _worker_routes(tree, parts, version or None))
     }
     last = [_front(tree.settings)]
     unnamed = [*first, *(_without_version(route) for route in lists.pop(_NO_VERSION, [])), *last]
@@ -181,20 +184,17 @@ def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
     return {"matcher": _tree("accept-version", "exact_match_map", named, _routes(unnamed))}
 
 
-def _versions(tree: _Tree, paths: Iterable[str]) -> list[str]:
-    services = {
-        name: service
-        for path in paths
-        for name, service in tree.index.for_path(path).services.items()
-    }
+def _versions(parts: Iterable[tuple[str, RoutingTable]]) -> list[str]:
+    services = {name: service for _, part in parts for name, service in part.services.items()}
     found = {version for service in services.values() for version in service.versions()}
     return [LATEST, *sorted(found)] if services else []
 
 
-def _worker_routes(tree: _Tree, paths: Iterable[str], version: str | None) -> list[Document]:
+def _worker_routes(
+    tree: _Tree, parts: Iterable[tuple[str, RoutingTable]], version: str | None
+) -> list[Document]:
     routes = []
-    for path in paths:
-        part = tree.index.for_path(path)
+    for path, part in parts:
         for method in parse_path(path, part.api_version).methods:
             choice = choose(part, Ask(method, path, tree.client, version))
             if isinstance(choice, Choice):
@@ -242,13 +242,12 @@ def _front(settings: GatewaySettings) -> Document:
 
 
 def _open_route(match: Document, settings: GatewaySettings, mark: str = "") -> Document:
-    """To the front desk without a key, which then is not passed on either."""
+    """To the front desk without a key."""
     disabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     route = {
         **_front(settings),
         "match": match,
         "typed_per_filter_config": {KEY_FILTER: disabled},
-        "request_headers_to_remove": ["x-api-key"],
     }
     if mark:
         route["request_headers_to_add"] = [

