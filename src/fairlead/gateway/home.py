@@ -46,9 +46,10 @@ def home_html(table: RoutingTable, settings: GatewaySettings) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<link rel="icon" href="/static-offline-docs/favicon.png">'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f"<h1>{title}</h1><p>The gateway of a model installation: it checks keys, picks the version a "
-        "caller asks for, and splits traffic between revisions.</p>"
+        f"<h1>{title}</h1><p>Machine-learning models, served by Fairlead. This gateway checks keys, "
+        "finds the version a caller asks for, and splits traffic between revisions.</p>"
         '<p><a href="/docs">Try the API</a> · <a href="/openapi.json">OpenAPI</a> · '
         '<a href="/healthz">Health</a> · <a href="/metrics">Metrics</a></p>'
         "<h2>Services</h2><table><thead><tr><th>service</th><th>line</th><th>traffic</th>"
