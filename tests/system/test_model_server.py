@@ -15,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from fairlead.api.worker import ServedEndpoint, WorkerSpec
+from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
 from support.models import echo_artifact, example, make_artifact, scaled_artifact
 from support.serving import Worker, eventually, until_ready, worker
@@ -413,3 +413,29 @@ async def test_a_cold_start_is_quick_and_needs_no_framework(tmp_path: Path) -> N
         maps = Path(f"/proc/{started.process.pid}/maps")
         if maps.exists():
             assert "pydantic_core" not in maps.read_text()
+
+
+@pytest.mark.enable_socket
+async def test_every_live_call_sends_a_heartbeat_if_that_is_on_and_lives_without_its_receiver(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    beats: list[bytes] = []
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beats.append((await reader.readuntil(b"\r\n")).strip())
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    settings = ServingSettings(
+        betterstack_enable=True,
+        betterstack_base_url=f"http://127.0.0.1:{unused_tcp_port}/beat/",
+        betterstack_api_token="token",
+    )
+    spec = echo_artifact(tmp_path / "a").spec(socket=tmp_path / "w.sock", settings=settings)
+    async with worker(spec, tmp_path) as started:
+        async with await asyncio.start_server(receive, "127.0.0.1", unused_tcp_port):
+            assert (await started.client.get("/v1/live")).json() == {"live": True}
+        assert beats == [b"POST /beat/token HTTP/1.1"]
+        assert (await started.client.get("/v1/live")).json() == {"live": True}
+        assert "the heartbeat was not delivered" in started.log.read_text()
+        assert "token" not in started.log.read_text().replace("betterstack_api_token", "")

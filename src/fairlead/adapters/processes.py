@@ -6,6 +6,7 @@ reaches it, the environment wiring built, and of our descriptors only the life p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from fairlead.kits.processes import Exit, ProcessId
 
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _LOG_MODE = 0o644
+_STANDARD = 3  # descriptors every process has
+
+_Action = tuple[int, int] | tuple[int, int, int] | tuple[int, int, str, int, int]
 
 
 class ProcessLauncher:
@@ -29,10 +33,15 @@ class ProcessLauncher:
 
     def start(self, spec: WorkerSpec, spec_file: Path, log: Path) -> ProcessId:
         log.parent.mkdir(parents=True, exist_ok=True)
-        actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+        actions: list[_Action] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), _LOG_FLAGS, _LOG_MODE),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *(
+                (os.POSIX_SPAWN_CLOSE, handle)
+                for handle in _inheritable()
+                if handle != spec.life_fd
+            ),
         ]
         if spec.life_fd is not None:
             # Onto itself: that only clears close-on-exec.
@@ -68,3 +77,14 @@ class ProcessLauncher:
 
     async def wait(self, process: ProcessId) -> Exit:
         return await processes.wait_exit(process)
+
+
+def _inheritable() -> list[int]:
+    """Descriptors a child would get beside the standard ones: what whoever started us left open."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        handle = int(entry.name)
+        with contextlib.suppress(OSError):  # the one that was open for the listing
+            if handle >= _STANDARD and os.get_inheritable(handle):
+                found.append(handle)
+    return found

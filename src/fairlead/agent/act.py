@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.agent import plan, pull as pulling, records
-from fairlead.agent.asking import WorkerClient
-from fairlead.agent.lastwords import last_words
+from fairlead.agent.asking import WorkerClient, socket_of
+from fairlead.agent.logs import last_words, log_file, prune
 from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.prove import prove
@@ -62,14 +62,16 @@ class Actor:
                 self.metrics.keep_totals_of(name)
                 records.remove(self.home, name)
                 self.table.forget(name)
+                prune(self.home, self.table.workers, self.settings.kept_logs)
             case plan.CleanUp(digest):
-                self.table.lost(digest)
-                self.group.create_task(self._clean_up(digest))
+                self.group.create_task(self._take_away(digest))
+                self._tell("cleaned", f"artifact {digest[:19]}… removed: unused", artifact=None)
 
     def tend(self, record: Record, state: State) -> None:
         """Take a running worker into the table and stay with it until it ends."""
         worker = self.table.add(record, state)
         self.group.create_task(self._watch(worker))
+        self.group.create_task(self._mind(worker))
         if state is State.STARTING:
             self.group.create_task(self._await_loaded(worker))
 
@@ -119,7 +121,7 @@ class Actor:
             return
         self.table.counts.starts += 1
         self.tend(record, State.STARTING)
-        self._tell_of(self.table.workers[name], "started", f"started as process {process.pid}")
+        self._tell_of(self.table.workers[name], "started", f" (process {process.pid})")
 
     async def _watch(self, worker: Worker) -> None:
         process, spec = worker.record.process, worker.record.spec
@@ -127,30 +129,40 @@ class Actor:
             return
         how = await self.ports.launcher.wait(process)
         before = worker.replica.state
-        words = await asyncio.to_thread(last_words, log_file(self.home, spec))
-        expected = before in (State.DRAINING, State.FAILED)
-        reason = f"worker {spec.worker}: {how}"
-        if words and how.signal is None:
-            reason += f": {words}"
-        self.table.ended(worker, how, reason)
-        if expected:
-            self._tell_of(
-                worker, "ended", "drained" if before is State.DRAINING else f"gone ({how})"
-            )
+        why = str(how)
+        if how.signal is None and before is not State.DRAINING:
+            words = await asyncio.to_thread(last_words, log_file(self.home, spec))
+            why = f"{how}: {words}" if words else why
+        self.table.ended(worker, how, f"worker {spec.worker}: {why}")
+        if before in (State.DRAINING, State.FAILED):
+            self._tell_of(worker, "drained" if before is State.DRAINING else "ended", f" ({how})")
             return
-        self._tell_of(worker, "died", f"died: {reason}", level=logging.WARNING)
+        self._tell_of(worker, "died", f": {why}", level=logging.WARNING)
         if before is not State.READY:
             await self._check_artifact(spec)
 
+    async def _mind(self, worker: Worker) -> None:
+        """A ready worker that runs and does not answer is as good as dead, and has to go."""
+        clock, socket = self.ports.clock, socket_of(worker.record.spec)
+        answered = clock.monotonic()
+        async with WorkerClient(socket, self.settings.health_seconds) as client:
+            while worker.exit is None:
+                await clock.sleep(self.settings.health_seconds)
+                ready = worker.replica.state is State.READY
+                if not ready or await client.identity() is not None:
+                    answered = clock.monotonic()
+                elif clock.monotonic() - answered >= self.settings.hung_seconds:
+                    if worker.replica.state is State.READY:
+                        self._fail(worker, f"no answer for {self.settings.hung_seconds:g} s")
+                    return
+
     async def _await_loaded(self, worker: Worker) -> None:
         """Ask until the worker says that it is loaded; then it may be proved."""
-        spec, clock = worker.record.spec, self.ports.clock
-        if spec.socket is None:
-            return
+        clock, socket = self.ports.clock, socket_of(worker.record.spec)
         until = clock.monotonic() + self.settings.startup_seconds
-        async with WorkerClient(spec.socket, self.settings.startup_seconds) as client:
+        async with WorkerClient(socket, self.settings.startup_seconds) as client:
             while worker.exit is None and worker.replica.state is State.STARTING:
-                if spec.socket.exists():
+                if socket.exists():
                     identity = await client.identity()
                     if identity is not None and identity.ready and worker.exit is None:
                         self.table.became(worker, State.PROVING)
@@ -171,9 +183,9 @@ class Actor:
         if worker.replica.state is not State.PROVING or worker.exit is not None:
             return  # it was retired, or has ended, meanwhile
         if proved:
-            self.table.became(worker, State.READY)
+            self.table.proved(worker)
             seconds = self.ports.clock.now() - worker.came_at
-            self._tell_of(worker, "ready", f"ready in {seconds:.2f} s")
+            self._tell_of(worker, "ready", f" in {seconds:.2f} s")
         elif process is not None and self.ports.launcher.alive(process):
             self._fail(worker, *reasons)
             await self._check_artifact(spec)
@@ -182,31 +194,30 @@ class Actor:
     async def _check_artifact(self, spec: WorkerSpec) -> None:
         """A worker that fails may be the first to notice that its files have changed on the disk."""
         wrong = await asyncio.to_thread(pulling.verify, self.home, spec.digest)
-        if wrong is None:
-            return
-        self.table.lost(spec.digest)
-        _log.error("%s; it is pulled again", wrong, extra={"event": "damaged"})
-        await asyncio.to_thread(pulling.remove, self.home, spec.digest)
+        if wrong is not None:
+            _log.error("%s; it is pulled again", wrong, extra={"event": "damaged"})
+            await self._take_away(spec.digest)
+
+    async def _take_away(self, digest: str) -> None:
+        # Out of sight before anybody can plan to pull it again; what takes long comes after.
+        trash = pulling.discard(self.home, digest)
+        self.table.lost(digest)
+        if trash is not None:
+            await asyncio.to_thread(pulling.delete, trash)
 
     def _fail(self, worker: Worker, reason: str) -> None:
         pause = self.table.failed(worker, reason)
-        message = f"failed: {reason} (tried again in {pause:g} s)"
+        message = f": {reason} (tried again in {pause:g} s)"
         self._tell_of(worker, "failed", message, level=logging.ERROR)
 
     def _drain(self, worker: Worker) -> None:
         self.table.became(worker, State.DRAINING)
-        self._tell_of(worker, "draining", "drains: nobody is routed to it any more")
+        self._tell_of(worker, "draining", ": nobody is routed to it any more")
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         process = self.table.workers[name].record.process
         if process is not None:
             self.ports.launcher.signal(process, number)
-
-    async def _clean_up(self, digest: str) -> None:
-        reasons: list[str] = []
-        work = asyncio.to_thread(pulling.remove, self.home, digest)
-        if await self._contained(work, reasons.append):
-            self._tell("cleaned", f"artifact {digest[:19]}… removed: unused", artifact=None)
 
     async def _contained(self, work: Awaitable[None], failed: Callable[[str], object]) -> bool:
         """Did it work? If not, `failed` has the reason; one worker's trouble never ends the agent."""
@@ -228,13 +239,8 @@ class Actor:
             extra |= {"artifact": str(artifact.artifact), "digest": artifact.digest}
         _log.log(level, "%s", message, extra=extra)
 
-    def _tell_of(self, worker: Worker, event: str, message: str, level: int = logging.INFO) -> None:
+    def _tell_of(self, worker: Worker, event: str, more: str, level: int = logging.INFO) -> None:
         spec = worker.record.spec
         extra = {"event": event, "worker": spec.worker, "revision": str(spec.revision)}
-        _log.log(level, "%s on worker %s: %s", spec.revision, spec.worker, message, extra=extra)
-
-
-def log_file(home: Home[Path], spec: WorkerSpec) -> Path:
-    """Where everything a worker prints goes."""
-    revision = spec.revision
-    return home.logs / f"worker-{revision.service}-{revision.served_version}-{spec.worker}.jsonl"
+        text = "%s %s on worker %s%s"
+        _log.log(level, text, spec.revision, event, spec.worker, more, extra=extra)

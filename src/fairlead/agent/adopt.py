@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.agent import records
-from fairlead.agent.asking import Identity, WorkerClient
+from fairlead.agent.asking import Identity, WorkerClient, socket_of
 from fairlead.agent.ports import Launcher
 from fairlead.agent.prove import prove
 from fairlead.agent.records import Record
@@ -69,11 +69,10 @@ class Surveyor:
         return record, State.READY
 
     async def _identity(self, record: Record) -> Identity | None:
-        if record.spec.socket is None:
-            return None
+        socket = socket_of(record.spec)
         until = self.clock.monotonic() + self.settings.adoption_seconds
-        async with WorkerClient(record.spec.socket, self.settings.adoption_seconds) as client:
-            while record.spec.socket.exists():
+        async with WorkerClient(socket, self.settings.adoption_seconds) as client:
+            while socket.exists():
                 identity = await client.identity()
                 if identity is not None or self.clock.monotonic() >= until:
                     return identity
@@ -95,7 +94,7 @@ class Surveyor:
         records.remove(self.home, spec.worker)
 
     def _remove_stale_sockets(self, known: set[str]) -> None:
-        for path in self.home.sockets.glob("*.sock") if self.home.sockets.is_dir() else ():
+        for path in self.home.sockets.glob("*.sock*"):
             if WORKER_NAME.fullmatch(path.stem) and path.stem not in known:
                 path.unlink(missing_ok=True)
 

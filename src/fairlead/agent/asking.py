@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import httpx
 
-from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH
+from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, TensorSignature
 
 _SHOWN = 300  # characters of a worker's refusal that a reason may hold
 _OK = 200
+_OPENMETRICS = "application/openmetrics-text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,13 @@ class Identity:
     worker: str
     digest: str
     ready: bool
+
+
+def socket_of(spec: WorkerSpec) -> Path:
+    """Where a worker listens. Only a stand-alone model server has none, and no agent starts one."""
+    if spec.socket is None:
+        raise ValueError(f"worker {spec.worker} has no socket")
+    return spec.socket
 
 
 class WorkerClient:
@@ -89,11 +97,11 @@ class WorkerClient:
             message = f"the worker's answer is no inference response ({error!r})"
             raise FairleadError(message, kind=Kind.INTERNAL) from None
 
-    async def metrics(self) -> bytes:
-        """The worker's exposition in Prometheus' text format; raises httpx.HTTPError."""
-        answer = await self._http.get(METRICS_PATH, headers={"accept": "text/plain"})
+    async def metrics(self) -> tuple[str, str]:
+        """The worker's exposition and its content type; raises httpx.HTTPError."""
+        answer = await self._http.get(METRICS_PATH, headers={"accept": _OPENMETRICS})
         answer.raise_for_status()
-        return answer.content
+        return answer.text, answer.headers.get("content-type", "")
 
     async def _post(self, path: str, body: Any) -> Any:  # noqa: ANN401 - JSON values
         try:

@@ -36,10 +36,15 @@ async def serve(metrics: Metrics, path: Path, stop: asyncio.Event) -> None:
             _app(metrics), lifespan="off", access_log=False, log_config=None, log_level="warning"
         )
         server = _Server(config)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets=[listener]))
-            await stop.wait()
-            server.should_exit = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(server.serve(sockets=[listener]))
+                await stop.wait()
+                server.should_exit = True
+        finally:
+            # Cancelled, it would leave its listener registered with the event loop.
+            for listening in getattr(server, "servers", ()):
+                listening.close()
 
 
 @contextlib.contextmanager

@@ -173,16 +173,15 @@ class _Agent:
         self._table.changed.set()
 
     async def _steer(self, actor: Actor) -> None:
-        downloads_cleared = False
+        cleared = -1  # the generation for which leftover downloads were removed
         while True:
             self._table.changed.clear()
             self._table.gateway = self._read_gateway()
             catalog = self._table.catalog
             if catalog is not None:
-                if not downloads_cleared:
-                    live = {revision.digest for revision in catalog.live().values()}
-                    await asyncio.to_thread(pull.clear_downloads, self._home, live)
-                    downloads_cleared = True
+                if catalog.generation != cleared:
+                    cleared = catalog.generation
+                    await asyncio.to_thread(pull.clear_downloads, self._home, self._table.awaited())
                 self._table.touch_artifacts()
                 for step in plan.next_steps(self._table.snapshot(catalog), self._settings):
                     actor.act(step)

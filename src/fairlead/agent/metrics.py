@@ -15,14 +15,16 @@ from pathlib import Path
 import httpx
 from prometheus_client import parser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from fairlead.agent.asking import WorkerClient
+from fairlead.agent.asking import WorkerClient, socket_of
 from fairlead.agent.table import Table
 from fairlead.domain.status import State
 
 ENDED = "ended"
 _LABEL = "worker"
 _SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
+_OPENMETRICS = "application/openmetrics-text"
 _CUMULATIVE = ("counter", "histogram", "summary")
 
 _log = logging.getLogger(__name__)
@@ -46,21 +48,22 @@ class Metrics:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._last: dict[str, bytes] = {}  # what each worker said last
+        self._last: dict[str, tuple[str, str]] = {}  # each worker's last exposition, and its type
         self._ended: dict[str, _Family] = {}
 
     async def scrape(self) -> None:
         """Ask every ready worker for its metrics now."""
         async with asyncio.TaskGroup() as group:
             for worker in list(self._table.workers.values()):
-                socket = worker.record.spec.socket
                 served = worker.replica.state in (State.READY, State.DRAINING)
-                if served and worker.exit is None and socket is not None:
-                    group.create_task(self._scrape(worker.replica.worker, socket))
+                if served and worker.exit is None:
+                    group.create_task(
+                        self._scrape(worker.replica.worker, socket_of(worker.record.spec))
+                    )
 
     def keep_totals_of(self, worker: str) -> None:
         """A worker has ended: what it had counted goes on counting."""
-        for metric in _families(self._last.pop(worker, b"")):
+        for metric in _families(*self._last.pop(worker, ("", ""))):
             if metric.type not in _CUMULATIVE:
                 continue
             sums = _family(self._ended, metric)
@@ -71,8 +74,8 @@ class Metrics:
         """Everything, as a registry's collector gives it."""
         yield from self._own()
         merged: dict[str, _Family] = {}
-        for worker, data in self._last.items():
-            for said in _families(data):
+        for worker, (text, content_type) in self._last.items():
+            for said in _families(text, content_type):
                 _family(merged, said).samples.update(_samples(said, worker))
         for name, ended in self._ended.items():
             into = merged.setdefault(name, _Family(ended.documentation, ended.type, ended.unit))
@@ -89,15 +92,15 @@ class Metrics:
                 asyncio.timeout(_SCRAPE_SECONDS),
                 WorkerClient(socket, _SCRAPE_SECONDS) as client,
             ):
-                data = await client.metrics()
-                list(_families(data))
+                text, content_type = await client.metrics()
+                list(_families(text, content_type))
         except (httpx.HTTPError, TimeoutError):
             return  # it is busy or has just ended: what it said last still holds
         except ValueError as error:
             _log.warning("worker %s: its metrics cannot be read: %s", worker, error)
             return
         if worker in self._table.workers:
-            self._last[worker] = data
+            self._last[worker] = (text, content_type)
 
     def _own(self) -> Iterator[Metric]:
         counts = self._table.counts
@@ -132,10 +135,14 @@ def _family(families: dict[str, _Family], metric: Metric) -> _Family:
     return families.setdefault(metric.name, _Family(metric.documentation, metric.type, metric.unit))
 
 
-def _families(data: bytes) -> Iterator[Metric]:
+def _families(text: str, content_type: str) -> Iterator[Metric]:
     """The metric families of an exposition; raises ValueError if it is none."""
+    if content_type.startswith(_OPENMETRICS):
+        parsed = openmetrics_parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    else:
+        parsed = parser.text_string_to_metric_families(text)
     cumulative = set()
-    for metric in parser.text_string_to_metric_families(data.decode()):
+    for metric in parsed:
         if metric.type in _CUMULATIVE:
             cumulative.add(metric.name)
         # When a series began means nothing once several are added up.
@@ -148,5 +155,7 @@ def _samples(
     metric: Metric, worker: str
 ) -> Iterator[tuple[tuple[str, tuple[tuple[str, str], ...]], float]]:
     for sample in metric.samples:
+        if sample.name.endswith("_created") and metric.type in _CUMULATIVE:
+            continue
         labels = {**sample.labels, _LABEL: worker}
         yield (sample.name, tuple(labels.items())), sample.value

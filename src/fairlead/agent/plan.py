@@ -92,10 +92,11 @@ class Failure:
     reason: str
     at: float
     count: int = 1
+    hard: bool = False  # it never got ready
 
     def again(self, reason: str, at: float, *, hard: bool) -> Failure:
-        """The next failure in a row. A hard one (it never got ready) uses up the free retries."""
-        return Failure(reason, at, max(self.count, _FREE_FAILURES if hard else 0) + 1)
+        """The next failure in a row. A hard one uses up the free retries."""
+        return Failure(reason, at, max(self.count, _FREE_FAILURES if hard else 0) + 1, hard)
 
     @property
     def retry_at(self) -> float:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairlead.agent.asking import WorkerClient
+from fairlead.agent.asking import WorkerClient, socket_of
 from fairlead.agent.pull import MANIFEST
 from fairlead.agent.settings import AgentSettings
 from fairlead.api.worker import WorkerSpec
-from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.golden import Example, Golden, difference, golden_from_bytes
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
 from fairlead.domain.signature import TensorSignature
@@ -44,12 +44,10 @@ async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> 
     routed.
     """
     exam = await asyncio.to_thread(read_exam, spec.artifact)
-    if spec.socket is None:
-        raise Refused(Kind.INTERNAL, f"worker {spec.worker} has no socket")
     try:
         async with (
             asyncio.timeout(settings.proof_seconds),
-            WorkerClient(spec.socket, settings.proof_seconds) as client,
+            WorkerClient(socket_of(spec), settings.proof_seconds) as client,
         ):
             await check_identity(client, spec)
             total = min(examples, len(exam.golden.examples))

@@ -8,7 +8,6 @@ directory into `artifacts`. What fails the check is removed, so that the next tr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import secrets
@@ -87,7 +86,9 @@ def present(home: Home[Path]) -> list[str]:
         if _whole(directory, digest):
             found.append(digest)
         else:
-            _discard(directory, home)
+            trash = _discard(directory, home)
+            if trash is not None:
+                delete(trash)
     return found
 
 
@@ -103,9 +104,17 @@ def verify(home: Home[Path], digest: str) -> str | None:
     return None
 
 
-def remove(home: Home[Path], digest: str) -> None:
-    """Take an artifact away: out of sight in one step, then off the disk."""
-    _discard(home.artifact(digest), home)
+def discard(home: Home[Path], digest: str) -> Path | None:
+    """Take an artifact out of its place in one step; returns what is left to be deleted."""
+    return _discard(home.artifact(digest), home)
+
+
+def delete(path: Path) -> None:
+    """Delete what was discarded, or downloaded in vain; somebody else may be at it too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def clear_downloads(home: Home[Path], keep: set[str]) -> None:
@@ -113,7 +122,7 @@ def clear_downloads(home: Home[Path], keep: set[str]) -> None:
     names = {home.artifact(digest).name for digest in keep}
     for entry in list(home.downloads.iterdir()) if home.downloads.is_dir() else []:
         if entry.name not in names:
-            _delete(entry)
+            delete(entry)
 
 
 def _check_manifest(manifest: Manifest, ref: ArtifactRef, digest: str) -> None:
@@ -226,11 +235,12 @@ def _put_into_place(download: _Download, home: Home[Path]) -> None:
         raise download.damaged(MANIFEST, "all files in full", "some of them changed meanwhile")
     target = home.artifact(manifest.digest)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        _discard(target, home)
+    trash = _discard(target, home)
     download.directory.rename(target)
     sync_directory(target.parent)
     sync_directory(home.downloads)
+    if trash is not None:
+        delete(trash)
 
 
 def _whole(directory: Path, digest: str) -> bool:
@@ -249,20 +259,15 @@ def _manifest_in(directory: Path) -> Manifest:
     return manifest_from_bytes(path.read_bytes(), str(path))
 
 
-def _discard(path: Path, home: Home[Path]) -> None:
-    """Rename first: a crash in the middle of removing must not leave half an artifact in its place."""
+def _discard(path: Path, home: Home[Path]) -> Path | None:
+    """Rename first: a crash in the middle of deleting must not leave half an artifact in its place."""
     home.downloads.mkdir(parents=True, exist_ok=True)
     trash = home.downloads / f"{_TRASH}{secrets.token_hex(4)}"
-    with contextlib.suppress(FileNotFoundError):
+    try:
         path.rename(trash)
-        _delete(trash)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return None
+    return trash
 
 
 def _sha256(path: Path) -> hashlib._Hash:

@@ -53,10 +53,12 @@ def started(home: Home[Path], record: Record, process: ProcessId) -> Record:
 
 def remove(home: Home[Path], worker: str) -> None:
     """Forget a worker: its record, its spec and its socket."""
+    socket = home.worker_socket(worker)
     for path in (
         home.workers / f"{worker}.json",
         spec_file(home, worker),
-        home.worker_socket(worker),
+        socket,
+        socket.with_name(f"{socket.name}~"),  # where it is until somebody listens behind it
     ):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()

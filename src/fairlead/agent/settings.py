@@ -30,6 +30,10 @@ class AgentSettings:
     golden_examples: int = 20
     adoption_seconds: float = 3.0  # a living worker that is busy gets this long to say who it is
 
+    health_seconds: float = 2.0  # between two looks whether a ready worker still answers
+    # Long, because a worker that is only busy must not be taken for one that hangs.
+    hung_seconds: float = 15.0
+
     gateway_fresh_seconds: float = 3.0  # an older gateway status says nothing
     retire_pause_seconds: float = 1.0  # without a gateway to ask: after a replacement is ready
     drain_seconds: float = 10.0  # a worker's own limit for what it still has in hand
@@ -39,6 +43,7 @@ class AgentSettings:
     pulls_at_once: int = 2
     max_replicas: int = 16
     clean_up_seconds: float = 600.0  # an artifact nobody uses stays this long: for a quick way back
+    kept_logs: int = 50  # of workers that have ended, the newest
     settled_seconds: float = 10.0  # a worker that was ready this long had no bad start
 
     def __post_init__(self) -> None:

@@ -127,6 +127,13 @@ class Table:
         )
         self.changed.set()
 
+    def proved(self, worker: Worker) -> None:
+        """A worker has answered its golden examples: it is ready, and whatever stood in the way is over."""
+        failure = self._failures.get(worker.replica.revision)
+        if failure is not None and failure.hard:
+            self._failures.pop(worker.replica.revision)
+        self.became(worker, State.READY)
+
     def failed(self, worker: Worker, reason: str) -> float:
         """A worker cannot be used; returns in how many seconds its revision is tried again."""
         self.counts.failures += 1
@@ -184,6 +191,11 @@ class Table:
             failures=dict(self._failures),
             pull_failures=dict(self._pull_failures),
         )
+
+    def awaited(self) -> set[str]:
+        """The artifacts of which a started download is worth keeping."""
+        live = self.catalog.live().values() if self.catalog else ()
+        return {revision.digest for revision in live} | set(self._pulls)
 
     def touch_artifacts(self) -> None:
         """Note which artifacts are in use: the grace of the others runs from their last use."""

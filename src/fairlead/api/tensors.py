@@ -83,12 +83,12 @@ def tensor_from_lists(spec: TensorSpec, value: Any) -> Tensor:  # noqa: ANN401 -
 
 def shape_problem(spec: TensorSpec, shape: Sequence[int]) -> str | None:
     """Why a tensor of this shape is not what the signature asks for; None if it is."""
-    if len(shape) == len(spec.shape) and all(
-        given == size or (size < 0 <= given) for given, size in zip(shape, spec.shape, strict=True)
-    ):
-        return None
     if any(size < 0 for size in shape):
         return f"{spec.name}: shape {_shown(shape)} has a negative dimension; write the real sizes"
+    if len(shape) == len(spec.shape) and all(
+        size in (given, -1) for given, size in zip(shape, spec.shape, strict=True)
+    ):
+        return None
     return f"{spec.name}: shape {_shown(shape)} does not fit, the model takes {_shown(spec.shape)}"
 
 

@@ -90,9 +90,11 @@ async def wait_closed(handle: int) -> None:
     """Wait until the other end of a pipe is closed: how a process learns that its owner has died."""
     while True:
         await _readable(handle)
-        # Nobody writes into a life pipe; should something come nevertheless, it is not the end.
-        if not os.read(handle, 4096):
-            return
+        # Nobody writes into a life pipe; should something come nevertheless, it is not the end. Another
+        # process that shares the pipe may have made it non-blocking and read first.
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(handle, 4096):
+                return
 
 
 async def _readable(handle: int) -> None:

@@ -21,7 +21,8 @@ from fairlead.agent.loop import run_agent
 from fairlead.agent.ports import Ports
 from fairlead.domain.catalog import catalog_from_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.domain.ids import LineId
+from fairlead.domain.ids import ArtifactRef, LineId
+from fairlead.domain.manifest import Manifest
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.status import GatewayStatus, NodeStatus, State, gateway_status_to_bytes
 from fairlead.kits.clock import SystemClock
@@ -29,6 +30,13 @@ from fairlead.kits.files import write_atomic
 from fairlead.kits.processes import Exit
 
 Eventually = Callable[..., Awaitable[Any]]
+
+
+class Unexpected:
+    """Artifacts whose adapter forgets to say what went wrong."""
+
+    def manifest(self, ref: ArtifactRef) -> Manifest:
+        raise RuntimeError("of its own")
 
 
 class Reports:
@@ -137,6 +145,33 @@ class TestBringingUp:
                 lambda: (found := world.state(revision)) and found[0] is State.FAILED and found
             )
             assert reason.endswith(": exit code 3: model.py has no class Model")
+
+    async def test_a_worker_that_cannot_even_be_started_is_a_failure_with_its_reason(
+        self, world: Any, eventually: Eventually
+    ) -> None:
+        def behave(_: Any) -> Behaviour:
+            raise FairleadError("no more processes")
+
+        world.launcher.behave = behave
+        revision = world.release("digits/v1.1", world.publish("digits"))
+        async with world.agent():
+            found = await eventually(
+                lambda: (found := world.state(revision)) and found[0] is State.FAILED and found
+            )
+            assert found == (State.FAILED, "no more processes")
+            assert list(world.home.workers.iterdir()) == []
+
+    async def test_a_store_that_fails_in_a_way_of_its_own_does_not_end_the_agent(
+        self, world: Any, eventually: Eventually
+    ) -> None:
+        manifest = world.publish("digits")
+        world.artifacts = Unexpected()
+        revision = world.release("digits/v1.1", manifest)
+        async with world.agent():
+            found = await eventually(
+                lambda: (found := world.state(revision)) and found[0] is State.FAILED and found
+            )
+            assert found == (State.FAILED, "RuntimeError: of its own")
 
     async def test_a_worker_that_never_loads_fails_at_its_deadline(
         self, world: Any, eventually: Eventually

@@ -121,7 +121,7 @@ async def test_the_end_of_a_process_that_is_not_our_child_is_told_too(start: Sta
 async def _first_child_of(pid: int) -> ProcessId:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     async with asyncio.timeout(5):
-        while not (text := path.read_text()):  # noqa: ASYNC110, ASYNC240 - the kernel sets no event
+        while not (text := path.read_text()):  # noqa: ASYNC110 - the kernel sets no event
             await asyncio.sleep(0.01)
     process = processes.identify(int(text.split()[0]))
     assert process is not None

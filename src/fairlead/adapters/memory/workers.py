@@ -30,8 +30,10 @@ class Behaviour:
     loads: bool = True  # says that it is ready
     answers: Callable[[Any], Any] | None = None  # instead of the golden examples' responses
     exits: Exit | None = None  # ends right after its start
+    silent: bool = False  # takes requests and never answers
     stubborn: bool = False  # SIGTERM does not end it
     digest: str | None = None  # claims to have this artifact
+    metrics: str | None = None  # instead of a valid exposition
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class FakeWorker:
     exit: Exit | None = None
     requests: int = 0
     server: socketserver.ThreadingUnixStreamServer | None = None
+    ended_in_thread: threading.Event = field(default_factory=threading.Event)
     signals: list[signal.Signals] = field(default_factory=list)
 
 
@@ -116,6 +119,7 @@ class MemoryLauncher:
 
     def _end(self, worker: FakeWorker, how: Exit) -> None:
         worker.exit = how
+        worker.ended_in_thread.set()
         if worker.server is not None:
             worker.server.shutdown()
             worker.server.server_close()
@@ -141,6 +145,9 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if self.path not in _paths(worker.spec):
+                self.send_error(404)
+                return
             worker.requests += 1
             self._answer(_answer(worker, body))
 
@@ -149,7 +156,8 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, data: bytes, content_type: str) -> None:
             # A thread of a worker that was killed meanwhile says nothing any more.
-            if worker.exit is not None:
+            if worker.exit is not None or worker.behaviour.silent:
+                worker.ended_in_thread.wait()
                 self.close_connection = True
                 return
             self.send_response(200)
@@ -164,6 +172,11 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _paths(spec: WorkerSpec) -> tuple[str, str]:
+    service = spec.revision.service
+    return f"{spec.settings.root}/model/{service}/predict", f"/v2/models/{service}/infer"
+
+
 def _identity(worker: FakeWorker) -> dict[str, Any]:
     behaviour = worker.behaviour
     return {
@@ -174,6 +187,8 @@ def _identity(worker: FakeWorker) -> dict[str, Any]:
 
 
 def _metrics(worker: FakeWorker) -> bytes:
+    if worker.behaviour.metrics is not None:
+        return worker.behaviour.metrics.encode()
     lines = (
         "# HELP fake_requests_total Requests answered.",
         "# TYPE fake_requests_total counter",

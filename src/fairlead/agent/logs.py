@@ -1,13 +1,35 @@
-"""Why a worker ended, from the last lines of its log."""
+"""The workers' logs: where each lies, why its worker ended, and which may go."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
+
+from fairlead.api.worker import WorkerSpec
+from fairlead.domain.layout import Home
 
 _TAIL_BYTES = 16 * 1024
 _SHOWN = 300  # characters a reason may have
 _SERIOUS = ("ERROR", "CRITICAL")
+
+
+def log_file(home: Home[Path], spec: WorkerSpec) -> Path:
+    """Where everything a worker prints goes."""
+    revision = spec.revision
+    return home.logs / f"worker-{revision.service}-{revision.served_version}-{spec.worker}.jsonl"
+
+
+def prune(home: Home[Path], living: Collection[str], keep: int) -> None:
+    """Remove the logs of workers that have ended, all but the newest `keep`."""
+    ended = [
+        path
+        for path in home.logs.glob("worker-*.jsonl")
+        if path.stem.rpartition("-")[2] not in living
+    ]
+    ended.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in ended[keep:]:
+        path.unlink(missing_ok=True)
 
 
 def last_words(log: Path) -> str:
