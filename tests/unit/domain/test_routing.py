@@ -331,3 +331,17 @@ class TestTable:
         assert waiting.services["speech"].pin == "v9"
         done = table_from(first, first.live(), {}, waiting)
         assert served(route(done, Ask("POST", PREDICT, "all"), hash64)) == "v11.1"
+
+
+def test_a_path_the_pinned_line_lacks_names_latest_not_none() -> None:
+    speech = EndpointSpec("stream", paths=("/api/stream",))
+    catalog = with_revision(Catalog(), revision("speech", "v1", "1", 1))
+    catalog = with_revision(catalog, revision("speech", "v2", "1", 2, speech))
+    catalog = with_traffic(catalog, LineId("speech", "v1"), shares(r1=100))
+    catalog = with_traffic(catalog, LineId("speech", "v2"), shares(r1=100))
+    catalog = with_key(catalog, KeyRecord("demo", ("*",), 0.0, ""))
+    table = table_from(catalog, catalog.live(), {}, RoutingTable())
+    outcome = route(table, Ask("POST", "/api/stream", "demo"), hash64)
+    assert outcome == Refusal(
+        Kind.NOT_FOUND, "no version 'latest' here; versions: v1, v1.1, v2, v2.1"
+    )
