@@ -19,4 +19,6 @@ _FILES: Mapping[str, str] = {
 def project_files() -> dict[str, str]:
     """The files of a new project: path in the project -> text."""
     templates = resources.files("fairlead.control") / "templates"
-    return {target: (templates / name).read_text(encoding="utf-8") for name, target in _FILES.items()}
+    return {
+        target: (templates / name).read_text(encoding="utf-8") for name, target in _FILES.items()
+    }

@@ -135,7 +135,7 @@ async def test_any_other_request_id_is_replaced(scaled: InProcess, sent: str) ->
         ("GET", PREDICT, 405, {"detail": "GET is not for this path; use POST"}),
         ("DELETE", INFER, 405, {"error": "DELETE is not for this path; use POST"}),
         ("POST", "/livez", 405, {"detail": "POST is not for this path; use GET"}),
-        ("POST", "/v2", 405, {"error": "Method Not Allowed"}),
+        ("POST", "/v2", 405, {"error": "POST is not for this path; use GET"}),
         ("GET", "/v1%2Flive", 404, {"detail": "nothing answers /v1%2Flive"}),
         ("GET", "/v1/%6cive", 404, {"detail": "nothing answers /v1/%6cive"}),
         ("POST", "/v1/model/%73caled/predict", 404, {"detail": "nothing answers /v1/model/%73caled/predict"}),
@@ -378,3 +378,21 @@ async def test_ready_may_ask_the_model(tmp_path: Path) -> None:
         running.artifacts[0].sample.tensors = {}
         assert (await running.client.get("/v1/ready")).status_code == 503
         assert (await running.client.get("/v1/live")).status_code == 503
+
+
+async def test_an_access_line_is_written_when_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fairlead.access")
+    settings = ServingSettings(access_log=True)
+    async with in_process(scaled_artifact(tmp_path).spec(SCALED, settings=settings)) as running:
+        for path, status in ((PREDICT, 200), ("/nope", 404), (INFER, 400)):
+            await running.client.post(path, json=INSTANCES, headers={"x-request-id": "r-1"})
+            record = caplog.records[-1]
+            assert record.name == "fairlead.access"
+            found = {
+                key: record.__dict__[key] for key in ("request_line", "status_code", "request_id")
+            }
+            line = f"POST {path} HTTP/1.1"
+            assert found == {"request_line": line, "status_code": status, "request_id": "r-1"}
+            assert record.__dict__["status_phrase"]
