@@ -50,17 +50,18 @@ class TensorCodec:
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
+        tensors = response.tensors
         count = len(next(iter(request.tensors.values())))
-        for name, tensor in response.tensors.items():
+        for name, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != count:
                 message = f"output {name} has shape {list(tensor.shape)}, not a row per instance; use /v2/models/…/infer"
                 raise Refused(Kind.MODEL, message)
-        columns = [tensor.tolist() for tensor in response.tensors.values()]
         if self._several_outputs:
-            names = tuple(response.tensors)
+            names = tuple(tensors)
+            columns = [tensor.tolist() for tensor in tensors.values()]
             rows: Any = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         else:
-            rows = columns[0]
+            rows = next(iter(tensors.values())).tolist()
         data = msgspec.json.encode(rows)
         if b"null" in data and any(_not_finite(tensor) for tensor in response.tensors.values()):
             message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"

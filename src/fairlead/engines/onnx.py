@@ -56,10 +56,9 @@ class OnnxModel:
         except Exception as error:  # noqa: BLE001 - the engine's error classes share no base but this
             message = f"{path.name} is not a model that ONNX Runtime can load: {_words(error)}"
             raise Refused(Kind.MODEL, message) from None
+        inputs = _specs(path.name, "input", self._session.get_inputs())
         outputs = _specs(path.name, "output", self._session.get_outputs())
-        self.signature: Signature = TensorSignature(
-            _specs(path.name, "input", self._session.get_inputs()), outputs
-        )
+        self.signature: Signature = TensorSignature(inputs, outputs)
         self._names = [spec.name for spec in outputs]
         self._run = self._session.run
 
@@ -85,12 +84,10 @@ def _specs(file: str, side: str, arguments: Sequence[Any]) -> tuple[TensorSpec, 
     for argument in arguments:
         datatype = _DATATYPES.get(argument.type)
         if datatype is None:
-            hint = (
-                "convert with zipmap=False"
-                if argument.type.startswith(("seq", "map"))
-                else "cast it in the graph"
-            )
-            message = f"{file}: {side} {argument.name!r} is a {argument.type}; tensors of {', '.join(DataType)} but BF16 can be served: {hint}"
+            hint = "cast it in the graph"
+            if argument.type.startswith(("seq", "map")):
+                hint = "convert with zipmap=False"
+            message = f"{file}: {side} {argument.name!r} is a {argument.type}, which cannot be served: {hint}"
             raise Refused(Kind.MODEL, message)
         # A name or nothing in place of a size is a dimension the caller chooses.
         shape = tuple(

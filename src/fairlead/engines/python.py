@@ -26,6 +26,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DocumentSignature, Signature
+from fairlead.engines.floods import LARGE_BYTES, stops_early
 from fairlead.engines.helpers import forget, make_importable
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class PythonModel:
         self._directory = directory
         self._request: TypeAdapter[Any] = _adapter(request, "request")
         self._response: TypeAdapter[Any] = _adapter(response, "response")
+        self._large = stops_early(self._request)
         self._predict = instance.predict
         asynchronous = inspect.iscoroutinefunction(instance.predict)
         self.concurrent = asynchronous or getattr(instance, "concurrent", False) is True
@@ -68,6 +70,8 @@ class PythonModel:
 
     def parse_document(self, data: bytes) -> Any:  # noqa: ANN401 - the user's type
         try:
+            if len(data) > LARGE_BYTES:
+                return self._large.validate_json(data)
             return self._request.validate_json(data)
         except ValidationError as error:
             raise _mismatch(error) from None

@@ -40,7 +40,7 @@ async def run_worker(spec: WorkerSpec, clock: Clock) -> int:
     if spec.socket is None:
         raise ValueError("a worker needs a socket")
     stop = asyncio.Event()
-    with stop_signals(stop), _owner(spec.life_fd, stop):
+    with stop_signals(stop), owner_gone(spec.life_fd, stop):
         listen = Listen(uds=spec.socket)
         identity = {
             "worker": spec.worker,
@@ -141,7 +141,7 @@ def stop_signals(stop: asyncio.Event) -> Generator[None, None, None]:
 
 
 @contextlib.contextmanager
-def _owner(life_fd: int | None, stop: asyncio.Event) -> Generator[None, None, None]:
+def owner_gone(life_fd: int | None, stop: asyncio.Event) -> Generator[None, None, None]:
     """Set `stop` when the other end of `life_fd` is closed: its holder is gone."""
     if life_fd is None:
         yield

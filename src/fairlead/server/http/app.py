@@ -6,6 +6,7 @@ can be looked up before the request is in the route.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,6 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.exchange import (
-    ClientLeft,
     Receive,
     Scope,
     Send,
@@ -27,9 +27,11 @@ from fairlead.server.http.exchange import (
     unless_left,
 )
 from fairlead.server.http.handlers import Headers
+from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
 
 _log = logging.getLogger(__name__)
+OK = 200
 _ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 
 
@@ -97,22 +99,26 @@ class ServerApp:
         status = 500
         try:
             body, json_length = await self._answer(route, headers, receive)
-            status = 200
+            status = OK
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            failure = self._failure(error, route, identity)
-            status = route.statuses[failure.kind]
-            body = route.error_body(failure)
+            status, body = self._failure(error, route, identity)
             answer_headers = route.json_headers
-        except BaseException:  # this server is being stopped
-            stats.error(Kind.CANCELLED)
-            raise
+        except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
+            ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
+            status, body = self._failure(ending, route, identity)
+            answer_headers = route.json_headers
         finally:
             stats.in_progress -= 1
             stats.count(status, self._now() - start)
-        await answer(send, status, body, [*answer_headers, (b"x-request-id", identity)])
+        if (
+            answer_headers is not route.json_headers
+            or status != OK
+            or not _whole(scope, route, body, identity)
+        ):
+            await answer(send, status, body, [*answer_headers, (b"x-request-id", identity)])
         if self._settings.access_log:
             log_access(scope, status, identity)
 
@@ -131,8 +137,12 @@ class ServerApp:
 
         return route.handler.encode(call, await unless_left(one_by_one(), receive))
 
-    def _failure(self, error: Exception, route: HotRoute, identity: bytes) -> FairleadError:
-        """Note what went wrong; what the caller may read of it."""
+    def _failure(self, error: Exception, route: HotRoute, identity: bytes) -> tuple[int, bytes]:
+        """Note what went wrong; the status and what the caller may read of it.
+
+        Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
+        keeps megabytes of body until the garbage collector comes by.
+        """
         extra = {"request_id": identity.decode("latin-1"), "endpoint": str(route.endpoint.id)}
         name = type(error).__name__
         if not isinstance(error, FairleadError):
@@ -143,7 +153,17 @@ class ServerApp:
         if error.kind in (Kind.MODEL, Kind.INTERNAL):
             route.stats.exception(name)
         route.stats.error(error.kind)
-        return error
+        return route.statuses[error.kind], route.error_body(error)
+
+
+def _whole(scope: Scope, route: HotRoute, body: bytes, identity: bytes) -> bool:
+    """Answer 200 in one write, if the server can."""
+    extensions = scope.get("extensions")
+    write: Whole | None = extensions.get(WHOLE) if extensions else None
+    if write is None:
+        return False
+    head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (route.head, identity, len(body))
+    return write(head, body)
 
 
 def _deadline(headers: Headers, most: float) -> float:
@@ -159,6 +179,3 @@ async def _decline(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1000})
-
-
-__all__ = ["ClientLeft", "ServerApp"]

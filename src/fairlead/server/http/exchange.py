@@ -23,6 +23,7 @@ T = TypeVar("T")
 _access = logging.getLogger("fairlead.access")
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_MAX_DIGITS = 18  # of a length that may be read as a number
 _MADE_PREFIX = uuid.uuid4().hex[:16].encode()
 _made = itertools.count(1)
 
@@ -44,8 +45,8 @@ def request_id(headers: Headers) -> bytes:
 
 async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     """The whole body; raises Refused (TOO_LARGE) as soon as it is known to be over the limit."""
-    declared = headers.get(b"content-length")
-    if declared is not None and (len(declared) > 18 or int(declared) > limit):  # noqa: PLR2004 - fits 64 bits
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
         raise _too_large(limit)
     message = await receive()
     if message["type"] == "http.disconnect":
@@ -55,19 +56,18 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         if len(body) > limit:
             raise _too_large(limit)
         return body
-    parts = [body]
-    size = len(body)
+    # One growing buffer: a list of chunks leaves the heap in pieces that are never given back.
+    buffer = bytearray(body)
     while message.get("more_body", False):
-        if size > limit:
+        if len(buffer) > limit:
             raise _too_large(limit)
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-    if size > limit:
+        buffer += message.get("body", b"")
+    if len(buffer) > limit:
         raise _too_large(limit)
-    return b"".join(parts)
+    return bytes(buffer)
 
 
 async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
@@ -94,9 +94,12 @@ async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     if running.cancelled():
         raise ClientLeft
     result = running.result()
-    if isinstance(result, FairleadError):
-        raise result
-    return result
+    try:
+        if isinstance(result, FairleadError):
+            raise result
+        return result
+    finally:
+        del result  # an error that its own traceback's frame holds would be freed late
 
 
 def _too_large(limit: int) -> Refused:

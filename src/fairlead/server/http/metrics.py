@@ -99,6 +99,8 @@ class _Families(Collector):
             total = Totals()
             for route in routes:
                 total.add(route)
+            if not total.requests + total.in_progress:
+                continue
             requests.add_metric(labels, total.requests)
             seconds.add_metric(labels, _buckets(total.buckets), total.seconds)
             progress.add_metric(labels, total.in_progress)

@@ -60,6 +60,7 @@ class HotRoute:
         "endpoint",
         "error_body",
         "handler",
+        "head",
         "json_headers",
         "stats",
         "statuses",
@@ -74,6 +75,9 @@ class HotRoute:
         self.stats = stats
         self.statuses, self.error_body = shape_for(stats.template.encode())
         self.json_headers = [(b"content-type", b"application/json"), *served.headers()]
+        self.head = b"HTTP/1.1 200 OK\r\n" + b"".join(
+            b"%b: %b\r\n" % header for header in self.json_headers
+        )
         self.binary_headers = [(b"content-type", b"application/octet-stream"), *served.headers()]
 
     def binary(self, json_length: int) -> HeaderList:

@@ -19,6 +19,7 @@ import uvicorn
 
 from fairlead.domain.errors import Kind, Refused
 from fairlead.server.http.app import ServerApp
+from fairlead.server.http.protocol import Protocol
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
@@ -82,7 +83,7 @@ async def serve(app: ServerApp, at: Socket, *, stop: asyncio.Event, drain_second
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -13,7 +13,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
-from starlette.exceptions import HTTPException
 
 import fairlead
 from fairlead.api.worker import ServingSettings
@@ -66,7 +65,8 @@ def build_site(
         title=settings.fastapi_name, version=fairlead.__version__, redoc_url=None, docs_url="/docs"
     )
     app.add_exception_handler(FairleadError, _answer_error)
-    app.add_exception_handler(HTTPException, _answer_error)
+    for status in _KINDS:
+        app.add_exception_handler(status, _answer_error)
     shelf = Shelf(served, versioned=versioned)
     _add_project(app, shelf, settings)
     _add_oip(app, shelf)
@@ -135,12 +135,15 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     path: bytes = request.scope["raw_path"]
     statuses, error_body = shape_for(path)
     headers = dict(getattr(error, "headers", None) or {})
-    if isinstance(error, HTTPException):
-        kind = _KINDS.get(error.status_code, Kind.INVALID)
+    if not isinstance(error, FairleadError):  # the framework's, by its status
+        kind = _KINDS[getattr(error, "status_code", 404)]
         shown = path.decode("latin-1")[:200]
-        message = f"nothing answers {shown}" if kind is Kind.NOT_FOUND else str(error.detail)
+        message = (
+            f"nothing answers {shown}"
+            if kind is Kind.NOT_FOUND
+            else f"{request.method} is not for this path; use GET"
+        )
         error = Refused(kind, message)
-    assert isinstance(error, FairleadError)
     return Response(error_body(error), statuses[error.kind], headers, "application/json")
 
 
