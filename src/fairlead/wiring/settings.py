@@ -81,10 +81,13 @@ def home_at(root: Path) -> Home[Path]:
 
 
 def nearest_home(start: Path) -> Path | None:
-    """The nearest `.fairlead/` that is a home, from a directory upwards."""
+    """The nearest `.fairlead/` of this user that is a home, from a directory upwards.
+
+    Somebody else's, in a directory that all may write, is never taken over by chance.
+    """
     for directory in (start, *start.parents):
         candidate = directory / HOME
-        if (candidate / "home.json").is_file():
+        if (candidate / "home.json").is_file() and candidate.stat().st_uid == os.getuid():
             return candidate
     return None
 

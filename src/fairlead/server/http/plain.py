@@ -70,27 +70,31 @@ class PlainRoutes:
         self._served = served
         for one in served:
             name, version = one.revision.service, one.artifact.manifest.ref.version
-            template = "/v2/models/{m}/ready"
-            self._add(f"/v2/models/{name}/ready", self._model_ready, template)
-            template = "/v2/models/{m}/versions/{v}/ready"
-            self._add(f"/v2/models/{name}/versions/{version}/ready", self._model_ready, template)
+            for path, template in (
+                (f"/v2/models/{name}/ready", "/v2/models/{m}/ready"),
+                (
+                    f"/v2/models/{name}/versions/{version}/ready",
+                    "/v2/models/{m}/versions/{v}/ready",
+                ),
+            ):
+                self._add(path, self._ready, template, one.headers())
         self.ready = True
 
     def _add(
-        self, path: str, reply: Callable[[], Awaitable[Reply]], template: str | None = None
+        self,
+        path: str,
+        reply: Callable[[], Awaitable[Reply]],
+        template: str | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        self._paths[path.encode()] = Plain(
-            self._plane.stats.route(template or path, "GET"), reply, []
-        )
+        stats = self._plane.stats.route(template or path, "GET")
+        self._paths[path.encode()] = Plain(stats, reply, list(headers))
 
     async def _live(self) -> Reply:
         return _json({"live": True})
 
     async def _ready(self) -> Reply:
         return _json({"ready": self.ready}, 200 if self.ready else 503)
-
-    async def _model_ready(self) -> Reply:
-        return await self._ready()
 
     async def _project_live(self) -> Reply:
         if self._settings.betterstack_enable:
