@@ -177,6 +177,8 @@ def _http_filters() -> list[Document]:
             "typed_config": {
                 "@type": f"{_FILTERS}.http.router.v3.Router",
                 "suppress_envoy_headers": True,
+                # Counters for each cluster and status: our metrics have them by revision already.
+                "dynamic_stats": False,
             },
         },
     ]
