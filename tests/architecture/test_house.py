@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,31 @@ def test_the_changelog_knows_this_version() -> None:
 
     assert f"## {fairlead.__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert f'version = "{fairlead.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_every_link_of_every_page_leads_somewhere() -> None:
+    broken = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
+        targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        broken += [
+            f"{page.relative_to(ROOT)}: {target}"
+            for target in targets
+            if "://" not in target and not (page.parent / target).exists()
+        ]
+    assert broken == []
+
+
+def test_every_subsystem_has_its_page() -> None:
+    overview = (ROOT / "docs" / "architecture" / "00-overview.md").read_text()
+    for page in (ROOT / "docs" / "architecture").glob("0[1-9]-*.md"):
+        assert page.name in overview
+
+
+def test_every_command_stands_in_the_documentation() -> None:
+    from fairlead.cli.main import COMMANDS
+
+    text = "\n".join(
+        page.read_text()
+        for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "CHANGELOG.md"]
+    )
+    assert [name for name in COMMANDS if name not in text] == []
