@@ -6,10 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+
+_PRIVATE = 0o700
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
@@ -42,6 +46,17 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def private_directory(path: Path) -> None:
+    """Make a directory that only this user may enter, or check that it is one.
+
+    Raises PermissionError if somebody else made it first, as anybody can in a directory that all may write.
+    """
+    path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{path} is not a directory that only you may enter; remove it")
 
 
 def read_json(path: Path) -> Any | None:  # noqa: ANN401 - a JSON value
