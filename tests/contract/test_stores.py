@@ -132,6 +132,13 @@ class TestCatalogs:
         with pytest.raises(FairleadError, match="written by a newer Fairlead"):
             StoredCatalogs(store, FakeClock()).read()
 
+    @pytest.mark.parametrize("head", [b"", b'{"sch', b"[]", b"null", b'{"schema": 1}', b'"text"'])
+    def test_a_damaged_head_is_an_error_in_words(self, store: ObjectStore, head: bytes) -> None:
+        StoredCatalogs(store, FakeClock()).commit(Catalog(), "first")
+        store.put("catalog/head", head)
+        with pytest.raises(FairleadError, match="catalog/head"):
+            StoredCatalogs(store, FakeClock()).read()
+
     @pytest.mark.timeout(60)
     def test_twenty_writers_at_once_lose_nothing(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -171,8 +178,8 @@ class TestArtifacts:
         artifacts = StoredArtifacts(store)
         folder = folder_of(tmp_path / "one")
         manifest = read_folder(folder, DESCRIPTION)
-        assert artifacts.publish(manifest, folder)
-        assert not artifacts.publish(manifest, folder)
+        assert artifacts.publish(manifest, folder) == "new"
+        assert artifacts.publish(manifest, folder) == "unchanged"
         assert artifacts.manifest(manifest.ref) == manifest
         assert artifacts.refs() == [ArtifactRef("digits", 1)]
         (weights,) = [file for file in manifest.files if file.path == "model.onnx"]
@@ -200,7 +207,20 @@ class TestArtifacts:
         with pytest.raises(FileNotFoundError):
             StoredArtifacts(store).publish(broken, folder)
         assert StoredArtifacts(store).refs() == []
-        assert StoredArtifacts(store).publish(manifest, folder)
+        assert StoredArtifacts(store).publish(manifest, folder) == "new"
+
+    @pytest.mark.parametrize("damage", [b"weightS", b"weight", b""])
+    def test_publishing_again_repairs_a_damaged_store(
+        self, store: ObjectStore, tmp_path: Path, damage: bytes
+    ) -> None:
+        artifacts = StoredArtifacts(store)
+        folder = folder_of(tmp_path / "one")
+        manifest = read_folder(folder, DESCRIPTION)
+        artifacts.publish(manifest, folder)
+        (weights,) = [file for file in manifest.files if file.path == "model.onnx"]
+        store.put(f"blobs/sha256/{weights.sha256}", damage)
+        assert artifacts.publish(manifest, folder) == "repaired"
+        assert artifacts.read(weights.sha256, 0, 100) == b"weights"
 
     def test_a_missing_artifact_is_told_with_the_versions_there_are(
         self, store: ObjectStore, tmp_path: Path

@@ -87,6 +87,7 @@ class Fairlead:
             str(self.port),
         ]
         began = time.monotonic()
+        before = self.told().count("Ready after")
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
                 command,
@@ -97,10 +98,9 @@ class Fairlead:
                 text=True,
                 start_new_session=True,
             )
-        offset = self.output.stat().st_size
         if ready:
             until(
-                lambda: self._told("Ready after", offset) or self._ended(),
+                lambda: self.told().count("Ready after") > before or self._ended(),
                 seconds,
                 f"ready\n{self.told()}",
             )
@@ -109,9 +109,6 @@ class Fairlead:
 
     def told(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
-
-    def _told(self, text: str, offset: int = 0) -> bool:
-        return text in self.told()[offset:] or (offset > 0 and self.told().count(text) > 1)
 
     def _ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,134 @@ def test_an_envoy_that_outlived_everybody_is_adopted(project: Fairlead) -> None:
     ]
     assert project.stop() == 0
     assert gone(project)
+
+
+SLOW = """
+import time
+class Model:
+    def load(self, directory): pass
+    def predict(self, request: float) -> float:
+        time.sleep(request)
+        return request
+"""
+
+
+def add_slow_model(project: Fairlead) -> None:
+    """A service `slow`: answers after as many seconds as it is asked for."""
+    folder = project.directory / "models" / "slow" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(SLOW)
+    (folder / "model.yaml").write_text("name: slow\nversion: 1\nengine: python\n")
+    (folder / "golden.json").write_text('{"examples": [{"request": 0.01, "response": 0.01}]}')
+    (project.directory / "releases" / "slow.yaml").write_text(
+        'service: slow\nmodel: v1\nversion: "1"\nartifact: slow/1\n'
+    )
+
+
+def test_an_up_that_follows_a_killed_one_waits_for_what_that_left(project: Fairlead) -> None:
+    add_slow_model(project)
+    project.start()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(project.ask, "/v1/model/slow/predict", 4.0)
+        until(
+            lambda: 'fairlead_requests_in_progress{endpoint="predict"' in metrics(project),
+            10,
+            "it runs",
+        )
+        assert project.process is not None
+        project.process.kill()
+        project.process.wait(10)
+        project.start()
+        assert answer.result(20).status == 200  # and nobody cut the request that was under way
+    until(project.healthy, 5, "healthy")
+
+
+def metrics(project: Fairlead) -> str:
+    text = project.ask("/metrics", key=None).body.decode()
+    return "\n".join(line for line in text.splitlines() if not line.endswith(" 0.0"))
+
+
+def test_an_up_never_touches_an_agent_that_runs_on_its_own(project: Fairlead) -> None:
+    project.cli("publish", "models/reading-time/1")
+    project.cli("apply", "releases/reading-time.yaml")
+    agent = subprocess.Popen(
+        [*FAIRLEAD, "agent", "--home", str(project.home)],
+        stderr=subprocess.DEVNULL,
+        cwd=project.directory,
+    )
+    try:
+        until(
+            lambda: '"state": "ready"' in project.cli("status", "--json", code=None).stdout,
+            20,
+            "the agent's worker is ready",
+        )
+        project.start(ready=False)
+        until(lambda: "waiting for the agent that still runs" in project.told(), 10, "it waits")
+        assert project.stop() != 0
+        replica = project.replicas()["reading-time/v1.1"]
+        assert Path(replica["socket"]).exists()
+    finally:
+        agent.terminate()
+        agent.wait(20)
+        for process in project.processes():
+            process.kill()
+
+
+def test_switching_one_service_off_does_not_wait_for_another(project: Fairlead) -> None:
+    project.start()
+    folder = project.directory / "models" / "broken" / "1"
+    folder.mkdir(parents=True)
+    add_slow_model(project)
+    slow = project.directory / "models" / "slow" / "1"
+    project.cli("publish", str(slow))
+    release = project.directory / "releases" / "slow.yaml"
+    (stored,) = (project.home / "store" / "blobs" / "sha256").glob(sha256(slow / "model.py"))
+    stored.write_bytes(b"damaged")
+    refused = project.cli("apply", str(release), "--timeout", "3", code=1)
+    assert "not live: slow/v1.1 is not ready" in refused.stderr
+    killed = project.cli("kill", "reading-time")
+    assert "live after" in killed.stderr
+    assert project.ask("/v1/model/reading-time/bio").status == 503
+    assert (
+        "its damaged files in the store are whole again" in project.cli("publish", str(slow)).stdout
+    )
+    until(
+        lambda: project.ask("/v1/model/slow/predict", 0.0).status == 200,
+        45,
+        "it is tried again, and serves",
+    )
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_demo_keys_file_follows_rotation_and_revocation(project: Fairlead) -> None:
+    project.start()
+    project.cli("keys", "rotate", "demo")
+    project.stop()
+    project.start()
+    assert project.ask("/v1/model/reading-time/bio").status == 200
+    project.cli("keys", "revoke", "demo")
+    project.stop()
+    project.start()
+    assert not (project.home / "demo-key").exists()
+    assert "<your key>" in project.told().rpartition("Ready after")[2]
+    project.stop()
+    project.start()
+    assert not (project.home / "demo-key").exists()
+
+
+def test_stopping_it_while_it_publishes_leaves_nothing(project: Fairlead) -> None:
+    model = project.directory / "models" / "reading-time" / "1" / "model.py"
+    model.write_text(
+        "import time\nfrom pathlib import Path\nPath('loading').touch()\ntime.sleep(60)\n"
+    )
+    project.start(ready=False)
+    until((project.directory / "loading").exists, 20, "the model loads")
+    project.stop(signal.SIGTERM)
+    until(lambda: gone(project), 10, "everything ended")
+    assert "Traceback" not in project.told()
 
 
 def test_a_busy_port_is_named(project: Fairlead) -> None:

@@ -17,7 +17,12 @@ _LOOK_SECONDS = 0.2
 @home_option
 @click.option("-f", "--follow", is_flag=True, help="Go on as new lines come, until Ctrl-C.")
 @click.option(
-    "-n", "--lines", default=50, show_default=True, help="How many of the last lines to show first."
+    "-n",
+    "--lines",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    help="How many of the last lines to show first.",
 )
 @click.option(
     "--all", "everything", is_flag=True, help="Every record, requests included; not only events."
@@ -35,7 +40,7 @@ def logs(home: Path | None, lines: int, **options: Any) -> int:
     requests = bool(options["everything"] or options["request_id"])
     follower = LogFollower(control.home.logs, from_start=True, requests=requests)
     shown = [record for record in follower.new() if _wanted(record, options)]
-    for record in shown[-lines:]:
+    for record in shown[max(0, len(shown) - lines) :]:
         click.echo(_line(record, as_json=options["as_json"]))
     while options["follow"]:
         control.clock.pause(_LOOK_SECONDS)

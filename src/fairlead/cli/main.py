@@ -101,6 +101,9 @@ def main() -> None:
         # Whoever read our output has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        code = 1
     except Exception as error:  # noqa: BLE001 - the last net: no traceback reaches a user
         code = 1
         click.echo(

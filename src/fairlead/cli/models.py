@@ -12,6 +12,12 @@ from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.signature import TensorSignature, TensorSpec
 
+_OUTCOMES = {
+    "new": "published",
+    "unchanged": "was published already, unchanged",
+    "repaired": "was published already; its damaged files in the store are whole again",
+}
+
 
 @click.command()
 @click.argument(
@@ -30,7 +36,7 @@ def publish(folders: tuple[Path, ...], home: Path | None) -> int:
     control = control_for(home, say, create=True)
     for folder in folders:
         published = publish_folder(control, folder, say)
-        done = "published" if published.new else "was published already, unchanged"
+        done = _OUTCOMES[published.outcome]
         click.echo(f"{published.manifest.ref} {done} ({published.manifest.digest})")
     return 0
 

@@ -37,13 +37,14 @@ def predict(service: str, instances: tuple[str, ...], home: Path | None, **optio
     from fairlead.wiring.control import control_for
 
     control = control_for(home, say)
+    verbose = options.pop("verbose")
     answer = ask(control, service, [_value(text) for text in instances], **options)
     click.echo(
         json.dumps(answer.body, indent=1, ensure_ascii=False)
         if not isinstance(answer.body, str)
         else answer.body
     )
-    if options["verbose"] or answer.status >= 400:  # noqa: PLR2004 - HTTP's own line
+    if verbose or answer.status >= 400:  # noqa: PLR2004 - HTTP's own line
         say(
             f"{answer.status} {answer.reason}  version {answer.version or '-'}  request {answer.request_id}"
         )

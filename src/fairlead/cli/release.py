@@ -71,11 +71,11 @@ def apply(files: tuple[Path, ...], home: Path | None, wait: bool, timeout: float
     from fairlead.wiring.settle import settle
 
     control = control_for(home, say)
-    made, catalog = releases.apply(
-        control.catalogs, control.artifacts, control.clock, read_releases(list(files))
-    )
+    sourced = read_releases(list(files))
+    made, _ = releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
     _print_plan(made)
-    if wait and not settle(control, catalog.generation, timeout, say):
+    touched = {one.release.service or "" for one in sourced}
+    if wait and not settle(control, touched, timeout, say):
         raise FairleadError(
             "the change is in the catalog but not live yet; `fairlead status` says why"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fairlead.cli.common import home_option, json_option, say, table
-from fairlead.domain.catalog import Line, Service
+from fairlead.domain.catalog import Line, Revision, Service
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.versions import natural_key
 
@@ -58,12 +58,10 @@ def _rows(seen: Observed, service: Service) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name in sorted(service.lines, key=natural_key):
         line = service.lines[name]
-        for revision in line.live():
+        for revision in _shown(seen, line):
             state, workers, why = _state(seen, service, line, revision.id.revision)
             pinned = " (latest)" if service.pin.line == name else ""
-            share = next(
-                share.percent for share in line.traffic if share.tag == revision.id.revision
-            )
+            share = _share(line.traffic, revision.id.revision)
             rows.append(
                 (
                     service.name,
@@ -78,12 +76,22 @@ def _rows(seen: Observed, service: Service) -> list[tuple[str, ...]]:
     return rows
 
 
+def _shown(seen: Observed, line: Line) -> list[Revision]:
+    """What should serve, and what still does while that is not ready."""
+    tags = {share.tag for share in (*line.traffic, *_flowing(seen, line))} & line.revisions.keys()
+    return [line.revisions[tag] for tag in sorted(tags, key=natural_key)]
+
+
+def _share(traffic: tuple[TrafficShare, ...], tag: str) -> int:
+    return next((share.percent for share in traffic if share.tag == tag), 0)
+
+
 def _flowing(seen: Observed, line: Line) -> tuple[TrafficShare, ...]:
     return seen.gateway.effective.get(line.id, ()) if seen.gateway else ()
 
 
 def _traffic(wanted: int, flowing: tuple[TrafficShare, ...], tag: str) -> str:
-    now = next((share.percent for share in flowing if share.tag == tag), 0)
+    now = _share(flowing, tag)
     return f"{wanted} %" if now == wanted else f"{now} % (wanted {wanted} %)"
 
 

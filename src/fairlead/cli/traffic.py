@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fairlead.cli.common import home_option, say
+from fairlead.control.catalogs import Change
 from fairlead.domain.catalog import Catalog, Kill, with_kill, with_pin, with_traffic
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import LineId
@@ -27,7 +28,10 @@ def pin(service: str, line: str, home: Path | None) -> int:
     Example: fairlead pin sentiment v2
     """
     return _change(
-        home, lambda catalog: with_pin(catalog, LineId(service, line)), f"pin {service} {line}"
+        home,
+        service,
+        lambda catalog: with_pin(catalog, LineId(service, line)),
+        f"pin {service} {line}",
     )
 
 
@@ -44,6 +48,7 @@ def traffic(service: str, line: str, shares: tuple[str, ...], home: Path | None)
     wanted = _shares(shares)
     return _change(
         home,
+        service,
         lambda catalog: with_traffic(catalog, LineId(service, line), wanted),
         f"traffic {service} {line} {' '.join(shares)}",
     )
@@ -67,7 +72,7 @@ def kill(service: str, message: str, home: Path | None) -> int:
     def killed(catalog: Catalog) -> Catalog:
         return with_kill(catalog, service, Kill(message, at))
 
-    return _change(home, killed, f"kill {service}")
+    return _change(home, service, killed, f"kill {service}")
 
 
 @click.command()
@@ -75,22 +80,23 @@ def kill(service: str, message: str, home: Path | None) -> int:
 @home_option
 def revive(service: str, home: Path | None) -> int:
     """Switch SERVICE on again."""
-    return _change(home, lambda catalog: with_kill(catalog, service, None), f"revive {service}")
+    return _change(
+        home, service, lambda catalog: with_kill(catalog, service, None), f"revive {service}"
+    )
 
 
-def _change(home: Path | None, change: object, message: str) -> int:
+def _change(home: Path | None, service: str, change: Change, message: str) -> int:
     from fairlead.control import catalogs
     from fairlead.wiring.control import control_for
     from fairlead.wiring.settle import settle
 
-    assert callable(change)
     control = control_for(home, say)
     before = control.catalogs.read().generation
     catalog = catalogs.change(control.catalogs, control.clock, change, message)
     if catalog.generation == before:
         click.echo("nothing to change")
         return 0
-    if not settle(control, catalog.generation, 30.0, say):
+    if not settle(control, {service}, 30.0, say):
         raise FairleadError(
             "the change is in the catalog but not live yet; `fairlead status` says why"
         )

@@ -60,22 +60,24 @@ def up(files: tuple[Path, ...], home: Path | None, **given: object) -> int:
     sourced = read_releases(list(files) or _found_releases())
     control = control_for(home or _local_home(), say, create=True)
     with running.only_one(control.home):
+        running.wait_for_predecessors(control, say)
         running.check_port(control.home, options)
         folders = running.missing_artifacts(control, sourced, options.models)
         if folders:
             asyncio.run(running.publish_folders(control, folders))
-        running.prepare(control, sourced, options)
+        running.prepare(control, sourced, options, say)
         say(f"starting in {control.home.root} (Ctrl-C stops everything)")
 
         def ready(seconds: float) -> None:
             from fairlead.wiring.banner import banner
 
-            click.echo(banner(control, options.url, seconds))
+            click.echo(banner(control, options.url, options.root, seconds))
 
         return asyncio.run(running.run(control, options, click.echo, ready))
 
 
 def _options(given: dict[str, object]) -> UpOptions:
+    from fairlead.server.settings import serving_settings_from
     from fairlead.wiring import up as running
     from fairlead.wiring.settings import environment
 
@@ -95,6 +97,7 @@ def _options(given: dict[str, object]) -> UpOptions:
         pins=tuple(_pin(text) for text in given["pins"]),  # type: ignore[attr-defined]
         tls_cert=Path(str(cert)).resolve() if cert else None,
         tls_key=Path(str(key)).resolve() if key else None,
+        root=serving_settings_from(found.serving).root,
     )
 
 

@@ -33,17 +33,17 @@ _CHUNK = 1 << 20
 class Publisher(Protocol):
     """Where artifacts go: what the store's artifacts can do besides being read."""
 
-    def publish(self, manifest: Manifest, directory: Path) -> bool:
-        """Upload; False if it was there already. Raises FairleadError(CONFLICT) for other content."""
+    def publish(self, manifest: Manifest, directory: Path) -> str:
+        """Upload: "new", "unchanged" or "repaired". Raises FairleadError(CONFLICT) for other content."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What came of it: the manifest, whether anything was new, how many examples were answered."""
+    """The manifest, whether it was "new", "unchanged" or "repaired", and how many examples were answered."""
 
     manifest: Manifest
-    new: bool
+    outcome: str
     examples: int
 
 
@@ -72,8 +72,8 @@ async def publish(
     finally:
         model.close()
     tell(f"{manifest.ref}: {len(golden.examples)} golden examples answered")
-    new = artifacts.publish(manifest, directory)
-    return Published(manifest, new, len(golden.examples))
+    outcome = artifacts.publish(manifest, directory)
+    return Published(manifest, outcome, len(golden.examples))
 
 
 def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:

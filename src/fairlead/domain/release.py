@@ -181,14 +181,15 @@ def json_schema() -> dict[str, Any]:
 def release_from_document(document: object, source: str) -> Release:
     """Read a release file's content. Raises InvalidInput with every problem, each with its key path."""
     node = Node(document)
-    if not node.mapping([key.name for key in KEYS], [key.name for key in KEYS if key.required]):
+    node.mapping([key.name for key in KEYS], [key.name for key in KEYS if key.required])
+    if not isinstance(document, Mapping):
         node.done(source)
-    line = node.child("model").text(NAME, f"write {NAME_RULE}")
+    line = node.child("model").text(NAME, f"write {NAME_RULE}") if node.has("model") else ""
     if line == LATEST:
         node.child("model").wrong(
             "is 'latest'", "that word is the pin's; give the line a name of its own"
         )
-    version = _version(node.child("version"))
+    version = _version(node.child("version")) if node.has("version") else ""
     release = Release(
         service=node.child("service").text(NAME, f"write {NAME_RULE}")
         if node.has("service")

@@ -9,9 +9,9 @@ import httpx
 
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DocumentSignature
-from fairlead.kits import files
 from fairlead.wiring.banner import first_example
 from fairlead.wiring.homes import Control
+from fairlead.wiring.observe import running
 from fairlead.wiring.settings import environment
 
 _TIMEOUT_SECONDS = 60.0
@@ -37,14 +37,14 @@ def ask(  # noqa: PLR0913 - each is an option of the command
     sticky_key: str | None,
     key: str | None,
     url: str | None,
-    verbose: bool,  # noqa: ARG001 - the command's own
 ) -> Answer:
     """Send one predict request. Raises FairleadError if nothing runs here or no key is known."""
-    running = files.read_json(control.home.running)
-    if url is None and running is None:
+    here = running(control)
+    if url is None and here is None:
         message = f"nothing runs in {control.home.root}: start it with `fairlead up`, or name a gateway with --url"
         raise FairleadError(message, kind=Kind.UNAVAILABLE)
-    base = url or str(running["url"])  # type: ignore[index]
+    base = url or str(here["url"])  # type: ignore[index]
+    root = str(here["root"]) if here else "/v1"
     headers = {"X-Api-Key": key or environment().api_key or _demo_key(control)}
     if accept_version:
         headers["Accept-Version"] = accept_version
@@ -56,7 +56,7 @@ def ask(  # noqa: PLR0913 - each is an option of the command
     )  # our own machine's certificate may be self-made
     try:
         answer = httpx.post(
-            f"{base}/v1/model/{service}/predict",
+            f"{base}{root}/model/{service}/predict",
             json=body,
             headers=headers,
             timeout=_TIMEOUT_SECONDS,

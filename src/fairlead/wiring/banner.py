@@ -15,11 +15,13 @@ from fairlead.wiring.homes import Control
 _LONGEST_BODY = 420  # characters of a request that may stand in a line to copy
 
 
-def banner(control: Control, url: str, seconds: float) -> str:
-    """Several lines; the key is the demo key, which lies in the home too."""
+def banner(control: Control, url: str, root: str, seconds: float) -> str:
+    """Several lines; the key is the demo key, which lies in the home too. `root` starts the project API's paths."""
     catalog = control.catalogs.read()
     key_path = control.home.demo_key
-    key = key_path.read_text().strip() if key_path.exists() else "<your key>"
+    demo = key_path.read_text().strip() if key_path.exists() else None
+    key = demo or "<your key>"
+    where = f"   (also in {key_path})" if demo else "   (`fairlead keys create NAME` makes one)"
     lines = [
         "",
         f"Ready after {seconds:.1f} s: {len(catalog.live())} revisions of {len(catalog.services)} services.",
@@ -28,7 +30,7 @@ def banner(control: Control, url: str, seconds: float) -> str:
         f"  docs      {url}/docs",
         f"  metrics   {url}/metrics",
         f"  health    {url}/healthz",
-        f"  key       {key}   (also in {key_path})",
+        f"  key       {key}{where}",
         "",
         "Try:",
         "",
@@ -41,7 +43,7 @@ def banner(control: Control, url: str, seconds: float) -> str:
             continue
         quoted = shlex.quote(json.dumps(body, ensure_ascii=False))
         lines.append(
-            f"  curl {insecure}-s -H 'X-Api-Key: {key}' {url}/v1/model/{service.name}/predict -d {quoted}"
+            f"  curl {insecure}-s -H 'X-Api-Key: {key}' {url}{root}/model/{service.name}/predict -d {quoted}"
         )
     lines += ["", "From another terminal: fairlead status, fairlead predict, fairlead logs.", ""]
     return "\n".join(lines)

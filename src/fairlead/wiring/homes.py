@@ -20,8 +20,6 @@ from fairlead.kits import files
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.wiring.settings import HOME, home_at, nearest_home
 
-_PRIVATE = 0o700
-
 
 @dataclass(frozen=True, slots=True)
 class Control:
@@ -51,7 +49,6 @@ def open_home(root: Path | None, *, create: bool = False) -> Control:
     else:
         message = f"there is no Fairlead home at {home.root}: `fairlead up` or `fairlead publish` makes one, --home names another"
         raise FairleadError(message, kind=Kind.NOT_FOUND)
-    home.sockets.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
     store = DirectoryObjectStore(home.store)
     clock = SystemClock()
     return Control(
@@ -62,6 +59,15 @@ def open_home(root: Path | None, *, create: bool = False) -> Control:
         SecretsFile(home.keys),
         clock,
     )
+
+
+def make_sockets(home: Home[Path]) -> None:
+    """Make the directory of a home's sockets; raises FairleadError if it is not ours alone."""
+    try:
+        files.private_directory(home.sockets)
+    except OSError as error:
+        message = f"cannot use the socket directory: {error}"
+        raise FairleadError(message, kind=Kind.CONFLICT) from None
 
 
 def read_releases(paths: list[Path]) -> list[SourcedRelease]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fairlead.domain.catalog import Catalog, ordered_traffic
+from fairlead.domain.catalog import Catalog, Service, ordered_traffic
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.status import (
     GatewayStatus,
@@ -16,7 +16,7 @@ from fairlead.domain.status import (
     health_problems,
     node_status_from_bytes,
 )
-from fairlead.kits import files
+from fairlead.kits import files, processes
 from fairlead.wiring.homes import Control
 
 Status = TypeVar("Status")
@@ -26,7 +26,10 @@ _SILENT_SECONDS = 3.0  # six missed heartbeats
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The catalog, and the status of agent and gateway; None where there is none or it is old."""
+    """The catalog, and the status of agent and gateway; None where there is none or it is old.
+
+    `running` is what the living `fairlead up` wrote of itself; None if none runs here.
+    """
 
     catalog: Catalog
     node: NodeStatus | None
@@ -35,6 +38,27 @@ class Observed:
 
     def problems(self) -> list[str]:
         """Why not everything serves; empty if everything does."""
+        found = self._processes()
+        if self.node is not None:
+            found += health_problems(self.catalog, self.node)
+        return found + list(self._behind(self.catalog.services))
+
+    def unsettled(self, services: Collection[str]) -> list[str]:
+        """Why what the catalog says of these services, and of all keys, is not in force yet."""
+        found = self._processes()
+        if self.node is not None:
+            found += [
+                problem
+                for problem in health_problems(self.catalog, self.node)
+                if problem.partition("/")[0] in services
+            ]
+        return found + list(self._behind(services))
+
+    def serves_everything(self) -> bool:
+        """Is every live revision proved, and does all traffic flow as the catalog wants it?"""
+        return not self.problems()
+
+    def _processes(self) -> list[str]:
         found = []
         if self.node is None:
             found.append("the agent does not run")
@@ -44,38 +68,31 @@ class Observed:
             found.append("the gateway does not run")
         elif self.gateway.problem:
             found.append(f"gateway: {self.gateway.problem}")
-        if self.node is not None:
-            found += health_problems(self.catalog, self.node)
-        return found + self._behind()
+        return found
 
-    def serves_everything(self) -> bool:
-        """Is every live revision proved, and does all traffic flow as the catalog wants it?"""
-        return not self.problems()
-
-    def _behind(self) -> list[str]:
+    def _behind(self, services: Collection[str]) -> Iterator[str]:
         gateway = self.gateway
         if gateway is None:
-            return []
+            return
         if gateway.generation < self.catalog.generation:
-            return [
-                f"the gateway is at generation {gateway.generation} of {self.catalog.generation}"
-            ]
-        return self._unrouted(gateway) + [
-            f"traffic of {line.id} has not moved yet"
-            for service in self.catalog.services.values()
-            for line in service.lines.values()
-            if ordered_traffic(gateway.effective.get(line.id, ())) != line.traffic
-        ]
+            yield f"the gateway is at generation {gateway.generation} of {self.catalog.generation}"
+            return
+        for name in services:
+            service = self.catalog.services.get(name)
+            if service is not None and service.kill is None:
+                yield from self._service_behind(gateway, service)
 
-    def _unrouted(self, gateway: GatewayStatus) -> list[str]:
-        """Ready revisions whose ready workers the gateway does not know yet."""
+    def _service_behind(self, gateway: GatewayStatus, service: Service) -> Iterator[str]:
         ready = self.node.ready() if self.node is not None else {}
-        return [
-            f"the gateway does not route to the worker of {revision_id} yet"
-            for revision_id in self.catalog.live()
-            if revision_id in ready
-            and not any(replica.worker in gateway.workers for replica in ready[revision_id])
-        ]
+        if gateway.pins.get(service.name) != service.pin.line:
+            yield f"the pin of {service.name} has not moved yet"
+        for line in service.lines.values():
+            if ordered_traffic(gateway.effective.get(line.id, ())) != line.traffic:
+                yield f"traffic of {line.id} has not moved yet"
+            for revision in line.live():
+                workers = [replica.worker for replica in ready.get(revision.id, ())]
+                if workers and not set(workers) & set(gateway.workers):
+                    yield f"the gateway does not route to the worker of {revision.id} yet"
 
 
 def observe(control: Control) -> Observed:
@@ -88,8 +105,17 @@ def observe(control: Control) -> Observed:
         control.catalogs.read(),
         node if node is not None and node.written_at >= oldest else None,
         gateway if gateway is not None and gateway.written_at >= oldest else None,
-        files.read_json(home.running),
+        running(control),
     )
+
+
+def running(control: Control) -> dict[str, Any] | None:
+    """What the `fairlead up` of this home wrote of itself, if that very process lives."""
+    record: dict[str, Any] | None = files.read_json(control.home.running)
+    if record is None:
+        return None
+    process = processes.ProcessId(record["pid"], record["started"], record["boot"])
+    return record if processes.alive(process) else None
 
 
 def _read(path: Path, parse: Callable[[bytes, str], Status]) -> Status | None:

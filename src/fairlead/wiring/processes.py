@@ -10,7 +10,7 @@ from typing import Any
 
 import fairlead
 from fairlead.kits import jsonlog
-from fairlead.wiring.homes import Control, open_home
+from fairlead.wiring.homes import Control, make_sockets, open_home
 from fairlead.wiring.running import run
 from fairlead.wiring.settings import child_environment, environment
 
@@ -65,6 +65,7 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
 
 def _begin(home: Path, name: str, life_fd: int | None) -> Control:
     control = open_home(home)
+    make_sockets(control.home)
     jsonlog.setup(name, file=control.home.logs / f"{name}.jsonl" if life_fd is not None else None)
     return control
 

@@ -33,11 +33,16 @@ def run(work: Coroutine[Any, Any, int]) -> int:
 
 def run_worker(spec_file: Path) -> int:
     """Run one worker by its spec."""
-    from fairlead.api.worker import WorkerSpec
+    from fairlead.api.worker import ServingSettings, WorkerSpec
     from fairlead.kits.clock import SystemClock
     from fairlead.server.worker import run_worker as worker
 
     spec = WorkerSpec.from_json(spec_file.read_text(encoding="utf-8"))
     # To standard error, which the launcher keeps.
-    jsonlog.setup("worker", level=spec.settings.logconfig_level)
+    named = spec.settings.logconfig_service
+    jsonlog.setup(
+        "worker" if named == ServingSettings().logconfig_service else named,
+        level=spec.settings.logconfig_level,
+        json_format=spec.settings.logconfig_json_format,
+    )
     return run(worker(spec, SystemClock()))

@@ -36,13 +36,13 @@ class _Staged:
     def __init__(self, target: Path) -> None:
         self._target = target
 
-    def publish(self, manifest: Manifest, directory: Path) -> bool:
+    def publish(self, manifest: Manifest, directory: Path) -> str:
         for file in manifest.files:
             path = self._target / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / file.path, path)
         (self._target / "manifest.json").write_bytes(manifest_to_bytes(manifest))
-        return True
+        return "new"
 
 
 def serve(

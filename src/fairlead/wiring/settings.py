@@ -23,6 +23,8 @@ VARIABLES: Mapping[str, str] = {
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
 _HIGHEST_PORT = 65_535
+_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its end
+_SOCKET_NAME_BYTES = 16  # a slash, a worker's name, ".sock~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,16 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
 def home_at(root: Path) -> Home[Path]:
     """A home and the directory of its sockets: the user's runtime directory if there is one."""
     root = root.resolve()
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if not os.access(runtime, os.W_OK):
-        runtime = Path(tempfile.gettempdir())
-    return Home(root, runtime / f"{socket_directory_name(root)}-{os.getuid()}")
+    name = f"{socket_directory_name(root)}-{os.getuid()}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
+    tried = [runtime, tempfile.gettempdir(), "/tmp"]  # noqa: S108 - a private directory inside, checked
+    for parent in filter(None, tried):
+        longest = len(os.fsencode(Path(parent) / name)) + _SOCKET_NAME_BYTES
+        if longest <= _SOCKET_PATH_BYTES and os.access(parent, os.W_OK):
+            return Home(root, Path(parent) / name)
+    wrong = f"none of {', '.join(filter(None, tried))} can hold its sockets"
+    right = "set TMPDIR to a directory you may write, with a path under 50 bytes"
+    raise InvalidInput("environment", [Problem("TMPDIR", wrong, right)])
 
 
 def nearest_home(start: Path) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fairlead.wiring.homes import Control
 from fairlead.wiring.observe import observe
@@ -11,28 +11,31 @@ _LOOK_SECONDS = 0.05
 
 
 def settle(
-    control: Control, generation: int, timeout_seconds: float, tell: Callable[[str], None]
+    control: Control,
+    services: Collection[str],
+    timeout_seconds: float,
+    tell: Callable[[str], None],
 ) -> bool:
-    """Wait until the running gateway routes as generation `generation` wants. False if it does not in time.
+    """Wait until the running gateway does what the catalog says of these services and of all keys.
 
-    Where nothing runs there is nothing to wait for: that is told, and True.
+    False if it does not in time. Where nothing runs there is nothing to wait for: that is told, and True.
     """
     started = control.clock.monotonic()
-    told: tuple[str, ...] = ()
+    told: list[str] = []
     while True:
         seen = observe(control)
-        if seen.running is None:
+        if seen.running is None and seen.gateway is None:
             tell("nothing runs here; it takes effect with the next `fairlead up`")
             return True
         seconds = control.clock.monotonic() - started
-        if seen.catalog.generation >= generation and seen.serves_everything():
+        problems = seen.unsettled(services)
+        if not problems:
             tell(f"live after {seconds:.1f} s")
             return True
         if seconds > timeout_seconds:
-            for problem in seen.problems():
+            for problem in problems:
                 tell(f"not live: {problem}")
             return False
-        problems = tuple(seen.problems())
         if seconds > 1.0 and problems != told:
             told = problems
             for problem in problems:

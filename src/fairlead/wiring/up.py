@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -26,9 +27,9 @@ from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
 from fairlead.kits import files, jsonlog, processes
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, life_pipe
-from fairlead.wiring.homes import Control
+from fairlead.wiring.homes import Control, make_sockets
 from fairlead.wiring.logs import LogFollower
-from fairlead.wiring.observe import Observed, observe
+from fairlead.wiring.observe import observe
 from fairlead.wiring.running import REFUSED
 from fairlead.wiring.settings import child_environment
 
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 DEMO = "demo"
 # Exit codes of the gateway and the agent that a second start would not mend.
 FATAL = frozenset({2, REFUSED})
+# A killed `up` leaves processes that drain; the longest drain there is, and some more.
+_PREDECESSOR_SECONDS = 45.0
 _LOOK_SECONDS = 0.05  # while somebody waits for it to be ready
 _IDLE_LOOK_SECONDS = 0.3
 _KEPT_WORKER_LOGS = 20
@@ -54,6 +57,7 @@ class UpOptions:
     pins: tuple[LineId, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    root: str = "/v1"  # what the project API's paths start with
 
     @property
     def url(self) -> str:
@@ -63,12 +67,12 @@ class UpOptions:
 
 
 def prepare(
-    control: Control, sourced: list[releases.SourcedRelease], options: UpOptions
-) -> Catalog:
+    control: Control, sourced: list[releases.SourcedRelease], options: UpOptions, tell: Tell
+) -> None:
     """Bring the catalog up to the files: apply them, set pins, make the demo key."""
     plan, catalog = releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
     for line in (*plan.changes, *plan.drift):
-        _log.info(line, extra={"event": "plan"})
+        tell(line)
     for line_id in options.pins:
 
         def pinned(catalog: Catalog, line_id: LineId = line_id) -> Catalog:
@@ -76,7 +80,7 @@ def prepare(
             return catalog if by_hand else with_pin(catalog, line_id, by_hand=True)
 
         catalog = changing.change(control.catalogs, control.clock, pinned, f"pin {line_id}")
-    return _demo_key(control, catalog)
+    _demo_key(control, catalog)
 
 
 def missing_artifacts(
@@ -97,27 +101,26 @@ def missing_artifacts(
 
 
 async def publish_folders(control: Control, folders: list[Path]) -> None:
-    """Publish in a process of its own, so that the engines' memory goes when it is done."""
-    command = [
-        sys.executable,
-        "-m",
-        "fairlead",
-        "publish",
-        "--home",
-        str(control.home.root),
-        *map(str, folders),
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *command, env=child_environment(), start_new_session=True
-    )
-    try:
-        code = await process.wait()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    if code != 0:
+    """Publish in a process of its own, so that the engines' memory goes when it is done.
+
+    Told to stop meanwhile, it takes that process along.
+    """
+    home = str(control.home.root)
+    command = [sys.executable, "-m", "fairlead", "publish", "--home", home, *map(str, folders)]
+    process = await asyncio.create_subprocess_exec(*command, env=child_environment())
+    told = asyncio.Event()
+    _stop_on_signals(told)
+    async with asyncio.TaskGroup() as group:
+        ending = group.create_task(process.wait())
+        stopping = group.create_task(told.wait())
+        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not ending.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    if told.is_set():
+        raise KeyboardInterrupt
+    if process.returncode != 0:
         raise FairleadError("publishing failed (see above)", kind=Kind.MODEL)
 
 
@@ -134,11 +137,31 @@ def check_port(home: Home[Path], options: UpOptions) -> None:
         try:
             probe.bind((options.host, options.port))
         except OSError as error:
-            message = (
-                f"cannot listen on {options.host}:{options.port} ({(error.strerror or str(error)).lower()}): "
-                "end what uses that port, or choose another with --port or FAIRLEAD_PORT"
-            )
+            why = (error.strerror or str(error)).lower()
+            mend = "end what uses that port, or choose another with --port or FAIRLEAD_PORT"
+            if error.errno != errno.EADDRINUSE:
+                mend = "choose an address of this machine with --host or FAIRLEAD_HOST"
+            message = f"cannot listen on {options.host}:{options.port} ({why}): {mend}"
             raise FairleadError(message, kind=Kind.CONFLICT) from None
+
+
+def wait_for_predecessors(control: Control, tell: Tell) -> None:
+    """Wait until no agent and no gateway hold this home: those of a killed `up` still finish what they have.
+
+    Raises FairleadError if one stays: it was started on its own.
+    """
+    started = control.clock.monotonic()
+    told = False
+    for name, lock in (("agent", control.home.agent_lock), ("gateway", control.home.gateway_lock)):
+        while (handle := files.try_lock(lock)) is None:
+            if control.clock.monotonic() - started > _PREDECESSOR_SECONDS:
+                message = f"a Fairlead {name} that was started on its own runs in {control.home.root}: end it first"
+                raise FairleadError(message, kind=Kind.CONFLICT)
+            if not told:
+                tell(f"waiting for the {name} that still runs in {control.home.root} to end")
+                told = True
+            control.clock.pause(_LOOK_SECONDS)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -166,7 +189,8 @@ async def run(
     home = control.home
     _tidy_logs(home)
     jsonlog.setup("up", file=home.logs / "up.jsonl")
-    record = {"pid": os.getpid(), "url": options.url, "host": options.host, "port": options.port}
+    make_sockets(home)
+    record = {**_identity(), "url": options.url, "root": options.root}
     files.write_atomic(home.running, json.dumps(record).encode())
     life, keep = life_pipe()
     stop = asyncio.Event()
@@ -175,28 +199,19 @@ async def run(
         control.clock, life, lambda line: _log.warning(line, extra={"event": "supervisor"})
     )
     agent, gateway = (Child(spec) for spec in _children(home, options, life))
-    started = control.clock.monotonic()
     follower = LogFollower(home.logs, requests=False)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(agent), name="agent")
             group.create_task(supervisor.run(gateway), name="gateway")
-            announced = False
-            while not stop.is_set() and agent.failed is None and gateway.failed is None:
-                _tell_events(follower, tell)
-                if not announced and _ready(observe(control), agent, gateway):
-                    announced = True
-                    _tell_events(follower, tell)
-                    ready(control.clock.monotonic() - started)
-                with contextlib.suppress(TimeoutError):
-                    look = _IDLE_LOOK_SECONDS if announced else _LOOK_SECONDS
-                    await asyncio.wait_for(stop.wait(), look)
+            watch = _Watch(control, agent, gateway, follower, tell)
+            await watch.until(stop, ready)
             if stop.is_set():
                 tell("stopping: finishing what is under way")
             # Intake first, then the models: nobody is sent to a worker that has gone.
             await supervisor.stop(gateway)
             await supervisor.stop(agent)
-            _tell_events(follower, tell)
+            watch.tell_events()
     finally:
         os.close(keep)
         os.close(life)
@@ -206,6 +221,46 @@ async def run(
         return 1
     tell("stopped; nothing is left running")
     return 0
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Tells what happens while the children run."""
+
+    control: Control
+    agent: Child
+    gateway: Child
+    follower: LogFollower
+    tell: Tell
+
+    async def until(self, stop: asyncio.Event, ready: Callable[[float], None]) -> None:
+        """Until told to stop, or until a child ended in a way that starting it again would not mend."""
+        started = self.control.clock.monotonic()
+        announced = False
+        while not stop.is_set() and self.agent.failed is None and self.gateway.failed is None:
+            self.tell_events()
+            if not announced and self._ready():
+                announced = True
+                self.tell_events()
+                ready(self.control.clock.monotonic() - started)
+            with contextlib.suppress(TimeoutError):
+                look = _IDLE_LOOK_SECONDS if announced else _LOOK_SECONDS
+                await asyncio.wait_for(stop.wait(), look)
+
+    def tell_events(self) -> None:
+        """Tell every event since the last time."""
+        for record in self.follower.new():
+            if "event" in record:
+                at = str(record.get("asctime", ""))[11:19]
+                self.tell(f"{at} {record.get('service', ''):<8} {record.get('message', '')}")
+
+    def _ready(self) -> bool:
+        """Does everything serve, by the word of these very processes and not of earlier ones?"""
+        seen = observe(self.control)
+        if seen.node is None or seen.gateway is None:
+            return False
+        ours = (seen.node.pid, seen.gateway.pid) == (self.agent.pid, self.gateway.pid)
+        return ours and seen.serves_everything()
 
 
 def _children(home: Home[Path], options: UpOptions, life: int) -> tuple[ChildSpec, ChildSpec]:
@@ -229,12 +284,10 @@ def _children(home: Home[Path], options: UpOptions, life: int) -> tuple[ChildSpe
     )
 
 
-def _ready(seen: Observed, agent: Child, gateway: Child) -> bool:
-    """Does everything serve, by the word of these very processes and not of earlier ones?"""
-    if seen.node is None or seen.gateway is None:
-        return False
-    ours = (seen.node.pid, seen.gateway.pid) == (agent.pid, gateway.pid)
-    return ours and seen.serves_everything()
+def _identity() -> dict[str, object]:
+    me = processes.identify(os.getpid())
+    assert me is not None
+    return {"pid": me.pid, "started": me.started, "boot": me.boot}
 
 
 def _own_envoy(home: Home[Path]) -> bool:
@@ -244,34 +297,25 @@ def _own_envoy(home: Home[Path]) -> bool:
     )
 
 
-def _demo_key(control: Control, catalog: Catalog) -> Catalog:
-    known = control.secrets.read().get(DEMO)
+def _demo_key(control: Control, catalog: Catalog) -> None:
+    """Make the demo key in a new home; later keep its file true: as rotated, gone if it was revoked."""
     there = control.home.demo_key
-    if DEMO in catalog.keys and known is not None:
-        if not there.exists():
-            files.write_atomic(there, known.encode(), mode=0o600)
-        return catalog
-    if DEMO in catalog.keys:
-        secret = keys.rotate(control.catalogs, control.secrets, control.clock, DEMO)
-    elif there.exists():
-        return catalog  # revoked on purpose
-    else:
-        secret = keys.create(control.catalogs, control.secrets, control.clock, DEMO, ())
-    files.write_atomic(there, secret.encode(), mode=0o600)
-    return control.catalogs.read()
+    known = control.secrets.read().get(DEMO)
+    if DEMO not in catalog.keys:
+        if control.home.keys.exists():  # revoked, or somebody made keys of their own first
+            there.unlink(missing_ok=True)
+            return
+        known = keys.create(control.catalogs, control.secrets, control.clock, DEMO, ())
+    elif known is None:
+        known = keys.rotate(control.catalogs, control.secrets, control.clock, DEMO)
+    if not there.exists() or there.read_text() != known:
+        files.write_atomic(there, known.encode(), mode=0o600)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
-
-
-def _tell_events(follower: LogFollower, tell: Tell) -> None:
-    for record in follower.new():
-        if "event" in record:
-            moment = str(record.get("asctime", ""))[11:19]
-            tell(f"{moment} {record.get('service', ''):<8} {record.get('message', '')}")
 
 
 def _tell_last_errors(home: Home[Path], tell: Tell) -> None:

@@ -31,7 +31,7 @@ async def test_a_proved_model_is_published_with_its_signature(folder: Path) -> N
     artifacts = StoredArtifacts(MemoryObjectStore())
     told: list[str] = []
     published = await publish(folder, DESCRIPTION, artifacts, told.append)
-    assert published.new
+    assert published.outcome == "new"
     assert published.examples == 2
     manifest = artifacts.manifest(ArtifactRef("reading-time", 1))
     assert isinstance(manifest.signature, DocumentSignature)
@@ -39,7 +39,7 @@ async def test_a_proved_model_is_published_with_its_signature(folder: Path) -> N
     assert manifest.bio["description"] == "How long"
     assert [file.path for file in manifest.files] == ["golden.json", "model.py", "model.yaml"]
     again = await publish(folder, DESCRIPTION, artifacts, told.append)
-    assert not again.new
+    assert again.outcome == "unchanged"
     assert again.manifest.digest == manifest.digest
 
 

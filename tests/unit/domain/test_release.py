@@ -177,6 +177,11 @@ def test_a_mistake_is_told_with_its_place_what_was_wrong_and_what_is_right(
     assert problems({**WHOLE, **change}) == expected
 
 
+def test_an_unknown_key_hides_no_other_mistake() -> None:
+    told = problems({**WHOLE, "trafic": [], "version": 1})
+    assert [line.split(":")[0] for line in told] == ["trafic", "version"]
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     told = problems({"model": "v9", "version": 1, "service": "UP", "artifact": "x"})
     assert [line.split(":")[0] for line in told] == ["version", "service", "artifact"]

@@ -67,6 +67,16 @@ def test_the_nearest_home_upwards_is_found(tmp_path: Path) -> None:
     assert nearest_home(below) == tmp_path / ".fairlead"
 
 
+def test_a_directory_too_deep_for_sockets_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    assert home_at(tmp_path).sockets.parent != deep
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path.parent))
+
+
 def test_sockets_lie_where_their_names_fit(tmp_path: Path) -> None:
     deep = tmp_path / ("deep/" * 40)
     deep.mkdir(parents=True)

@@ -6,16 +6,23 @@ until it is there, nothing was published.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
+from typing import Literal
 
 from fairlead.domain.errors import FairleadError, Kind, StoreConflict
 from fairlead.domain.ids import ArtifactRef
-from fairlead.domain.manifest import Manifest, manifest_from_bytes, manifest_to_bytes
+from fairlead.domain.manifest import Manifest, ManifestFile, manifest_from_bytes, manifest_to_bytes
 from fairlead.domain.ports import ObjectStore
 from fairlead.domain.versions import natural_key
 
 _MANIFEST = re.compile(r"artifacts/(.+)/([1-9][0-9]*)\.json")
+
+_CHUNK_BYTES = 4 << 20
+
+# What publishing came to; "repaired": the same artifact was there, with damaged files.
+Outcome = Literal["new", "unchanged", "repaired"]
 
 
 class StoredArtifacts:
@@ -47,8 +54,8 @@ class StoredArtifacts:
     def read(self, sha256: str, start: int, length: int) -> bytes:
         return self._store.get_range(_blob_key(sha256), start, length)
 
-    def publish(self, manifest: Manifest, directory: Path) -> bool:
-        """Upload the files, then the manifest. False if the very same artifact was there already.
+    def publish(self, manifest: Manifest, directory: Path) -> Outcome:
+        """Upload the files, then the manifest. Where the same artifact is there, only what is damaged.
 
         Raises FairleadError(CONFLICT) if other bytes hold that name and version.
         """
@@ -58,22 +65,36 @@ class StoredArtifacts:
             if error.kind is not Kind.NOT_FOUND:
                 raise
         else:
-            return self._same(manifest, there)
-        for file in manifest.files:
-            key = _blob_key(file.sha256)
-            if self._store.size(key) != file.size:
-                self._store.put_file(key, directory / file.path)
+            self._check_same(manifest, there)
+            return "repaired" if self._upload(manifest, directory) else "unchanged"
+        self._upload(manifest, directory)
+        data = manifest_to_bytes(manifest)
         try:
-            self._store.put(
-                _manifest_key(manifest.ref), manifest_to_bytes(manifest), if_absent=True
-            )
+            self._store.put(_manifest_key(manifest.ref), data, if_absent=True)
         except StoreConflict:
-            return self._same(manifest, self.manifest(manifest.ref))
-        return True
+            self._check_same(manifest, self.manifest(manifest.ref))
+            return "unchanged"
+        return "new"
 
-    def _same(self, manifest: Manifest, there: Manifest) -> bool:
-        if there.digest == manifest.digest:
+    def _upload(self, manifest: Manifest, directory: Path) -> int:
+        """Put every file the store lacks or holds wrongly; returns how many."""
+        wrong = [file for file in manifest.files if not self._holds(file)]
+        for file in wrong:
+            self._store.put_file(_blob_key(file.sha256), directory / file.path)
+        return len(wrong)
+
+    def _holds(self, file: ManifestFile) -> bool:
+        key = _blob_key(file.sha256)
+        if self._store.size(key) != file.size:
             return False
+        digest = hashlib.sha256()
+        for start in range(0, file.size, _CHUNK_BYTES):
+            digest.update(self._store.get_range(key, start, _CHUNK_BYTES))
+        return digest.hexdigest() == file.sha256
+
+    def _check_same(self, manifest: Manifest, there: Manifest) -> None:
+        if there.digest == manifest.digest:
+            return
         message = (
             f"{manifest.ref} is published already with other content ({there.digest[:19]}…, this is "
             f"{manifest.digest[:19]}…): artifacts never change, publish it as version {self._next(manifest.ref)}"

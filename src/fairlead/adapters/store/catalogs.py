@@ -11,13 +11,26 @@ import secrets
 from dataclasses import replace
 
 from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
-from fairlead.domain.errors import FairleadError, Kind, StoreConflict
+from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, StoreConflict
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.ports import ObjectStore
 from fairlead.kits.clock import Clock, iso
 
 HEAD = "catalog/head"
 _SCHEMA = 1
+
+
+def _named_by(data: bytes) -> str:
+    """The catalog that a head names; raises FairleadError if the head is damaged or of a newer version."""
+    try:
+        head = json.loads(data)
+        check_schema(head, _SCHEMA, HEAD)
+        return str(head["catalog"])
+    except (ValueError, KeyError, TypeError) as error:
+        problem = Problem(
+            "", f"is damaged ({error!r})", "restore it: it names the newest catalog/ file"
+        )
+        raise InvalidInput(HEAD, [problem]) from None
 
 
 class StoredCatalogs:
@@ -71,9 +84,7 @@ class StoredCatalogs:
             return "", Catalog()
         if self._cached is not None and self._cached[0] == etag:
             return self._cached
-        head = json.loads(data)
-        check_schema(head, _SCHEMA, HEAD)
-        name = str(head["catalog"])
+        name = _named_by(data)
         catalog = catalog_from_bytes(self._store.get(name)[0], name)
         self._cached = (etag, catalog)
         return self._cached
