@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from fairlead.control.reference import release_page
+from fairlead.wiring.reference import environment_page
 
-PAGES = {"release.md": release_page}
+PAGES = {"release.md": release_page, "environment.md": environment_page}
 
 for name, page in PAGES.items():
     path = Path(__file__).parents[1] / "docs" / "reference" / name

@@ -59,10 +59,12 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-def test_the_release_page_is_the_one_the_code_writes() -> None:
+def test_the_reference_pages_are_the_ones_the_code_writes() -> None:
     from fairlead.control.reference import release_page
+    from fairlead.wiring.reference import environment_page
 
-    assert (ROOT / "docs" / "reference" / "release.md").read_text() == release_page()
+    for name, page in (("release.md", release_page), ("environment.md", environment_page)):
+        assert (ROOT / "docs" / "reference" / name).read_text() == page()
 
 
 def test_the_changelog_knows_this_version() -> None:

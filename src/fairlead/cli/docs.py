@@ -26,8 +26,7 @@ def release(schema: bool) -> int:
 @docs.command()
 def environment() -> int:
     """Show every environment variable Fairlead reads."""
-    from fairlead.wiring.settings import VARIABLES
+    from fairlead.wiring.reference import environment_page
 
-    for name, meaning in VARIABLES.items():
-        click.echo(f"{name:<20} {meaning}")
+    click.echo(environment_page())
     return 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from fairlead.domain.errors import InvalidInput
+from fairlead.server.settings import serving_settings_from
+from fairlead.wiring.reference import environment_page
 from fairlead.wiring.settings import VARIABLES, environment, home_at, nearest_home
 
 
@@ -51,9 +54,16 @@ def test_the_key_is_never_shown() -> None:
     assert "sesame" not in repr(environment({"FAIRLEAD_API_KEY": "sesame"}))
 
 
-def test_every_variable_is_documented() -> None:
+def test_every_variable_that_is_listed_is_known() -> None:
     for name in VARIABLES:
-        environment({name: "1", "FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"})
+        environment({name: "1", "FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"} | {name: "1"})
+
+
+def test_every_setting_of_the_model_server_on_the_page_is_read() -> None:
+    names = re.findall(r"`(FAIRLEAD_SERVING_[A-Z_]+)` \\| `(.*)`", environment_page())
+    assert len(names) >= 15
+    for name, default in names:
+        serving_settings_from({name: default})
 
 
 def test_the_nearest_home_upwards_is_found(tmp_path: Path) -> None:
