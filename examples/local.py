@@ -1,15 +1,20 @@
 """Where the Fairlead of `make run` listens, and the key it made."""
 
+import json
 import os
 import sys
 from pathlib import Path
 
-_KEY_FILE = Path(__file__).resolve().parent.parent / ".fairlead" / "demo-key"
+_HOME = Path(__file__).resolve().parent.parent / ".fairlead"
+_KEY_FILE = _HOME / "demo-key"
 
 
 def gateway_url() -> str:
-    port = os.environ.get("FAIRLEAD_PORT", "8080")
-    return f"http://127.0.0.1:{port}"
+    """The gateway that runs here; where none does, the one `make run` would start."""
+    try:
+        return str(json.loads((_HOME / "up.json").read_bytes())["url"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return f"http://127.0.0.1:{os.environ.get('FAIRLEAD_PORT', '8080')}"
 
 
 def demo_key() -> str:

@@ -40,7 +40,7 @@ def test_json_and_yaml_say_the_same(tmp_path: Path, name: str, text: str) -> Non
     ("name", "data", "told"),
     [
         ("a.json", b'{"a": 1,\n "b" 2}', "is not JSON (line 2: Expecting ':' delimiter)"),
-        ("a.json", b"", "is not JSON (line 1: Expecting value)"),
+        ("a.json", b" \n", "is empty; write an object"),
         ("a.json", b'{"a": 1, "a": 2}', "key 'a' stands twice in one object"),
         ("a.json", b"[" * 100_000, "is nested too deeply"),
         ("a.yaml", b"a: 1\nb: [1, 2\nc: 3", "is not YAML (line 3:"),
@@ -50,6 +50,7 @@ def test_json_and_yaml_say_the_same(tmp_path: Path, name: str, text: str) -> Non
         ("a.yaml", b"a: !!python/object:os.system {}", "is not YAML"),
         ("a.yaml", b"a: \xff", "is not UTF-8 (byte 3)"),
         ("a.yaml", b"a: " + b"x" * (1 << 20), "has 1048579 bytes"),
+        ("a.yaml", b"", "is empty; write an object"),
         ("a.toml", b"a = 1", "ends in '.toml'; name it *.json, *.yaml, *.yml"),
     ],
 )

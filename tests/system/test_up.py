@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import FAIRLEAD, Fairlead, until
+from support.running import FAIRLEAD, ROOT, Fairlead, until
 
 
 @pytest.fixture
@@ -213,6 +213,61 @@ def test_stopping_it_while_it_publishes_leaves_nothing(project: Fairlead) -> Non
     project.stop(signal.SIGTERM)
     until(lambda: gone(project), 10, "everything ended")
     assert "Traceback" not in project.told()
+
+
+HANGS = """
+import time
+from pathlib import Path
+class Model:
+    def load(self, directory): pass
+    def predict(self, request: float) -> float:
+        Path("asked").touch()
+        time.sleep(60)
+        return request
+"""
+
+
+def hanging_model(project: Fairlead) -> str:
+    folder = project.directory / "models" / "hangs" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(HANGS)
+    (folder / "model.yaml").write_text("name: hangs\nversion: 1\nengine: python\n")
+    (folder / "golden.json").write_text('{"examples": [{"request": 1.0, "response": 1.0}]}')
+    return str(folder)
+
+
+def test_the_first_ctrl_c_ends_publishing_and_nothing_is_published(project: Fairlead) -> None:
+    command = [*FAIRLEAD, "publish", hanging_model(project), "--home", str(project.home)]
+    publishing = subprocess.Popen(command, cwd=project.directory, stderr=subprocess.PIPE, text=True)
+    until((project.directory / "asked").exists, 20, "the model is asked")
+    publishing.send_signal(signal.SIGINT)
+    _, told = publishing.communicate(timeout=10)
+    assert publishing.returncode == 130
+    assert told.endswith("interrupted\n")
+    assert "Traceback" not in told
+    assert "hangs" not in project.cli("models", "ls").stdout
+
+
+def test_a_golden_example_that_hangs_is_told(project: Fairlead) -> None:
+    done = project.cli("publish", hanging_model(project), "--timeout", "1", code=1)
+    assert "golden example 1" in done.stderr
+    assert "took longer than 1 s" in done.stderr
+
+
+def test_publishing_a_folder_that_is_not_there_makes_nothing(project: Fairlead) -> None:
+    done = project.cli("publish", "nowhere", code=1)
+    assert "nowhere: is no folder; name a model's folder" in done.stderr
+    assert not project.home.exists()
+
+
+def test_a_certificate_and_a_key_that_do_not_match_are_told_before_anything_starts(
+    project: Fairlead,
+) -> None:
+    tls = ROOT / "tests" / "data" / "tls"
+    pair = ["--tls-cert", str(tls / "key.pem"), "--tls-key", str(tls / "certificate.pem")]
+    done = project.cli("up", *pair, code=1)
+    assert "are no pair" in done.stderr
+    assert not project.home.exists()
 
 
 def test_a_busy_port_is_named(project: Fairlead) -> None:

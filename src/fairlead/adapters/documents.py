@@ -21,11 +21,15 @@ def read_document(path: Path) -> Any:  # noqa: ANN401 - untrusted input has no t
     Raises InvalidInput that names the file, and the line where the syntax is wrong or a key stands twice.
     """
     source = str(path)
+    if not path.exists():
+        raise _invalid(source, "is not there", "check the path")
     if path.suffix not in _SUFFIXES:
         raise _invalid(
             source, f"ends in {path.suffix or 'nothing'!r}", f"name it *{', *'.join(_SUFFIXES)}"
         )
     text = _read(path, source)
+    if not text.strip():
+        raise _invalid(source, "is empty", "write an object")
     try:
         if path.suffix == _JSON:
             return json.loads(text, object_pairs_hook=_unique)

@@ -24,18 +24,26 @@ _OUTCOMES = {
     "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
 )
 @home_option
-def publish(folders: tuple[Path, ...], home: Path | None) -> int:
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds a model may take to load and to answer its golden examples.",
+)
+def publish(folders: tuple[Path, ...], home: Path | None, timeout: float) -> int:
     """Load the model in each DIR, run its golden examples, and publish it as an immutable artifact.
 
     DIR holds model.yaml (name, version, engine), the model's files and golden.json. The same bytes again
     change nothing; other bytes under a published version are refused.
     """
     from fairlead.wiring.control import control_for
-    from fairlead.wiring.publishing import publish_folder
+    from fairlead.wiring.publishing import check_folders, publish_folder
 
+    check_folders(folders)
     control = control_for(home, say, create=True)
     for folder in folders:
-        published = publish_folder(control, folder, say)
+        published = publish_folder(control, folder, say, timeout)
         done = _OUTCOMES[published.outcome]
         click.echo(f"{published.manifest.ref} {done} ({published.manifest.digest})")
     return 0

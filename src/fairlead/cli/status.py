@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,7 +39,7 @@ def status(home: Path | None, as_json: bool) -> int:
         else "not running"
     )
     click.echo(f"{where}; catalog generation {seen.catalog.generation}")
-    rows = [row for service in _services(seen) for row in _rows(seen, service)]
+    rows = [_cells(row) for service in _services(seen) for row in _rows(seen, service)]
     if rows:
         click.echo()
         click.echo(
@@ -54,26 +54,40 @@ def _services(seen: Observed) -> list[Service]:
     return sorted(seen.catalog.services.values(), key=lambda service: service.name)
 
 
-def _rows(seen: Observed, service: Service) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+def _rows(seen: Observed, service: Service) -> list[dict[str, Any]]:
+    rows = []
     for name in sorted(service.lines, key=natural_key):
         line = service.lines[name]
         for revision in _shown(seen, line):
-            state, workers, why = _state(seen, service, line, revision.id.revision)
-            pinned = " (latest)" if service.pin.line == name else ""
-            share = _share(line.traffic, revision.id.revision)
+            state, why = _state(seen, service, revision)
+            ready = seen.node.ready().get(revision.id, ()) if seen.node else ()
             rows.append(
-                (
-                    service.name,
-                    revision.id.served_version + pinned,
-                    str(revision.artifact),
-                    _traffic(share, _flowing(seen, line), revision.id.revision),
-                    state,
-                    workers,
-                    why,
-                )
+                {
+                    "service": service.name,
+                    "version": revision.id.served_version,
+                    "latest": service.pin.line == name,
+                    "artifact": str(revision.artifact),
+                    "percent": _share(_flowing(seen, line), revision.id.revision),
+                    "wantedPercent": _share(line.traffic, revision.id.revision),
+                    "state": state,
+                    "workers": [{"worker": one.worker, "pid": one.pid} for one in ready],
+                    "why": why,
+                }
             )
     return rows
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    now, wanted = row["percent"], row["wantedPercent"]
+    return (
+        row["service"],
+        row["version"] + (" (latest)" if row["latest"] else ""),
+        row["artifact"],
+        f"{wanted} %" if now == wanted else f"{now} % (wanted {wanted} %)",
+        row["state"],
+        " ".join(f"{one['worker']}:{one['pid']}" for one in row["workers"]) or "-",
+        row["why"],
+    )
 
 
 def _shown(seen: Observed, line: Line) -> list[Revision]:
@@ -90,22 +104,14 @@ def _flowing(seen: Observed, line: Line) -> tuple[TrafficShare, ...]:
     return seen.gateway.effective.get(line.id, ()) if seen.gateway else ()
 
 
-def _traffic(wanted: int, flowing: tuple[TrafficShare, ...], tag: str) -> str:
-    now = _share(flowing, tag)
-    return f"{wanted} %" if now == wanted else f"{now} % (wanted {wanted} %)"
-
-
-def _state(seen: Observed, service: Service, line: Line, tag: str) -> tuple[str, str, str]:
+def _state(seen: Observed, service: Service, revision: Revision) -> tuple[str, str]:
     if seen.node is None:
-        return "unknown", "-", "the agent does not run"
-    revision = line.revisions[tag]
-    ready = seen.node.ready().get(revision.id, ())
-    workers = " ".join(f"{replica.worker}:{replica.pid}" for replica in ready) or "-"
+        return "unknown", "the agent does not run"
     if service.kill is not None:
-        return "killed", workers, service.kill.message
-    if ready:
-        return "ready", workers, ""
-    return "not ready", workers, seen.node.reasons().get(revision.id, "not started")
+        return "killed", service.kill.message
+    if revision.id in seen.node.ready():
+        return "ready", ""
+    return "not ready", seen.node.reasons().get(revision.id, "not started")
 
 
 def _document(seen: Observed) -> dict[str, object]:
@@ -113,16 +119,6 @@ def _document(seen: Observed) -> dict[str, object]:
         "generation": seen.catalog.generation,
         "running": seen.running,
         "problems": seen.problems(),
-        "revisions": [
-            dict(
-                zip(
-                    ("service", "version", "artifact", "traffic", "state", "workers", "why"),
-                    row,
-                    strict=True,
-                )
-            )
-            for service in _services(seen)
-            for row in _rows(seen, service)
-        ],
+        "revisions": [row for service in _services(seen) for row in _rows(seen, service)],
         "pins": {service.name: service.pin.line for service in _services(seen)},
     }

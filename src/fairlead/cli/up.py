@@ -90,6 +90,8 @@ def _options(given: dict[str, object]) -> UpOptions:
             raise InvalidInput(
                 "", [Problem("--tls-cert/--tls-key", f"{path} is no file", "name a PEM file")]
             )
+    if cert is not None and key is not None:
+        _check_pair(Path(str(cert)), Path(str(key)))
     return running.UpOptions(
         host=str(given["host"] or found.host),
         port=int(str(given["port"] or found.port)),
@@ -99,6 +101,21 @@ def _options(given: dict[str, object]) -> UpOptions:
         tls_key=Path(str(key)).resolve() if key else None,
         root=serving_settings_from(found.serving).root,
     )
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except (ssl.SSLError, OSError) as error:
+        why = getattr(error, "reason", None) or error
+        problem = Problem(
+            "--tls-cert/--tls-key",
+            f"{cert} and {key} are no pair ({why})",
+            "name a PEM certificate and its private key",
+        )
+        raise InvalidInput("", [problem]) from None
 
 
 def _pin(text: str) -> LineId:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.golden import golden_from_bytes
+from fairlead.domain.golden import Golden, golden_from_bytes
 from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
 from fairlead.domain.reading import Node
-from fairlead.domain.signature import DocumentSignature
+from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines import load_model
 from fairlead.engines.proof import prove
 
@@ -68,6 +68,7 @@ async def publish(
     model = load_model(directory, manifest, threads=1)
     try:
         await prove(model, golden)
+        _check_tolerance(manifest, golden, model.signature)
         manifest = replace(manifest, signature=model.signature)
     finally:
         model.close()
@@ -98,6 +99,26 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     return Manifest(
         ArtifactRef(name, version), engine, entry, files, DocumentSignature(), golden, bio
     )
+
+
+def _check_tolerance(manifest: Manifest, golden: Golden, signature: Signature) -> None:
+    """A tolerance for an output that is never answered would be a typing error nobody notices."""
+    if isinstance(signature, TensorSignature):
+        known = {spec.name for spec in signature.outputs}
+    else:
+        answers = [one.response for one in golden.examples if isinstance(one.response, Mapping)]
+        known = {"", *(str(key) for answer in answers for key in answer)}
+    problems = [
+        Problem(
+            f"tolerance.{name}",
+            "is no output of the model",
+            f"outputs: {', '.join(sorted(known - {''}))}",
+        )
+        for name in golden.tolerance
+        if name not in known
+    ]
+    if problems:
+        raise InvalidInput(manifest.golden, problems)
 
 
 def mebibytes(size: int) -> str:

@@ -258,6 +258,6 @@ def _drift(catalog: Catalog, release: Release) -> list[str]:
     wanted = ordered_traffic(release.traffic)
     if release.version != newest or line.traffic == wanted:
         return []
-    return [
-        f"! drift {line.id}: the file says {split_text(wanted)}, the catalog {split_text(line.traffic)}"
-    ]
+    told = f"! drift {line.id}: the file says {split_text(wanted)}, the catalog {split_text(line.traffic)}"
+    mend = f"fairlead traffic {line.id.service} {line.id.line} {split_text(wanted)}"
+    return [f"{told}; to follow the file: {mend}"]

@@ -244,8 +244,7 @@ def endpoint_to_json(endpoint: EndpointSpec) -> dict[str, Any]:
 
 def read_endpoint(name: str, node: Node) -> EndpointSpec:
     """Read one endpoint; problems are noted on the node."""
-    if not node.mapping([key.name for key in ENDPOINT_KEYS]):
-        return EndpointSpec(name)
+    node.mapping([key.name for key in ENDPOINT_KEYS])
     least = node.child("minScale").integer(0, _MAX_REPLICAS) if node.has("minScale") else 1
     most = (
         node.child("maxScale").integer(0, _MAX_REPLICAS) if node.has("maxScale") else max(least, 1)

@@ -6,13 +6,13 @@ import json
 import shlex
 from typing import Any
 
-from fairlead.domain.catalog import Revision
+from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.golden import golden_from_bytes
 from fairlead.domain.manifest import Manifest
 from fairlead.domain.signature import DocumentSignature, TensorSignature
 from fairlead.wiring.homes import Control
 
-_LONGEST_BODY = 420  # characters of a request that may stand in a line to copy
+_LONGEST_BODY = 240  # characters of a request that may stand in a line to copy
 
 
 def banner(control: Control, url: str, root: str, seconds: float) -> str:
@@ -24,7 +24,7 @@ def banner(control: Control, url: str, root: str, seconds: float) -> str:
     where = f"   (also in {key_path})" if demo else "   (`fairlead keys create NAME` makes one)"
     lines = [
         "",
-        f"Ready after {seconds:.1f} s: {len(catalog.live())} revisions of {len(catalog.services)} services.",
+        f"Ready after {seconds:.1f} s: {_amount(catalog)}.",
         "",
         f"  gateway   {url}/",
         f"  docs      {url}/docs",
@@ -40,6 +40,7 @@ def banner(control: Control, url: str, root: str, seconds: float) -> str:
         live = service.lines[service.pin.line].live()
         body = _example(control, live[-1]) if live else None
         if body is None:
+            lines.append(f"  fairlead predict {service.name}")
             continue
         quoted = shlex.quote(json.dumps(body, ensure_ascii=False))
         lines.append(
@@ -47,6 +48,14 @@ def banner(control: Control, url: str, root: str, seconds: float) -> str:
         )
     lines += ["", "From another terminal: fairlead status, fairlead predict, fairlead logs.", ""]
     return "\n".join(lines)
+
+
+def _amount(catalog: Catalog) -> str:
+    revisions, services = len(catalog.live()), len(catalog.services)
+    return (
+        f"{revisions} revision{'' if revisions == 1 else 's'} "
+        f"of {services} service{'' if services == 1 else 's'}"
+    )
 
 
 def _example(control: Control, revision: Revision) -> Any:  # noqa: ANN401 - a JSON value

@@ -48,12 +48,16 @@ class _Staged:
 def serve(
     what: tuple[str, ...], home: Path | None, given: dict[str, Any], tell: Callable[[str], None]
 ) -> int:
-    """Serve until SIGTERM or SIGINT; `what` names folders or published artifacts."""
+    """Serve until SIGTERM or SIGINT; `what` names folders or published artifacts.
+
+    Raises FairleadError, with a message for the person, if it cannot.
+    """
     settings = _settings(given)
     jsonlog.setup(
         settings.logconfig_service,
         level=settings.logconfig_level,
         json_format=settings.logconfig_json_format,
+        access_to_stdout=True,
     )
     options = Standalone(
         settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers

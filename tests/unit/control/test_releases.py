@@ -101,7 +101,10 @@ def test_the_same_files_again_change_nothing_and_commands_stand(catalogs: Stored
     before = catalogs.read()
     plan = apply(catalogs, *those)
     assert plan.changes == ()
-    assert plan.drift == ("! drift speech/v9: the file says 1=90 2=10, the catalog 1=50 2=50",)
+    assert plan.drift == (
+        "! drift speech/v9: the file says 1=90 2=10, the catalog 1=50 2=50; "
+        "to follow the file: fairlead traffic speech v9 1=90 2=10",
+    )
     assert catalogs.read() == before
 
 
