@@ -27,7 +27,7 @@ WRITERS = 20
 @pytest.fixture(params=["directory", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return (
-        DirectoryObjectStore(tmp_path / "store")
+        DirectoryObjectStore(tmp_path / "store", create=True)
         if request.param == "directory"
         else MemoryObjectStore()
     )
@@ -83,10 +83,25 @@ class TestObjects:
         assert list(store.list("none/")) == []
 
 
+def test_a_directory_that_is_gone_is_no_empty_store(tmp_path: Path) -> None:
+    store = DirectoryObjectStore(tmp_path / "store")
+    for call in (
+        lambda: store.get("a"),
+        lambda: store.put("a", b""),
+        lambda: store.size("a"),
+        lambda: list(store.list("")),
+        lambda: StoredCatalogs(store, FakeClock()).read(),
+    ):
+        with pytest.raises(FairleadError) as caught:
+            call()
+        assert caught.value.kind is Kind.UNAVAILABLE
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("key", ["../a", "/a", "a/../../b", "a//b", "", "a\\b", "a/."])
 def test_a_key_never_leaves_the_directory(key: str, tmp_path: Path) -> None:
     with pytest.raises(FairleadError):
-        DirectoryObjectStore(tmp_path / "store").put(key, b"x")
+        DirectoryObjectStore(tmp_path / "store", create=True).put(key, b"x")
     assert [path.name for path in tmp_path.iterdir()] in ([], ["store"])
 
 
@@ -132,6 +147,14 @@ class TestCatalogs:
         with pytest.raises(FairleadError, match="written by a newer Fairlead"):
             StoredCatalogs(store, FakeClock()).read()
 
+    def test_a_head_that_vanished_is_no_empty_catalog(self, store: ObjectStore) -> None:
+        catalogs = StoredCatalogs(store, FakeClock())
+        catalogs.commit(Catalog(), "first")
+        catalogs.read()
+        store.delete("catalog/head")
+        with pytest.raises(FairleadError, match="was there and is gone"):
+            catalogs.read()
+
     @pytest.mark.parametrize("head", [b"", b'{"sch', b"[]", b"null", b'{"schema": 1}', b'"text"'])
     def test_a_damaged_head_is_an_error_in_words(self, store: ObjectStore, head: bytes) -> None:
         StoredCatalogs(store, FakeClock()).commit(Catalog(), "first")
@@ -144,6 +167,7 @@ class TestCatalogs:
         context = multiprocessing.get_context("spawn")
         barrier = context.Barrier(WRITERS)
         root = tmp_path / "store"
+        root.mkdir()
         writers = [
             context.Process(target=_add_key, args=(root, f"writer-{number}", barrier.wait))
             for number in range(WRITERS)

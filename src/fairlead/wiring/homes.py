@@ -84,5 +84,5 @@ def _create(home: Home[Path]) -> None:
             f"{home.root} is not empty and no Fairlead home: choose another directory with --home"
         )
         raise FairleadError(message, kind=Kind.CONFLICT)
-    home.root.mkdir(parents=True, exist_ok=True)
+    home.store.mkdir(parents=True, exist_ok=True)  # once: a store that is gone later is told
     files.write_atomic(home.marker, json.dumps({"schema": SCHEMA}).encode())

@@ -81,6 +81,9 @@ class StoredCatalogs:
         except FairleadError as error:
             if error.kind is not Kind.NOT_FOUND:
                 raise
+            if self._cached is not None:
+                gone = f"{HEAD} was there and is gone: restore the store"
+                raise FairleadError(gone, kind=Kind.UNAVAILABLE) from None
             return "", Catalog()
         if self._cached is not None and self._cached[0] == etag:
             return self._cached

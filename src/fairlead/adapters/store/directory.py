@@ -19,10 +19,16 @@ _TEMPORARY = "."  # a name that starts with a dot is being written; no listing s
 
 
 class DirectoryObjectStore:
-    """Each object is a file of the same relative path; several processes may use it at once."""
+    """Each object is a file of the same relative path; several processes may use it at once.
 
-    def __init__(self, root: Path) -> None:
+    Where the directory itself is gone (a disk that is not mounted) every call fails: an empty store would
+    be a lie.
+    """
+
+    def __init__(self, root: Path, *, create: bool = False) -> None:
         self._root = root
+        if create:
+            root.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> tuple[bytes, str]:
         path = self._path(key)
@@ -78,6 +84,7 @@ class DirectoryObjectStore:
         files.sync_directory(target.parent)
 
     def list(self, prefix: str) -> Iterator[ObjectMeta]:
+        self._check_there()
         start = self._root / prefix.rpartition("/")[0]
         if not start.is_dir():
             return
@@ -93,10 +100,15 @@ class DirectoryObjectStore:
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    def _check_there(self) -> None:
+        if not self._root.is_dir():
+            raise FairleadError(f"the store {self._root} is not there", kind=Kind.UNAVAILABLE)
+
     def _path(self, key: str) -> Path:
         problem = path_problem(key)
         if problem is not None:
             raise FairleadError(f"{key!r} is no key of a store: it {problem}", kind=Kind.INVALID)
+        self._check_there()
         return self._root / key
 
 
