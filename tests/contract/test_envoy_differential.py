@@ -13,11 +13,12 @@ import secrets
 import pytest
 import xxhash
 
+from fairlead.api.http_status import HTTP_STATUS
 from fairlead.domain.catalog import Catalog, Kill, with_kill
 from fairlead.domain.paths import OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Forward, Open, Refusal, authenticate, route
 from fairlead.domain.table import RoutingTable, table_from
-from fairlead.gateway.replies import STATUS, body_key
+from fairlead.gateway.replies import body_key
 from fairlead.gateway.routes import needs_key
 from support.gateway import CLOCK, World, catalog, new_world, revision
 from support.wire import Answer, Wire
@@ -172,7 +173,7 @@ def difference(outcome: Forward | Open | Refusal, target: str, method: str, got:
         if outcome.name == "static":
             allowed = {200, 404}
         return "" if got.status in allowed else f"{outcome} but {got}"
-    if got.status != STATUS[outcome.kind]:
+    if got.status != HTTP_STATUS[outcome.kind]:
         return f"{outcome} but {got}"
     if method == "HEAD":
         return ""

@@ -194,3 +194,42 @@ async def test_an_unproved_revision_gets_no_traffic_and_says_why() -> None:
             assert world.gateway_status()["effective"][0]["traffic"] == [
                 {"tag": "1", "percent": 100}
             ]
+
+
+async def test_a_move_that_envoy_slept_through_is_made_when_it_wakes() -> None:
+    async with new_world() as world:
+        await prepare(world)
+        async with world.running():
+            await world.routed()
+            os.kill(world.envoy_pid(), signal.SIGSTOP)
+            try:
+                await world.add_worker("w2", "speech/v1.2")
+                world.set_catalog(at(2))
+                world.write_status()
+                await eventually(
+                    lambda: "routes stay" in world.gateway_status()["problem"], 25, "it failed"
+                )
+                age = CLOCK.now() - world.gateway_status()["written_at"]
+                assert age < 1.5, "the status stays young meanwhile"
+            finally:
+                os.kill(world.envoy_pid(), signal.SIGCONT)
+            await world.routed(20)
+            wire = Wire("127.0.0.1", world.settings.port)
+            answer = await wire.ask("POST", PREDICT, [KEY])
+            await wire.close()
+            assert answer.headers["x-served-version"] == "v1.2"
+            assert world.gateway_status()["problem"] == ""
+
+
+async def test_a_worker_is_told_how_long_its_caller_waits() -> None:
+    async with new_world(deadline_seconds=1.5) as world:
+        await prepare(world)
+        async with world.running():
+            await world.routed()
+            wire = Wire("127.0.0.1", world.settings.port)
+            forged = ("x-envoy-expected-rq-timeout-ms", "999999")
+            answer = await wire.ask("POST", PREDICT, [KEY, forged])
+            await wire.close()
+            _, headers = world.workers["w1"].seen[-1]
+            assert headers["x-envoy-expected-rq-timeout-ms"] == "1500"
+            assert not [name for name in answer.headers if name.startswith("x-envoy-")]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from fairlead.adapters.envoy.files import XdsFile
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.listener import bootstrap
+from fairlead.gateway.run import run_gateway
 from fairlead.gateway.snapshot import Snapshot, snapshot
 from fairlead.kits import processes
-from support.gateway import World, eventually, new_world
+from support.gateway import CLOCK, World, eventually, new_world
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
 
@@ -59,7 +62,7 @@ async def test_refused_routes_raise_without_the_keys_and_leave_the_old_ones(worl
             {**first.routes["virtual_hosts"][0], "domains": ["*"], "metadata": {"x": table}},
         ],
     }
-    with pytest.raises(FairleadError, match="Envoy refused version 2 of its rds") as caught:
+    with pytest.raises(FairleadError, match="Envoy refused the new rds") as caught:
         await world.envoy.set_routes(bad)
     assert "very-secret" not in str(caught.value)
     assert "metadata" in str(caught.value) or "cannot find field" in str(caught.value)
@@ -121,3 +124,28 @@ async def test_its_end_is_told_and_the_next_one_finds_the_last_configuration(wor
 async def test_a_bootstrap_it_cannot_read_is_said_with_its_own_words(world: World) -> None:
     with pytest.raises(FairleadError, match=r"Envoy ended at once: .*no_such_field"):
         await world.envoy.start({**bootstrap(world.home), "no_such_field": 1})
+
+
+def test_what_the_disk_does_not_take_changes_nothing(tmp_path: Path) -> None:
+    file = XdsFile(tmp_path, "rds")
+    file.write([{"name": "one"}])
+    file.path.unlink()
+    file.path.parent.rmdir()
+    file.path.parent.write_bytes(b"a file where a directory should be")
+    with pytest.raises(OSError, match=r"exists|directory"):
+        file.write([{"name": "two"}])
+    assert (file.version, file.resources) == (1, [{"name": "one"}])
+    file.path.parent.unlink()
+    file.write([{"name": "two"}])
+    assert (file.version, file.resources) == (2, [{"name": "two"}])
+
+
+async def test_a_first_start_that_envoy_refuses_is_refused_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no certificate")
+    async with new_world(certificate=wrong, private_key=wrong) as world:
+        with pytest.raises(FairleadError, match="Envoy refused the new lds"):
+            await run_gateway(world.settings, world.home, world.catalogs, world.envoy, CLOCK)
+        assert world.envoy_pid() == 0

@@ -239,9 +239,11 @@ async def new_world(*, on_disk: bool = False, **settings: Any) -> AsyncIterator[
     """A home of its own; whatever lives in it is ended. `on_disk`: other processes see the store too."""
     # Not pytest's directory: a socket's path has to be short.
     root = Path(tempfile.mkdtemp(prefix="fl-"))
-    (root / "s").mkdir()
+    (root / "s").mkdir(mode=0o700)
     home = Home(root, root / "s")
-    store: ObjectStore = DirectoryObjectStore(home.store) if on_disk else MemoryObjectStore()
+    store: ObjectStore = (
+        DirectoryObjectStore(home.store, create=True) if on_disk else MemoryObjectStore()
+    )
     world = World(home, GatewaySettings(**{"port": free_port(), **settings}), store)
     try:
         yield world

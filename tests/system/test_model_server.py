@@ -1,4 +1,4 @@
-"""A real worker on a unix socket, and the stand-alone server on TCP."""
+"""A real worker on a unix socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import struct
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
+from fairlead.api.worker import ServedEndpoint, ServingSettings
 from fairlead.domain.ids import RevisionId
 from support.models import echo_artifact, example, make_artifact, scaled_artifact
 from support.serving import Worker, eventually, until_ready, worker
@@ -207,6 +206,37 @@ async def test_a_drain_ends_at_its_deadline_even_if_the_model_hangs(tmp_path: Pa
         assert (answer.status_code, answer.json()) == (503, {"detail": ENDING})
 
 
+async def test_code_that_never_ends_or_wants_to_end_the_process_leaves_the_worker_alive(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "class Model:\n"
+        "    concurrent = True\n"
+        "    def predict(self, request: int) -> int:\n"
+        "        while request == 0:\n"
+        "            pass\n"
+        "        return exit(3) if request == 3 else request\n"
+    )
+    made = make_artifact(tmp_path / "a", {"model.py": code}, [example(1, 1)])
+    spec = made.spec(RevisionId("odd", "v1", "1"), socket=tmp_path / "w.sock", deadline_seconds=1.0)
+    path = "/v1/model/odd/predict"
+    async with worker(spec, tmp_path) as started:
+        before = await started.identity()
+        assert before["inline"] is False
+        assert float(str(before["run_microseconds"])) > 0
+        answer = await started.client.post(path, content=b"3")
+        assert answer.status_code == 500
+        assert answer.json() == {"detail": "the model's code failed (SystemExit); its log says why"}
+        async with asyncio.TaskGroup() as group:
+            endless = group.create_task(started.client.post(path, content=b"0"))
+            await eventually(lambda: _all_in(started, 1))
+            assert (await started.client.get("/livez")).status_code == 200
+            assert (await started.client.post(path, content=b"2")).text == "2"
+            assert not endless.done()
+        assert endless.result().status_code == 504
+        assert (await started.identity())["pid"] == before["pid"]
+
+
 async def _ask(client: httpx.AsyncClient, path: str, body: bytes) -> httpx.Response | None:
     try:
         return await client.post(path, content=body)
@@ -303,103 +333,6 @@ async def test_the_identity_says_what_an_agent_must_know(scaled: Worker) -> None
     assert isinstance(found["inline"], bool)
     assert float(str(found["run_microseconds"])) > 0
     assert int(str(found["rss_bytes"])) > 10_000_000
-
-
-STANDALONE = """
-import asyncio, sys, uvloop
-from pathlib import Path
-from fairlead.api.worker import WorkerSpec
-from fairlead.kits.clock import SystemClock
-from fairlead.server.standalone import Standalone, run_standalone
-specs = [WorkerSpec.from_json(Path(name).read_bytes()) for name in sys.argv[3:]]
-options = Standalone(http_port=int(sys.argv[1]), workers=int(sys.argv[2]))
-sys.exit(uvloop.run(run_standalone(specs, options, SystemClock())))
-"""
-
-
-async def _standalone(port: int, workers: int, specs: list[Path]) -> asyncio.subprocess.Process:
-    arguments = [str(port), str(workers), *map(str, specs)]
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", STANDALONE, *arguments)
-
-
-def _written(directory: Path, *specs: WorkerSpec) -> list[Path]:
-    paths = [directory / f"{number}.json" for number in range(len(specs))]
-    for path, spec in zip(paths, specs, strict=True):
-        path.write_text(spec.to_json())
-    return paths
-
-
-@pytest.mark.enable_socket
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_the_stand_alone_server_serves_several_artifacts_and_ends_cleanly(
-    tmp_path: Path, unused_tcp_port: int, workers: int
-) -> None:
-    specs = _written(
-        tmp_path,
-        scaled_artifact(tmp_path / "a", 2.0).spec(RevisionId("scaled", "v1", "1")),
-        scaled_artifact(tmp_path / "b", 3.0, version=2).spec(RevisionId("scaled", "v1", "2")),
-        echo_artifact(tmp_path / "c").spec(),
-    )
-    process = await _standalone(unused_tcp_port, workers, specs)
-    url = f"http://127.0.0.1:{unused_tcp_port}"
-    pids: set[int] = set()
-
-    async def asked(path: str) -> Any:
-        async with httpx.AsyncClient(
-            base_url=url
-        ) as client:  # a connection each: the kernel spreads them
-            try:
-                return (await client.get(path)).json()
-            except httpx.TransportError:
-                return {}
-
-    async def all_ready() -> bool:
-        found = await asked("/internal/identity")
-        if found.get("ready"):
-            pids.add(found["pid"])
-        return len(pids) == workers
-
-    try:
-        await eventually(all_ready, 30)
-        async with httpx.AsyncClient(base_url=url) as client:
-            for version, factor in (("v1.1", 2.0), ("v1.2", 3.0), ("v1", 3.0), ("latest", 3.0)):
-                headers = {"accept-version": version}
-                answer = await client.post(
-                    PREDICT, json={"instances": [[1, 1, 1]]}, headers=headers
-                )
-                assert answer.json() == {"predictions": [[factor] * 3]}
-            answer = await client.post("/v1/model/echo/predict", json={"text": "a"})
-            assert answer.json() == {"text": "a!"}
-            assert (await client.get("/v2/models/scaled")).json()["versions"] == ["1", "2"]
-        process.terminate()
-        async with asyncio.timeout(15):
-            assert await process.wait() == 0
-        assert await asked("/livez") == {}
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-@pytest.mark.enable_socket
-async def test_a_busy_port_is_named(tmp_path: Path, unused_tcp_port: int) -> None:
-    (spec,) = _written(tmp_path, echo_artifact(tmp_path / "a").spec())
-    holder = await asyncio.start_server(
-        lambda _, writer: writer.close(), "127.0.0.1", unused_tcp_port
-    )
-    async with holder:
-        for workers in (1, 2):
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", STANDALONE, str(unused_tcp_port), str(workers), str(spec)),
-                stderr=asyncio.subprocess.PIPE,
-            )
-            async with asyncio.timeout(20):
-                _, errors = await process.communicate()
-            assert process.returncode == 1
-            assert (
-                f"127.0.0.1:{unused_tcp_port} cannot be listened on: Address already in use"
-                in errors.decode()
-            )
 
 
 async def test_a_cold_start_is_quick_and_needs_no_framework(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -213,6 +214,44 @@ def test_stopping_it_while_it_publishes_leaves_nothing(project: Fairlead) -> Non
     project.stop(signal.SIGTERM)
     until(lambda: gone(project), 10, "everything ended")
     assert "Traceback" not in project.told()
+
+
+def test_a_rollout_that_failed_is_no_outage_at_the_next_start(project: Fairlead) -> None:
+    project.start()
+    first = project.directory / "models" / "reading-time" / "1"
+    second = first.with_name("2")
+    shutil.copytree(first, second)
+    text = (second / "model.yaml").read_text().replace("version: 1", "version: 2")
+    (second / "model.yaml").write_text(text)
+    model = (
+        (second / "model.py")
+        .read_text()
+        .replace(
+            '"""Called once', 'assert "publish" in __import__("sys").argv\n        """Called once'
+        )
+    )
+    (second / "model.py").write_text(model)
+    project.cli("publish", str(second))
+    release = project.directory / "second.yaml"
+    release.write_text('service: reading-time\nmodel: v1\nversion: "2"\nartifact: reading-time/2\n')
+    assert "not live" in project.cli("apply", str(release), "--timeout", "4", code=1).stderr
+    path, body = "/v1/model/reading-time/predict", {"text": "one"}
+    assert project.ask(path, body).version == "v1.1"
+    row = next(line for line in project.cli("status", code=1).stdout.splitlines() if "v1.1" in line)
+    assert "100 % (wanted 0 %)" in row
+    project.stop()
+    project.start(ready=False)
+
+    def serves() -> bool:
+        try:
+            return project.ask(path, body).version == "v1.1"
+        except OSError:
+            return False
+
+    until(serves, 30, f"the old revision serves again\n{project.told()}")
+    until(lambda: "not ready: reading-time/v1.2" in project.told(), 20, "it says what is missing")
+    project.cli("traffic", "reading-time", "v1", "1=100")
+    assert project.stop() == 0
 
 
 HANGS = """

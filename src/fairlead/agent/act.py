@@ -24,6 +24,7 @@ from fairlead.domain.catalog import Revision
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.layout import Home
 from fairlead.domain.status import State
+from fairlead.kits.files import private_directory
 
 _log = logging.getLogger(__name__)
 
@@ -54,18 +55,14 @@ class Actor:
             case plan.Drain(name):
                 self._drain(self.table.workers[name])
             case plan.Stop(name):
-                self.table.workers[name].asked_at = self.ports.clock.now()
+                self.table.workers[name].asked_at = self.ports.clock.monotonic()
                 self._signal(name, signal.SIGTERM)
             case plan.Kill(name):
                 self._signal(name, signal.SIGKILL)
             case plan.Forget(name):
-                self.metrics.keep_totals_of(name)
-                records.remove(self.home, name)
-                self.table.forget(name)
-                prune(self.home, self.table.workers, self.settings.kept_logs)
+                self._forget(name)
             case plan.CleanUp(digest):
-                self.group.create_task(self._take_away(digest))
-                self._tell("cleaned", f"artifact {digest[:19]}… removed: unused", artifact=None)
+                self.group.create_task(self._clean_up(digest))
 
     def tend(self, record: Record, state: State) -> None:
         """Take a running worker into the table and stay with it until it ends."""
@@ -104,11 +101,12 @@ class Actor:
             socket=self.home.worker_socket(name),
             settings=self.settings.serving,
             threads=self.settings.threads,
+            pod_name=self.settings.pod_name,
             drain_seconds=self.settings.drain_seconds,
             life_fd=self.life_fd,
         )
         try:
-            self.home.sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(self.home.sockets)
             record = records.announce(self.home, spec)
             process = self.ports.launcher.start(
                 spec, records.spec_file(self.home, name), log_file(self.home, spec)
@@ -184,7 +182,7 @@ class Actor:
             return  # it was retired, or has ended, meanwhile
         if proved:
             self.table.proved(worker)
-            seconds = self.ports.clock.now() - worker.came_at
+            seconds = self.ports.clock.monotonic() - worker.came_at
             self._tell_of(worker, "ready", f" in {seconds:.2f} s")
         elif process is not None and self.ports.launcher.alive(process):
             self._fail(worker, *reasons)
@@ -193,10 +191,30 @@ class Actor:
 
     async def _check_artifact(self, spec: WorkerSpec) -> None:
         """A worker that fails may be the first to notice that its files have changed on the disk."""
-        wrong = await asyncio.to_thread(pulling.verify, self.home, spec.digest)
-        if wrong is not None:
-            _log.error("%s; it is pulled again", wrong, extra={"event": "damaged"})
-            await self._take_away(spec.digest)
+
+        def failed(reason: str) -> None:
+            _log.error("%s cannot be looked at again: %s", spec.artifact, reason)
+
+        await self._contained(self._replace_if_damaged(spec.digest), failed)
+
+    async def _replace_if_damaged(self, digest: str) -> None:
+        wrong = await asyncio.to_thread(pulling.verify, self.home, digest)
+        if wrong is None:
+            return
+        _log.error("%s; it is pulled again", wrong, extra={"event": "damaged"})
+        try:
+            await self._take_away(digest)
+        except OSError:
+            self.table.lost(digest)  # the pull will fail on it too, and the status say why
+            raise
+
+    async def _clean_up(self, digest: str) -> None:
+        def failed(reason: str) -> None:
+            self.table.has(digest)  # tried again after another grace
+            self._tell("clean-up-failed", f"artifact {digest[:19]}… stays: {reason}", artifact=None)
+
+        if await self._contained(self._take_away(digest), failed):
+            self._tell("cleaned", f"artifact {digest[:19]}… removed: unused", artifact=None)
 
     async def _take_away(self, digest: str) -> None:
         # Out of sight before anybody can plan to pull it again; what takes long comes after.
@@ -204,6 +222,15 @@ class Actor:
         self.table.lost(digest)
         if trash is not None:
             await asyncio.to_thread(pulling.delete, trash)
+
+    def _forget(self, name: str) -> None:
+        self.metrics.keep_totals_of(name)
+        self.table.forget(name)
+        records.remove(self.home, name)
+        try:
+            prune(self.home, self.table.workers, self.settings.kept_logs)
+        except OSError as error:
+            _log.warning("old logs stay: %s", error)
 
     def _fail(self, worker: Worker, reason: str) -> None:
         pause = self.table.failed(worker, reason)
@@ -225,6 +252,8 @@ class Actor:
             await work
         except FairleadError as error:
             failed(error.message)
+        except OSError as error:
+            failed(str(error))
         except Exception as error:  # noqa: BLE001 - the agent serves all the others
             _log.exception("a step failed")
             failed(f"{type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ that is certainly ours but answers wrongly is ended. Whatever else lies around i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import signal
@@ -96,7 +97,9 @@ class Surveyor:
     def _remove_stale_sockets(self, known: set[str]) -> None:
         for path in self.home.sockets.glob("*.sock*"):
             if WORKER_NAME.fullmatch(path.stem) and path.stem not in known:
-                path.unlink(missing_ok=True)
+                # One that stays is in nobody's way: every worker has a name of its own.
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def living(home: Home[Path], launcher: Launcher, worker: str) -> Record | None:

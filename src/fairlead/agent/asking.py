@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, TensorSignature
+from fairlead.kits.unixhttp import unix_client
 
 _SHOWN = 300  # characters of a worker's refusal that a reason may hold
 _OK = 200
@@ -41,13 +41,7 @@ class WorkerClient:
     """A connection to one worker. Use it as a context manager."""
 
     def __init__(self, socket: Path, timeout_seconds: float) -> None:
-        # There is no TLS on a unix socket; a bare context spares reading the machine's certificates.
-        transport = httpx.AsyncHTTPTransport(
-            uds=str(socket), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
-        self._http = httpx.AsyncClient(
-            transport=transport, base_url="http://worker", timeout=timeout_seconds
-        )
+        self._http = unix_client(socket, timeout_seconds)
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()

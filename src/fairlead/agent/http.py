@@ -13,6 +13,7 @@ import uvicorn
 from prometheus_client import exposition
 
 from fairlead.agent.metrics import Metrics
+from fairlead.kits.files import private_directory
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -49,7 +50,7 @@ async def serve(metrics: Metrics, path: Path, stop: asyncio.Event) -> None:
 
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(path.parent)
     path.unlink(missing_ok=True)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
         listener.bind(str(path))

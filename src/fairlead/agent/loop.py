@@ -18,20 +18,15 @@ from pathlib import Path
 from fairlead.agent import http, plan, pull, records
 from fairlead.agent.act import Actor
 from fairlead.agent.adopt import Surveyor, living
+from fairlead.agent.gateway import GatewayWatch
 from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Table
-from fairlead.domain.catalog import catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.layout import Home
-from fairlead.domain.status import (
-    GatewayStatus,
-    NodeStatus,
-    State,
-    gateway_status_from_bytes,
-    node_status_to_bytes,
-)
+from fairlead.domain.status import NodeStatus, State, node_status_to_bytes
 from fairlead.kits import processes
 from fairlead.kits.files import try_lock, write_atomic
 from fairlead.kits.processes import ProcessId
@@ -78,9 +73,12 @@ class _Agent:
         self._life_fd = life_fd
         self._table = Table(settings, ports.clock)
         self._metrics = Metrics(self._table)
-        self._status: NodeStatus | None = None  # as last written
+        self._gateway = GatewayWatch(home, ports.clock)
+        self._kept: Catalog | None = None  # the catalog on the disk
+        self._status: NodeStatus | None = None  # as it is
+        self._written: NodeStatus | None = None  # as the file says
+        self._written_at = 0.0  # when, in steady seconds
         self._news = asyncio.Event()  # the status has changed since the last report
-        self._gateway_read = 0  # modification time of the gateway status read last
 
     async def run(self) -> None:
         served = asyncio.Event()
@@ -98,8 +96,7 @@ class _Agent:
     async def _begin(self, group: asyncio.TaskGroup) -> None:
         group.create_task(self._until_told())
         group.create_task(self._follow_catalog())
-        for digest in await asyncio.to_thread(pull.present, self._home):
-            self._table.has(digest)
+        await self._find_artifacts()
         actor = Actor(
             self._settings,
             self._home,
@@ -131,6 +128,13 @@ class _Agent:
                 await told.wait()
                 raise _Told
 
+    async def _find_artifacts(self) -> None:
+        try:
+            for digest in await asyncio.to_thread(pull.present, self._home):
+                self._table.has(digest)
+        except OSError as error:
+            _log.error("%s cannot be read, all is pulled anew: %s", self._home.artifacts, error)
+
     async def _follow_catalog(self) -> None:
         while True:
             try:
@@ -140,11 +144,22 @@ class _Agent:
                 await self._without_store(str(error) or type(error).__name__)
             else:
                 if catalog != self._table.catalog:
-                    data = catalog_to_bytes(catalog)
-                    await asyncio.to_thread(write_atomic, self._home.node_catalog, data)
                     self._table.asked_for(catalog)
-                self._problem("")
+                if catalog != self._kept:
+                    await self._keep(catalog)
+                self._store_problem("")
             await self._clock.sleep(self._settings.catalog_poll_seconds)
+
+    async def _keep(self, catalog: Catalog) -> None:
+        """Write the catalog down for a time without the store; tried again until the disk takes it."""
+        path = self._home.node_catalog
+        try:
+            await asyncio.to_thread(write_atomic, path, catalog_to_bytes(catalog))
+        except OSError as error:
+            self._note("catalog", path, "written", error)
+        else:
+            self._kept = catalog
+            self._note("catalog", path)
 
     async def _without_store(self, why: str) -> None:
         """Go on with the catalog on the disk."""
@@ -153,35 +168,47 @@ class _Agent:
                 data = await asyncio.to_thread(self._home.node_catalog.read_bytes)
                 self._table.asked_for(catalog_from_bytes(data, str(self._home.node_catalog)))
             except FileNotFoundError:
-                self._problem(f"the store cannot be read: {why}; nothing is known yet")
+                self._store_problem(f"the store cannot be read: {why}; nothing is known yet")
                 return
-            except FairleadError as error:
-                self._problem(f"the store cannot be read: {why}; and {error}")
+            except (FairleadError, OSError) as error:
+                self._store_problem(f"the store cannot be read: {why}; and {error}")
                 return
         catalog = self._table.catalog
         generation = catalog.generation if catalog else 0
-        self._problem(f"the store cannot be read: {why}; going on with generation {generation}")
+        self._store_problem(
+            f"the store cannot be read: {why}; going on with generation {generation}"
+        )
 
-    def _problem(self, problem: str) -> None:
-        if problem == self._table.problem:
+    def _store_problem(self, problem: str) -> None:
+        if not self._table.note("store", problem):
             return
         if problem:
             _log.warning("%s", problem, extra={"event": "store-away"})
         else:
             _log.info("the store is back", extra={"event": "store-back"})
-        self._table.problem = problem
-        self._table.changed.set()
+
+    def _note(self, about: str, path: Path, how: str = "", error: OSError | None = None) -> None:
+        """This path cannot be read or written; or can be again. The agent goes on in any case."""
+        # Without the error's own path: it may be another one with every try.
+        problem = f"{path} cannot be {how}: {error.strerror or error}" if error else ""
+        if not self._table.note(about, problem):
+            return
+        if problem:
+            _log.error("%s", problem, extra={"event": "disk"})
+        else:
+            _log.info("%s is in order again", path, extra={"event": "disk"})
 
     async def _steer(self, actor: Actor) -> None:
         cleared = -1  # the generation for which leftover downloads were removed
         while True:
             self._table.changed.clear()
-            self._table.gateway = self._read_gateway()
+            self._gateway.look()
+            self._table.gateway = self._gateway.status
+            self._table.gateway_at = self._gateway.written_at
             catalog = self._table.catalog
             if catalog is not None:
-                if catalog.generation != cleared:
+                if catalog.generation != cleared and await self._clear_downloads():
                     cleared = catalog.generation
-                    await asyncio.to_thread(pull.clear_downloads, self._home, self._table.awaited())
                 self._table.touch_artifacts()
                 for step in plan.next_steps(self._table.snapshot(catalog), self._settings):
                     actor.act(step)
@@ -192,35 +219,32 @@ class _Agent:
             except TimeoutError:
                 continue
 
-    def _read_gateway(self) -> GatewayStatus | None:
-        path = self._home.gateway_status
+    async def _clear_downloads(self) -> bool:
+        path = self._home.downloads
         try:
-            written = path.stat().st_mtime_ns
-            if written != self._gateway_read:
-                self._gateway_read = written
-                return gateway_status_from_bytes(path.read_bytes(), str(path))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, FairleadError) as error:
-            _log.warning("the gateway's status cannot be read: %s", error)
-            return None
-        return self._table.gateway
+            await asyncio.to_thread(pull.clear_downloads, self._home, self._table.awaited())
+        except OSError as error:
+            self._note("downloads", path, "cleared", error)
+            return False
+        self._note("downloads", path)
+        return True
 
     def _write_status(self) -> None:
-        status = self._table.status(os.getpid())
-        before = self._status
-        if before is not None:
-            same = replace(status, written_at=before.written_at) == before
-            if same and status.written_at - before.written_at < self._settings.heartbeat_seconds:
-                return
-            if not same:
-                self._news.set()
-        try:
-            write_atomic(self._home.node_status, node_status_to_bytes(status), durable=False)
-        except OSError as error:
-            _log.error("the status cannot be written: %s", error)
-            return
+        status, now = self._table.status(os.getpid()), self._clock.monotonic()
+        if not _same(status, self._status):
+            self._news.set()
         self._status = status
+        fresh = now - self._written_at < self._settings.heartbeat_seconds
+        if fresh and _same(status, self._written):
+            return
+        path = self._home.node_status
+        try:
+            write_atomic(path, node_status_to_bytes(status), durable=False)
+        except OSError as error:
+            self._note("status", path, "written", error)
+            return
+        self._written, self._written_at = status, now
+        self._note("status", path)
 
     async def _report(self) -> None:
         reports = self._ports.reports
@@ -276,6 +300,11 @@ class _Agent:
                     if launcher.signal(process, number):
                         group.create_task(launcher.wait(process))
         return [process for process in left if launcher.alive(process)]
+
+
+def _same(one: NodeStatus, other: NodeStatus | None) -> bool:
+    """Do both say the same, whenever they were written?"""
+    return other is not None and replace(one, written_at=other.written_at) == other
 
 
 async def _set_when_closed(event: asyncio.Event, handle: int) -> None:

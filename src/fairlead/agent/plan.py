@@ -110,8 +110,9 @@ NO_FAILURE = Failure("", 0.0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a decision depends on. Times are epoch seconds.
+    """All that a decision depends on. Times are steady seconds (`Clock.monotonic`), the replicas' `since` too.
 
+    `gateway` is None if nobody routes here; `gateway_at` is when its status was written at the earliest.
     `artifacts` holds the verified artifacts on the disk by digest, and when each was last used. `proving`
     are workers with a proof under way; `asked` workers that were asked to end, and when; `ended` those
     whose process is gone.
@@ -121,6 +122,7 @@ class Snapshot:
     catalog: Catalog
     catalog_since: float = 0.0
     gateway: GatewayStatus | None = None
+    gateway_at: float = 0.0
     replicas: tuple[Replica, ...] = ()
     artifacts: Mapping[str, float] = field(default_factory=dict)
     pulling: frozenset[str] = frozenset()
@@ -133,12 +135,11 @@ class Snapshot:
 
 def next_steps(seen: Snapshot, settings: AgentSettings) -> list[Step]:
     """Everything that can be done now, what frees something first."""
-    routed = _fresh(seen, settings)
     needed = wanted(seen, settings)
     return [
         *(Forget(replica.worker) for replica in seen.replicas if replica.worker in seen.ended),
-        *_endings(seen, routed, settings),
-        *_retirements(seen, needed, routed, settings),
+        *_endings(seen, settings),
+        *_retirements(seen, needed, settings),
         *_proofs(seen),
         *_starts(seen, needed, settings),
         *_pulls(seen, needed, settings),
@@ -150,9 +151,9 @@ def wanted(seen: Snapshot, settings: AgentSettings) -> dict[RevisionId, Revision
     """Every revision that should run: the live ones, and those they have not replaced yet.
 
     A gateway moves a line's traffic only when its new revisions are ready; until it says that it has, what
-    it routes is needed. Without a gateway to ask, the old ones stay until all live ones are ready.
+    it routes is needed, however long ago it said so. Without a gateway to ask, the old ones stay until all live ones are ready.
     """
-    routed = _fresh(seen, settings)
+    routed = seen.gateway
     needed = dict(seen.catalog.live())
     for service in seen.catalog.services.values():
         for line in service.lines.values():
@@ -178,13 +179,6 @@ def replicas_of(revision: Revision, settings: AgentSettings) -> int:
     """How many workers a revision gets. Scale to zero is not there yet, so each live one has one."""
     most = max((endpoint.min_scale for endpoint in revision.endpoints), default=1)
     return min(settings.max_replicas, max(1, most))
-
-
-def _fresh(seen: Snapshot, settings: AgentSettings) -> GatewayStatus | None:
-    gateway = seen.gateway
-    if gateway is None or seen.now - gateway.written_at > settings.gateway_fresh_seconds:
-        return None
-    return gateway
 
 
 def _of(replica: Replica, line: Line) -> bool:
@@ -214,9 +208,7 @@ def _working(seen: Snapshot, revision: RevisionId) -> list[Replica]:
     ]
 
 
-def _endings(
-    seen: Snapshot, routed: GatewayStatus | None, settings: AgentSettings
-) -> Iterable[Step]:
+def _endings(seen: Snapshot, settings: AgentSettings) -> Iterable[Step]:
     """Workers that drain or have failed end; those that were asked long enough ago are ended."""
     for replica in seen.replicas:
         worker = replica.worker
@@ -227,14 +219,13 @@ def _endings(
             patience += settings.drain_seconds if replica.state is State.DRAINING else 0.0
             if seen.now - seen.asked[worker] >= patience:
                 yield Kill(worker)
-        elif replica.state is State.FAILED or _left_alone(seen, replica, routed, settings):
+        elif replica.state is State.FAILED or _left_alone(seen, replica, settings):
             yield Stop(worker)
 
 
-def _left_alone(
-    seen: Snapshot, replica: Replica, routed: GatewayStatus | None, settings: AgentSettings
-) -> bool:
+def _left_alone(seen: Snapshot, replica: Replica, settings: AgentSettings) -> bool:
     """Is it certain that a draining worker gets no request any more?"""
+    routed = seen.gateway
     if routed is None:
         return seen.now - replica.since >= settings.retire_pause_seconds
     if replica.worker in routed.workers:
@@ -244,15 +235,13 @@ def _left_alone(
     tags = {share.tag for share in routed.effective.get(replica.revision.line_id, ())}
     if replica.revision.revision not in tags:
         return True
-    return routed.written_at - replica.since >= settings.retire_pause_seconds
+    return seen.gateway_at - replica.since >= settings.retire_pause_seconds
 
 
 def _retirements(
-    seen: Snapshot,
-    needed: Mapping[RevisionId, Revision],
-    routed: GatewayStatus | None,
-    settings: AgentSettings,
+    seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
 ) -> Iterable[Step]:
+    routed = seen.gateway
     for replica in seen.replicas:
         if (
             replica.worker in seen.ended

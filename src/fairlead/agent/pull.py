@@ -8,6 +8,7 @@ directory into `artifacts`. What fails the check is removed, so that the next tr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
@@ -79,13 +80,17 @@ async def pull(
 
 
 def present(home: Home[Path]) -> list[str]:
-    """The digests of the artifacts that are whole on this node; whatever else lies there is removed."""
+    """The digests of the artifacts that are whole on this node; whatever else lies there is removed.
+
+    What cannot be removed does not count either: pulling it anew will fail on it, and say why.
+    """
     found = []
     for directory in sorted(home.artifacts.iterdir()) if home.artifacts.is_dir() else []:
         digest = directory.name.replace("-", ":", 1)
         if _whole(directory, digest):
             found.append(digest)
-        else:
+            continue
+        with contextlib.suppress(OSError):
             trash = _discard(directory, home)
             if trash is not None:
                 delete(trash)
@@ -98,7 +103,10 @@ def verify(home: Home[Path], digest: str) -> str | None:
     if not _whole(directory, digest):
         return f"{directory} is not the artifact {digest} any more"
     for file in _manifest_in(directory).files:
-        actual = _sha256(directory / file.path).hexdigest()
+        try:
+            actual = _sha256(directory / file.path).hexdigest()
+        except OSError as error:
+            return f"{directory / file.path} cannot be read: {error.strerror}"
         if actual != file.sha256:
             return f"{directory / file.path}: expected sha256 {file.sha256}, found {actual}"
     return None
@@ -110,11 +118,15 @@ def discard(home: Home[Path], digest: str) -> Path | None:
 
 
 def delete(path: Path) -> None:
-    """Delete what was discarded, or downloaded in vain; somebody else may be at it too."""
+    """Delete what was discarded, or downloaded in vain; what resists stays for the next time.
+
+    Somebody else may be at it too.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def clear_downloads(home: Home[Path], keep: set[str]) -> None:

@@ -6,8 +6,8 @@ again, with who it is, right after. So whatever moment the agent dies, a running
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from fairlead.kits.files import write_atomic
 from fairlead.kits.processes import ProcessId
 
 SCHEMA = 1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,20 @@ def announce(home: Home[Path], spec: WorkerSpec) -> Record:
 
 
 def started(home: Home[Path], record: Record, process: ProcessId) -> Record:
-    """Write down who the worker's process is."""
+    """Write down who the worker's process is.
+
+    If the disk does not take it, what `announce` wrote stays, by which the process is found as well.
+    """
     record = replace(record, process=process)
-    _write(home, record)
+    try:
+        _write(home, record)
+    except OSError as error:
+        _log.warning("worker %s: its process cannot be written down: %s", record.spec.worker, error)
     return record
 
 
 def remove(home: Home[Path], worker: str) -> None:
-    """Forget a worker: its record, its spec and its socket."""
+    """Forget a worker: its record, its spec and its socket; what cannot be removed, the next agent finds."""
     socket = home.worker_socket(worker)
     for path in (
         home.workers / f"{worker}.json",
@@ -60,8 +68,12 @@ def remove(home: Home[Path], worker: str) -> None:
         socket,
         socket.with_name(f"{socket.name}~"),  # where it is until somebody listens behind it
     ):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _log.warning("worker %s has ended, and its file stays: %s", worker, error)
 
 
 def known(home: Home[Path]) -> list[str]:

@@ -12,6 +12,7 @@ class AgentSettings:
     """One agent's settings; times in seconds."""
 
     node: str = "local"
+    pod_name: str = "unknown_pod"  # what its workers say in their logs and answers (S3-7)
     cores: int = 1  # workers that are brought up at the same time
     threads: int = 1  # threads a worker may use for one run of its model
     # A stand-alone agent that is told to stop leaves its workers to the next one. Under an owner
@@ -34,7 +35,6 @@ class AgentSettings:
     # Long, because a worker that is only busy must not be taken for one that hangs.
     hung_seconds: float = 15.0
 
-    gateway_fresh_seconds: float = 3.0  # an older gateway status says nothing
     retire_pause_seconds: float = 1.0  # without a gateway to ask: after a replacement is ready
     drain_seconds: float = 10.0  # a worker's own limit for what it still has in hand
     stop_grace_seconds: float = 2.0  # on top of it, then SIGKILL

@@ -1,6 +1,7 @@
 """What the agent knows of its node right now, changed only through methods that say what happened.
 
-From it come both the snapshot that decisions are made on and the status that others read.
+From it come both the snapshot that decisions are made on and the status that others read. Inside, times are
+steady: the wall clock may be set at any moment, and is only for what others read.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Worker:
 
     record: Record
     replica: Replica
+    since: float  # when it came into its state
     came_at: float  # when it was started or adopted
     proving: bool = False
     asked_at: float | None = None  # when it was asked to end
@@ -51,26 +53,37 @@ class Table:
         self._clock = clock
         self.changed = asyncio.Event()
         self.catalog: Catalog | None = None
-        self.problem = ""
+        self.problems: dict[str, str] = {}  # the node's own troubles, by what they are about
         self.workers: dict[str, Worker] = {}
         self.counts = Counts()
         self.gateway: GatewayStatus | None = None
+        self.gateway_at = 0.0  # when it said so at the earliest
         self._catalog_since = 0.0
         self._artifacts: dict[str, float] = {}
         self._pulls: dict[str, tuple[int, int]] = {}
         self._failures: dict[RevisionId, Failure] = {}
         self._pull_failures: dict[str, Failure] = {}
 
+    def note(self, about: str, problem: str) -> bool:
+        """Something is wrong with the node, or with an empty text is not any more; was that news?"""
+        if problem == self.problems.get(about, ""):
+            return False
+        self.problems.pop(about, None)
+        if problem:
+            self.problems[about] = problem
+        self.changed.set()
+        return True
+
     # The catalog and the artifacts.
     def asked_for(self, catalog: Catalog) -> None:
         """The catalog asks for something else now."""
         self.catalog = catalog
-        self._catalog_since = self._clock.now()
+        self._catalog_since = self._clock.monotonic()
         self.changed.set()
 
     def has(self, digest: str) -> None:
         """This artifact is on the disk, verified."""
-        self._artifacts[digest] = self._clock.now()
+        self._artifacts[digest] = self._clock.monotonic()
         self.changed.set()
 
     def pulling(self, digest: str, here: int, total: int) -> None:
@@ -90,7 +103,7 @@ class Table:
         self._pulls.pop(digest, None)
         self.counts.pulls["failed"] += 1
         before = self._pull_failures.get(digest, NO_FAILURE)
-        failure = before.again(reason, self._clock.now(), hard=True)
+        failure = before.again(reason, self._clock.monotonic(), hard=True)
         self._pull_failures[digest] = failure
         self.changed.set()
         return failure.retry_at - failure.at
@@ -115,7 +128,8 @@ class Table:
             pid=record.process.pid if record.process else 0,
             since=self._clock.now(),
         )
-        worker = Worker(record, replica, replica.since)
+        now = self._clock.monotonic()
+        worker = Worker(record, replica, now, now)
         self.workers[spec.worker] = worker
         self.changed.set()
         return worker
@@ -125,6 +139,7 @@ class Table:
         worker.replica = replace(
             worker.replica, state=state, reason=reason, since=self._clock.now()
         )
+        worker.since = self._clock.monotonic()
         self.changed.set()
 
     def proved(self, worker: Worker) -> None:
@@ -151,7 +166,7 @@ class Table:
         before = worker.replica
         if before.state is State.READY:
             self.counts.deaths += 1
-            if self._clock.now() - before.since >= self._settings.settled_seconds:
+            if self._clock.monotonic() - worker.since >= self._settings.settled_seconds:
                 self._failures.pop(before.revision, None)
             self.became(worker, State.FAILED, reason)
             self._fail(before.revision, reason, hard=False)
@@ -166,7 +181,7 @@ class Table:
 
     def _fail(self, revision: RevisionId, reason: str, *, hard: bool) -> float:
         before = self._failures.get(revision, NO_FAILURE)
-        failure = before.again(reason, self._clock.now(), hard=hard)
+        failure = before.again(reason, self._clock.monotonic(), hard=hard)
         self._failures[revision] = failure
         self.changed.set()
         return failure.retry_at - failure.at
@@ -176,11 +191,14 @@ class Table:
         """Everything a decision depends on."""
         workers = self.workers.items()
         return Snapshot(
-            now=self._clock.now(),
+            now=self._clock.monotonic(),
             catalog=catalog,
             catalog_since=self._catalog_since,
             gateway=self.gateway,
-            replicas=tuple(worker.replica for worker in self.workers.values()),
+            gateway_at=self.gateway_at,
+            replicas=tuple(
+                replace(worker.replica, since=worker.since) for worker in self.workers.values()
+            ),
             artifacts=dict(self._artifacts),
             pulling=frozenset(self._pulls),
             proving=frozenset(name for name, worker in workers if worker.proving),
@@ -201,7 +219,7 @@ class Table:
         """Note which artifacts are in use: the grace of the others runs from their last use."""
         if self.catalog is None:
             return
-        now = self._clock.now()
+        now = self._clock.monotonic()
         used = {revision.digest for revision in self.catalog.live().values()}
         used |= {worker.replica.digest for worker in self.workers.values()}
         for digest in used & self._artifacts.keys():
@@ -222,7 +240,7 @@ class Table:
             pid=pid,
             generation=catalog.generation,
             replicas=tuple(replicas),
-            problem=self.problem,
+            problem="; ".join(self.problems.values()),
         )
 
     def states(self) -> Mapping[State, int]:

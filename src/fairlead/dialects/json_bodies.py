@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -48,8 +48,8 @@ def read(decoder: msgspec.json.Decoder[T], body: bytes | memoryview | msgspec.Ra
         at = _BYTE.search(text)
         where = int(at["at"]) if at else len(memoryview(body))
         raise NotJson(where, _BYTE.sub("", text)) from None
-    except UnicodeDecodeError as error:
-        raise NotJson(error.start, "a text is not UTF-8") from None
+    except UnicodeDecodeError:
+        raise NotJson(_not_utf8(bytes(body)), "a text is not UTF-8") from None
     except RecursionError:
         raise NotJson(0, "it is nested too deeply") from None
 
@@ -84,5 +84,10 @@ def field_error(error: msgspec.ValidationError) -> FieldError:
     return FieldError(loc, text.replace("`", "'"), kind)
 
 
-def write_error(key: str, content: Any) -> bytes:  # noqa: ANN401 - a JSON value
-    return msgspec.json.encode({key: content})
+def _not_utf8(body: bytes) -> int:
+    """Msgspec's own error counts from the start of the text that is wrong."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0

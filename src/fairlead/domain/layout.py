@@ -99,6 +99,11 @@ class Home(Generic[PathT]):
         return self.root / "gateway" / "status.json"
 
     @property
+    def gateway_last_status(self) -> PathT:
+        """The status of a gateway that ended in order: what the next one starts from."""
+        return self.root / "gateway" / "last-status.json"
+
+    @property
     def gateway_catalog(self) -> PathT:
         return self.root / "gateway" / "catalog.json"
 

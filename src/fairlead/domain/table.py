@@ -14,7 +14,7 @@ from fairlead.domain.versions import version_key
 
 @dataclass(frozen=True, slots=True)
 class RevisionRoute:
-    """A live revision. Not routable: `reason` says why, and its requests are refused with it."""
+    """A live revision. Not routable: `reason` says how far it is, and its requests are refused with it."""
 
     id: RevisionId
     artifact_version: int
@@ -114,6 +114,20 @@ def table_from(
     return RoutingTable(services, catalog.keys, before.api_version, catalog.generation)
 
 
+def told(reason: str) -> str:
+    """What callers hear of a reason such as `failed: /srv/x: no such file`: how far it is, never the rest.
+
+    Whoever runs the node reads the whole of it in the status and in the log.
+    """
+    state, _, detail = reason.partition(":")
+    return f"{state}; `fairlead status` says why" if detail else state or "not started"
+
+
+def _said_of_line(stuck: RevisionId, reason: str) -> str:
+    words = told(reason)
+    return f"{stuck.served_version} {'has' if words.startswith('failed') else 'is'} {words}"
+
+
 def _service_route(
     service: Service,
     ready: frozenset[RevisionId],
@@ -147,7 +161,7 @@ def _line_route(
     reason = ""
     if waiting:
         stuck = RevisionId(line.id.service, line.id.line, waiting[0])
-        reason = f"{stuck.served_version} is {reasons.get(stuck, 'not started')}"
+        reason = _said_of_line(stuck, reasons.get(stuck, ""))
         old = before.traffic if before else ()
         traffic = old if all(share.tag in line.revisions for share in old) else ()
     tags = {share.tag for share in (*line.traffic, *traffic)}
@@ -158,7 +172,7 @@ def _line_route(
             digest=revision.digest,
             endpoints=revision.endpoints,
             routable=routable(tag),
-            reason="" if routable(tag) else reasons.get(revision.id, "not started"),
+            reason="" if routable(tag) else told(reasons.get(revision.id, "")),
         )
         for tag, revision in line.revisions.items()
         if tag in tags

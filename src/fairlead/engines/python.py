@@ -14,6 +14,7 @@ import inspect
 import itertools
 import logging
 import sys
+import threading
 import traceback
 import typing
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,7 @@ from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, Sch
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.floods import LARGE_BYTES, stops_early
 from fairlead.engines.helpers import forget, make_importable
+from fairlead.engines.malformed import json_invalid
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -57,7 +59,9 @@ class PythonModel:
             return InferResponse(document=self._predict(request.document))
         except FairleadError:
             raise
-        except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and _in_main_thread():
+                raise  # Ctrl-C at a terminal where a model is published; a server runs us in a thread
             raise _failed(error) from None
 
     async def _infer_later(self, request: InferRequest) -> InferResponse:
@@ -65,7 +69,8 @@ class PythonModel:
             return InferResponse(document=await self._predict(request.document))
         except FairleadError:
             raise
-        except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        # exit() is an answer that failed, not the end of the process
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - a user's code may raise anything
             raise _failed(error) from None
 
     def parse_document(self, data: bytes) -> Any:  # noqa: ANN401 - the user's type
@@ -74,7 +79,7 @@ class PythonModel:
                 return self._large.validate_json(data)
             return self._request.validate_json(data)
         except ValidationError as error:
-            raise _mismatch(error) from None
+            raise _mismatch(data, error) from None
 
     def dump_document(self, document: Any) -> bytes:  # noqa: ANN401 - the user's type
         try:
@@ -191,15 +196,22 @@ def _broken(directory: Path, entry: str, error: BaseException) -> FairleadError:
     return Refused(Kind.MODEL, f"{place}: {type(error).__name__}: {error}")
 
 
-def _failed(error: Exception) -> FairleadError:
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _failed(error: BaseException) -> FairleadError:
     _log.error("the model's code failed", exc_info=error)
     return Refused(
         Kind.MODEL, f"the model's code failed ({type(error).__name__}); its log says why"
     )
 
 
-def _mismatch(error: ValidationError) -> SchemaMismatch:
+def _mismatch(data: bytes, error: ValidationError) -> SchemaMismatch:
     details = error.errors(include_url=False, include_context=False, include_input=False)
+    if details[0]["type"] == "json_invalid":
+        why = details[0]["msg"].removeprefix("Invalid JSON: ")
+        return SchemaMismatch([json_invalid(data, why)])
     return SchemaMismatch(
         [
             FieldError(detail["loc"], detail["msg"], detail["type"])

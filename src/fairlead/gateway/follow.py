@@ -2,7 +2,8 @@
 
 One step at a time and by one task, so moves never overlap; whatever changed meanwhile is the next step's.
 A worker stands in the gateway's status from before the first request may reach it until after the last
-has left it, so the agent never ends one that is needed.
+has left it, so the agent never ends one that is needed. The status has a task of its own: a move that
+takes long must not look like a gateway that is gone. What fails is tried again, after longer and longer pauses.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.domain.catalog import Catalog
-from fairlead.domain.errors import FairleadError
+from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.status import Replica
 from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.changes import told
 from fairlead.gateway.clusters import named_clusters, replicas_of
 from fairlead.gateway.index import index
 from fairlead.gateway.ports import Envoy
-from fairlead.gateway.report import Reporter
+from fairlead.gateway.report import BEAT_SECONDS, Reporter
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.snapshot import Snapshot, snapshot
 from fairlead.gateway.state import CatalogCache, Inputs, View
@@ -36,6 +38,8 @@ Document = dict[str, Any]
 LOOK_SECONDS = 0.1
 # Envoy's threads take new routes a moment after it has told that it has them.
 _SETTLE_SECONDS = 0.2
+_RETRY_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +50,31 @@ class _Draining:
     cluster: Document
     since: float
     idle_once: bool = False
+
+
+class _Pause:
+    """When something that failed may be tried again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seconds = _RETRY_SECONDS
+        self._until: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self._until is not None
+
+    @property
+    def over(self) -> bool:
+        return self._until is None or self._clock.monotonic() >= self._until
+
+    def fail(self) -> None:
+        self._until = self._clock.monotonic() + self._seconds
+        self._seconds = min(2 * self._seconds, _LONGEST_PAUSE_SECONDS)
+
+    def succeed(self) -> None:
+        self._until = None
+        self._seconds = _RETRY_SECONDS
 
 
 class Follower:
@@ -70,13 +99,24 @@ class Follower:
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
         view.replicas = _replicas_left(envoy)
         self._draining: dict[str, _Draining] = {}
+        # Workers of a move that is being made, or was not made to its end.
+        self._coming: frozenset[str] = frozenset()
         self._seen: tuple[Catalog, tuple[Replica, ...], Mapping[str, str]] | None = None
+        self._move_pause = _Pause(clock)
+        self._drop_pause = _Pause(clock)
+        self.refused = ""  # why Envoy itself refused the last move; empty if it did not
 
     async def follow(self) -> None:
         """Step after step, until cancelled."""
         while True:
             await self.step()
             await self._clock.sleep(LOOK_SECONDS)
+
+    async def heartbeat(self) -> None:
+        """Keep the status young, whatever the steps are waiting for; until cancelled."""
+        while True:
+            self._reporter.beat(self._workers)
+            await self._clock.sleep(BEAT_SECONDS / 2)
 
     async def step(self) -> None:
         """Look once, and do what follows from it."""
@@ -88,13 +128,14 @@ class Follower:
         self._reporter.beat(self._workers)
 
     def _wanted(self) -> tuple[RoutingTable, Mapping[RevisionId, tuple[Replica, ...]]] | None:
-        """The table to route by and who is behind it; None if it is what was tried last."""
+        """The table to route by and who is behind it; None if there is nothing to do, or not yet."""
         view = self._view
         there = view.node.replicas if view.node else ()
         credentials = self._inputs.credentials
         seen = self._seen
         # The catalog is compared by identity: it is large, and changes as a whole.
-        if seen and seen[0] is view.catalog and seen[1:] == (there, credentials):
+        same = seen and seen[0] is view.catalog and seen[1:] == (there, credentials)
+        if same and not (self._move_pause.failed and self._move_pause.over):
             return None
         self._seen = (view.catalog, there, credentials)
         ready = view.node.ready() if view.node else {}
@@ -119,63 +160,82 @@ class Follower:
         )
         there = self._workers()
         if added := _workers_of(new.clusters) - there:
-            self._reporter.write(there | added)
+            self._coming |= added
+            self._reporter.write(self._workers())
         try:
-            moved = await self._move(new)
+            await self._move(new)
         except (FairleadError, OSError) as error:
-            view.rejected_updates += 1
-            view.note("routes", f"the routes stay as they were: {error}")
+            self._failed(error)
             return
+        self._coming = frozenset()
+        self._move_pause.succeed()
+        self.refused = ""
         view.note("routes", "")
+        before = view.index.table
         view.previous, view.index = view.index, index(table)
         view.replicas = replicas
-        if moved:
-            _log.info(
-                "routes moved to generation %d",
-                table.generation,
-                extra={"event": "routes", "generation": table.generation},
-            )
+        if text := told(before, table):
+            extra = {"event": "routes", "generation": table.generation}
+            _log.info("routes: %s", text, extra=extra)
         self._reporter.write(self._workers())
 
-    async def _move(self, new: Snapshot) -> bool:
+    def _failed(self, error: FairleadError | OSError) -> None:
+        self._move_pause.fail()
+        refused = isinstance(error, FairleadError) and error.kind is Kind.INVALID
+        self.refused = str(error) if refused else ""
+        self._view.rejected_updates += 1
+        self._view.note("routes", f"the routes stay as they were: {error}")
+
+    async def _move(self, new: Snapshot) -> None:
         """Add, move, and let what is no longer named drain."""
         old = self._routed
         for name in new.clusters:
             self._draining.pop(name, None)
         kept = {**old, **self._drain_clusters(), **new.clusters}
         await self._envoy.set_clusters([kept[name] for name in sorted(kept)])
-        moved = await self._envoy.set_routes(new.routes)
+        await self._envoy.set_routes(new.routes)
         await self._envoy.set_listener(new.listener)
         self._routed = new.clusters
         now = self._clock.monotonic()
         for name, cluster in old.items():
             if name not in new.clusters:
                 self._draining[name] = _Draining(cluster, now)
-        return moved
 
     async def _drop_idle(self) -> None:
         """Drop the clusters that nobody uses any more, or for too long."""
-        if not self._draining:
+        if not self._draining or not self._drop_pause.over:
             return
+        done = await self._drained()
+        if not done:
+            return
+        kept = {**self._routed, **self._drain_clusters()}
+        try:
+            await self._envoy.set_clusters([kept[name] for name in sorted(kept.keys() - done)])
+        except (FairleadError, OSError) as error:
+            self._drop_pause.fail()
+            self._view.rejected_updates += 1
+            self._view.note("clusters", f"old clusters stay: {error}")
+            return
+        self._drop_pause.succeed()
+        self._view.note("clusters", "")
+        for name in done:
+            del self._draining[name]
+        self._reporter.write(self._workers())
+
+    async def _drained(self) -> set[str]:
+        """The clusters that may go now."""
         now = self._clock.monotonic()
         active = await self._active()
-        for name, one in list(self._draining.items()):
+        done = set()
+        for name, one in self._draining.items():
             age = now - one.since
             idle = age > _SETTLE_SECONDS and active.get(name) == 0
             if (idle and one.idle_once) or age > self._settings.drain_seconds:
-                del self._draining[name]
+                done.add(name)
                 if not idle:
                     _log.warning("%s still had requests after %.0f s", name, age)
             one.idle_once = idle
-        kept = {**self._routed, **self._drain_clusters()}
-        try:
-            dropped = await self._envoy.set_clusters([kept[name] for name in sorted(kept)])
-        except (FairleadError, OSError) as error:
-            self._view.rejected_updates += 1
-            self._view.note("routes", f"old clusters stay: {error}")
-            return
-        if dropped:
-            self._reporter.write(self._workers())
+        return done
 
     async def _active(self) -> dict[str, int]:
         """Requests on each draining cluster; a cluster Envoy knows nothing of is missing."""
@@ -192,11 +252,12 @@ class Follower:
 
     def _workers(self) -> set[str]:
         """Every worker that a request may still reach."""
-        return _workers_of({**self._routed, **self._drain_clusters()})
+        return _workers_of({**self._routed, **self._drain_clusters()}) | self._coming
 
 
 async def watch_catalog(catalogs: Catalogs, cache: CatalogCache, view: View, clock: Clock) -> None:
     """Keep the view's catalog the newest there is; goes on with the last one while the store is away."""
+    pause = _Pause(clock)
     while True:
         try:
             catalog = await asyncio.to_thread(catalogs.read)
@@ -204,10 +265,24 @@ async def watch_catalog(catalogs: Catalogs, cache: CatalogCache, view: View, clo
             view.note("store", f"the store is away, the last catalog stays: {error}")
         else:
             view.note("store", "")
-            if catalog != view.catalog:
-                await asyncio.to_thread(cache.write, catalog)
-                view.catalog = catalog
+            await _remember(catalog, cache, view, pause)
         await clock.sleep(LOOK_SECONDS)
+
+
+async def _remember(catalog: Catalog, cache: CatalogCache, view: View, pause: _Pause) -> None:
+    """Into the view, and on disk for a time without the store; the first does not wait for the second."""
+    if catalog != view.catalog:
+        view.catalog = catalog
+    if view.catalog is cache.written or not pause.over:
+        return
+    try:
+        await asyncio.to_thread(cache.write, view.catalog)
+    except OSError as error:
+        pause.fail()
+        view.note("cache", f"the catalog cannot be kept for a time without the store: {error}")
+    else:
+        pause.succeed()
+        view.note("cache", "")
 
 
 def first_catalog(catalogs: Catalogs, cache: CatalogCache, view: View) -> Catalog:

@@ -16,6 +16,7 @@ import xxhash
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from fairlead.api.http_status import HTTP_STATUS
 from fairlead.domain.errors import Kind
 from fairlead.domain.paths import OpenPath, parse_path
 from fairlead.domain.routing import (
@@ -29,7 +30,7 @@ from fairlead.domain.routing import (
     route,
 )
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
-from fairlead.gateway.replies import CHALLENGE, STATUS, body_key
+from fairlead.gateway.replies import CHALLENGE, body_key
 from fairlead.gateway.routes import DUPLICATE, MALFORMED, needs_key
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
@@ -110,7 +111,7 @@ class FrontDesk:
 
 def refusal_response(visit: Visit, refusal: Refusal, api_version: str) -> Response:
     """A refusal in the shape its path asks for."""
-    status = STATUS[refusal.kind]
+    status = HTTP_STATUS[refusal.kind]
     headers = {}
     if refusal.kind is Kind.UNAUTHENTICATED:
         headers["www-authenticate"] = CHALLENGE

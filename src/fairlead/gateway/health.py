@@ -1,6 +1,7 @@
 """Whether everything that should serve does: what `/healthz` and the ready pages say.
 
 Status alone is not believed: every routed worker is asked itself, at most once in half a second.
+Anybody may read it, so it tells how far things are; why is in the status and the log.
 """
 
 from __future__ import annotations
@@ -11,13 +12,26 @@ from pathlib import Path
 
 import httpx
 
-from fairlead.domain.status import Replica, health_problems
+from fairlead.domain.status import NodeStatus, Replica
+from fairlead.domain.table import told
 from fairlead.gateway.state import View
 from fairlead.kits.clock import Clock
+from fairlead.kits.unixhttp import unix_client
 
 STALE_SECONDS = 1.5  # three heartbeats of the agent
 _PROBE_SECONDS = 0.5
 _PROBE_AGAIN_SECONDS = 0.5
+_WHY = "`fairlead status` says why"
+_PARTS = {
+    "store": "the store is away: the last catalog stays",
+    "status": "the agent's status cannot be read: the last one stays",
+    "keys": "the keys cannot be read: the last ones stay",
+    "routes": "the routes could not be moved",
+    "clusters": "old clusters could not be dropped",
+    "envoy": "Envoy does not start",
+    "cache": "the catalog cannot be kept for a time without the store",
+    "disk": "the gateway cannot write its files",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +64,26 @@ class Health:
         problems, warnings = self._of_workers(silent)
         view = self._view
         if view.node is not None:
-            problems = [*health_problems(view.catalog, view.node), *problems]
-            age = self._clock.now() - view.node.written_at
+            problems = [*self._not_ready(view.node), *problems]
+            # A clock that was set back leaves a status of the future: that says nothing either.
+        age = abs(self._clock.now() - view.node.written_at)
             if age > STALE_SECONDS:
                 warnings.append(f"the agent has been silent for {age:.1f} s")
             if view.node.problem:
-                warnings.append(f"the agent says: {view.node.problem}")
+                warnings.append(f"the agent has a problem; {_WHY}")
         elif view.catalog.live():
             problems.append("the agent has not written its status yet")
-        warnings += [problem for _, problem in sorted(view.problems.items())]
+        warnings += [f"{_PARTS.get(part, part)}; {_WHY}" for part in sorted(view.problems)]
         return Report(tuple(dict.fromkeys(problems)), tuple(warnings))
+
+    def _not_ready(self, node: NodeStatus) -> list[str]:
+        ready, reasons = node.ready(), node.reasons()
+        catalog = self._view.catalog
+        return [
+            f"{one} is not ready: {told(reasons.get(one, ''))}"
+            for one in sorted(catalog.live())
+            if one not in ready and catalog.services[one.service].kill is None
+        ]
 
     def _of_workers(self, silent: frozenset[str]) -> tuple[list[str], list[str]]:
         problems: list[str] = []
@@ -93,11 +117,10 @@ class Health:
 async def _answers(replica: Replica) -> bool:
     if not Path(replica.socket).exists():  # noqa: ASYNC240 - one stat of a local file
         return False
-    transport = httpx.AsyncHTTPTransport(uds=replica.socket)
     try:
         async with (
             asyncio.timeout(_PROBE_SECONDS),
-            httpx.AsyncClient(transport=transport, base_url="http://worker") as client,
+            unix_client(replica.socket, _PROBE_SECONDS) as client,
         ):
             answer = await client.get("/livez")
     except (httpx.HTTPError, OSError, TimeoutError):

@@ -17,6 +17,7 @@ ACCESS_LOG = "access.jsonl"
 KEY_FILTER = "envoy.filters.http.api_key_auth"
 CLIENT_HEADER = "x-client"
 MARK_HEADER = "x-fairlead-key"  # tells the front desk why a request has no client
+DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"  # how long the caller waits; workers obey it
 LONGEST_REQUEST_ID = 128  # characters of a caller's id that are kept
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _MOST_CONNECTIONS = 20_000

@@ -12,6 +12,7 @@ import httpx
 from fairlead.domain.layout import Home
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.state import View
+from fairlead.kits.unixhttp import unix_client
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _AGENT_SECONDS = 2.0
@@ -94,11 +95,10 @@ class Metrics:
         yield f"{prefix}_envoy_up", "gauge", "Whether Envoy runs.", [({}, float(view.envoy_up))]
 
     async def _agent(self) -> list[str] | None:
-        transport = httpx.AsyncHTTPTransport(uds=str(self._home.agent_socket))
         try:
             async with (
                 asyncio.timeout(_AGENT_SECONDS),
-                httpx.AsyncClient(transport=transport, base_url="http://agent") as client,
+                unix_client(self._home.agent_socket, _AGENT_SECONDS) as client,
             ):
                 answer = await client.get("/metrics", headers={"accept": CONTENT_TYPE})
                 answer.raise_for_status()

@@ -12,8 +12,9 @@ class Envoy(Protocol):
     """One Envoy process and the files it reads.
 
     The three `set_` methods write only what differs from what lies there, wait until Envoy has taken it,
-    and say whether anything was written. They raise FairleadError with Envoy's own words if it refuses;
-    what was there before then stays in force, and on disk.
+    and say whether anything was written. They raise FairleadError of kind INVALID with Envoy's own words if
+    it refuses, and of kind DEADLINE if it is too slow; what was there before then stays in force, and on
+    disk. OSError: the disk took nothing. Asked once more, they do it all again.
     """
 
     async def adopt(self, bootstrap: Document) -> bool:

@@ -9,25 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fairlead.domain.errors import Kind
 from fairlead.domain.routing import BAD_KEY, NO_KEY
-
-STATUS: Mapping[Kind, int] = {
-    Kind.INVALID: 400,
-    Kind.SCHEMA: 422,
-    Kind.UNAUTHENTICATED: 401,
-    Kind.FORBIDDEN: 403,
-    Kind.NOT_FOUND: 404,
-    Kind.METHOD: 405,
-    Kind.CONFLICT: 409,
-    Kind.TOO_LARGE: 413,
-    Kind.OVERLOADED: 503,
-    Kind.UNAVAILABLE: 503,
-    Kind.DEADLINE: 504,
-    Kind.CANCELLED: 499,
-    Kind.MODEL: 500,
-    Kind.INTERNAL: 500,
-}
 
 GATEWAY_TEXTS: Mapping[int, str] = {
     400: "Bad request",

@@ -22,7 +22,13 @@ from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.clusters import FRONT
 from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
-from fairlead.gateway.listener import CLIENT_HEADER, KEY_FILTER, MARK_HEADER, ROUTES
+from fairlead.gateway.listener import (
+    CLIENT_HEADER,
+    DEADLINE_HEADER,
+    KEY_FILTER,
+    MARK_HEADER,
+    ROUTES,
+)
 from fairlead.gateway.settings import GatewaySettings
 
 Document = dict[str, Any]
@@ -64,6 +70,7 @@ def route_configuration(
         "response_headers_to_remove": ["server"],
         # The key finds the route, twice; after that nobody may see it. `hide_credentials` would be too early.
         "request_headers_to_remove": ["x-api-key"],
+        "request_headers_to_add": [_deadline(settings)],
         "virtual_hosts": [
             {
                 "name": "all",
@@ -74,6 +81,15 @@ def route_configuration(
                 "matcher": _odd_keys(_by_key(table, clusters, known, settings), settings),
             }
         ],
+    }
+
+
+def _deadline(settings: GatewaySettings) -> Document:
+    """Tells a worker when its caller stops waiting. Envoy's own would come with headers in every answer."""
+    milliseconds = round(settings.deadline_seconds * 1000)
+    return {
+        "header": {"key": DEADLINE_HEADER, "value": str(milliseconds)},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
 
 

@@ -35,6 +35,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _ROTATE_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 24 * 3600  # only Envoy connects, and it closes idle connections itself
 _BACKLOG = 1024
+_PRIVATE = 0o600
 _log = logging.getLogger(__name__)
 
 
@@ -54,8 +55,12 @@ async def run_gateway(
     check(settings)
     if files.try_lock(home.gateway_lock) is None:
         raise FairleadError(f"another gateway runs on {home.root}", kind=Kind.CONFLICT)
-    for directory in (home.gateway, home.logs, home.sockets):
+    for directory in (home.gateway, home.logs):
         directory.mkdir(parents=True, exist_ok=True)
+    try:
+        files.private_directory(home.sockets)
+    except PermissionError as error:
+        raise FairleadError(str(error), kind=Kind.FORBIDDEN) from None
     view = _first_view(settings, home, catalogs)
     return await _Gateway(settings, home, envoy, view, clock).run(catalogs, life_fd)
 
@@ -64,7 +69,9 @@ def _first_view(settings: GatewaySettings, home: Home[Path], catalogs: Catalogs)
     empty = index(RoutingTable(api_version=settings.api_version))
     view = View(empty, empty)
     view.catalog = first_catalog(catalogs, CatalogCache(home.gateway_catalog), view)
-    status = read_gateway_status(home.gateway_status)
+    status = read_gateway_status(home.gateway_status) or read_gateway_status(
+        home.gateway_last_status
+    )
     view.index = index(table_before(view.catalog, status, settings.api_version))
     view.previous = view.index
     return view
@@ -95,8 +102,8 @@ class _Gateway:
                 group.create_task(desk.serve())
                 failed: FairleadError | None = None
                 try:
-                    await self._start()
-                    await self._work(catalogs, life_fd)
+                    first = await self._start()
+                    await self._work(catalogs, life_fd, first=first)
                 except FairleadError as error:
                     failed = error
                 finally:
@@ -111,26 +118,42 @@ class _Gateway:
         site = Site(self._settings, self._home, self._view, health, metrics)
         return FrontDesk(self._view, self._settings, site.pages())
 
-    async def _start(self) -> None:
+    async def _start(self) -> bool:
+        """Says whether this is the first start: no routes were ever set here.
+
+        What fails at a first start is for the one who starts it. Later it passes, or `_keep_envoy` waits
+        for it: a gateway that has served before does not give up.
+        """
         wanted = bootstrap(self._home)
         if await self._envoy.adopt(wanted):
             _log.info("adopted the running Envoy", extra={"event": "gateway"})
-        else:
-            claim_port(self._settings)
+            self._view.envoy_up = True
+            return False
+        first = not self._envoy.routes()
+        claim_port(self._settings)
+        try:
             await self._envoy.start(wanted)
-        self._view.envoy_up = True
+        except (FairleadError, OSError) as error:
+            if first:
+                raise FairleadError(str(error)) from error
+            self._view.note("envoy", str(error))
+        else:
+            self._view.envoy_up = True
+        return first
 
-    async def _work(self, catalogs: Catalogs, life_fd: int | None) -> None:
+    async def _work(self, catalogs: Catalogs, life_fd: int | None, *, first: bool) -> None:
         follower = Follower(self._settings, self._home, self._envoy, self._view, self._clock)
-        await follower.step()
-        if problem := self._view.problems.get("routes"):
-            await self._envoy.stop(0.0)
-            raise FairleadError(problem)
+        if first:
+            await follower.step()
+            if follower.refused:
+                await self._envoy.stop(0.0)
+                raise FairleadError(follower.refused)
         _log.info("listening on %s", self._settings.url, extra={"event": "gateway"})
         cache = CatalogCache(self._home.gateway_catalog)
         works: list[Coroutine[Any, Any, None]] = [
             watch_catalog(catalogs, cache, self._view, self._clock),
             follower.follow(),
+            follower.heartbeat(),
             self._keep_envoy(),
             self._rotate(),
         ]
@@ -144,7 +167,10 @@ class _Gateway:
         _log.info("draining", extra={"event": "gateway"})
         await self._envoy.drain(self._settings.stop_seconds)
         await self._envoy.stop(self._settings.stop_seconds)
-        self._home.gateway_status.unlink(missing_ok=True)
+        # Nobody routes any more, and says so; the next gateway still learns what flowed until now: traffic
+        # that had not moved to a revision yet, because that was not ready, has not moved at a restart either.
+        with contextlib.suppress(FileNotFoundError):
+            self._home.gateway_status.replace(self._home.gateway_last_status)
 
     async def _keep_envoy(self) -> None:
         """Start Envoy again as soon as it has ended; it finds its last configuration on disk."""
@@ -156,7 +182,7 @@ class _Gateway:
             while not self._view.envoy_up:
                 try:
                     await self._envoy.start(bootstrap(self._home))
-                except FairleadError as error:
+                except (FairleadError, OSError) as error:
                     self._view.note("envoy", str(error))
                     await self._clock.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -170,7 +196,7 @@ class _Gateway:
         """Keep the access log below its bound, and one older one."""
         log = self._home.logs / ACCESS_LOG
         while True:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # a log that cannot be renamed goes on growing
                 if log.stat().st_size > self._settings.access_log_bytes:
                     log.replace(log.with_name(f"{log.name}.1"))
                     await self._envoy.reopen_logs()
@@ -219,6 +245,7 @@ def _unix_socket(path: Path) -> Iterator[socket.socket]:
     beside.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(beside))
+        beside.chmod(_PRIVATE)
         listening.listen(_BACKLOG)
         beside.replace(path)
         yield listening

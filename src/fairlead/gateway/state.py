@@ -33,7 +33,7 @@ class View:
     """What is in force now, for the front desk; only the follower changes it.
 
     `index` and `previous` are the last two tables: a request that Envoy sent here by the one before is
-    refused by it too. `problems` maps a part (store, status, keys, routes, envoy) to what is wrong with it.
+    refused by it too. `problems` maps a part (store, cache, status, keys, routes, clusters, envoy, disk) to what is wrong with it.
     """
 
     index: TableIndex
@@ -110,15 +110,18 @@ class CatalogCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.written: Catalog | None = None  # what lies there, as far as this process wrote it
 
     def read(self) -> Catalog | None:
         try:
             return catalog_from_bytes(self._path.read_bytes(), str(self._path))
-        except (FileNotFoundError, FairleadError):
+        except (OSError, FairleadError):
             return None
 
     def write(self, catalog: Catalog) -> None:
+        """Raises OSError if the disk does not take it; what lay there stays."""
         files.write_atomic(self._path, catalog_to_bytes(catalog))
+        self.written = catalog
 
 
 def read_gateway_status(path: Path) -> GatewayStatus | None:

@@ -45,14 +45,29 @@ class Exit:
 def identify(pid: int) -> ProcessId | None:
     """Who has this pid now; None if nobody has, or only a zombie that nobody has waited for."""
     fields = _stat(pid)
-    if fields is None or fields[0] in "ZX":
-        return None
-    return ProcessId(pid, int(fields[_START_TIME - _STATE - 1]), _boot())
+    return None if fields is None or fields[0] in "ZX" else _identity(pid, fields)
 
 
 def alive(process: ProcessId) -> bool:
     """Does exactly this process still run?"""
     return identify(process.pid) == process
+
+
+def holds_open(pid: int, path: Path) -> bool:
+    """Has the process with this pid that very file open? A lock file tells a process from a stranger.
+
+    False too for a process of another user, of which nobody may know.
+    """
+    try:
+        wanted = path.stat()
+        handles = list((_PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return False
+    for handle in handles:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.path.samestat(handle.stat(), wanted):
+                return True
+    return False
 
 
 def find_by_argument(argument: str) -> ProcessId | None:
@@ -70,7 +85,7 @@ def find_by_argument(argument: str) -> ProcessId | None:
 def send_signal(process: ProcessId, number: signal.Signals) -> bool:
     """Signal exactly this process; False if it has ended. A stranger with its pid is never hit."""
     with _pidfd(process) as handle:
-        if handle is None:
+        if handle is None or not alive(process):
             return False
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, number)
@@ -79,7 +94,10 @@ def send_signal(process: ProcessId, number: signal.Signals) -> bool:
 
 
 async def wait_exit(process: ProcessId) -> Exit:
-    """Wait, without polling, until this process has ended; reaps it if it is our child."""
+    """Wait, without polling, until all of this process has ended; reaps it if it is our child.
+
+    A process of several threads that was killed may be a zombie while some of them still end.
+    """
     with _pidfd(process) as handle:
         if handle is not None:
             await _readable(handle)
@@ -126,7 +144,7 @@ def _pidfd(process: ProcessId) -> Iterator[int | None]:
         return
     try:
         # The descriptor now holds on to whoever has the pid; only then is it asked who that is.
-        yield handle if alive(process) else None
+        yield handle if _known(process) else None
     finally:
         os.close(handle)
 
@@ -140,6 +158,16 @@ def _reap(pid: int) -> Exit:
         return Exit()
     code = os.waitstatus_to_exitcode(status)
     return Exit(signal=-code) if code < 0 else Exit(code=code)
+
+
+def _known(process: ProcessId) -> bool:
+    """Has exactly this process the pid, be it as a zombie?"""
+    fields = _stat(process.pid)
+    return fields is not None and _identity(process.pid, fields) == process
+
+
+def _identity(pid: int, fields: list[str]) -> ProcessId:
+    return ProcessId(pid, int(fields[_START_TIME - _STATE - 1]), _boot())
 
 
 def _stat(pid: int) -> list[str] | None:

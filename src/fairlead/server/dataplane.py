@@ -1,7 +1,7 @@
 """The data plane: what this process serves, said once for every transport.
 
 Endpoints are found by identity, admitted within their limits and run: on the event loop if the model is
-quick and the request small, else in a thread. A client that leaves while it waits frees its place at once;
+quick and takes tensors and the request is small, or if it is async; else in a thread. A client that leaves while it waits frees its place at once;
 a run that has begun in a thread keeps its slot until it ends, because it still does the work.
 """
 

@@ -1,7 +1,9 @@
 """From an artifact on disk to a model that has proved itself.
 
 Every file is checked against the manifest before anything is loaded; then the model is loaded, answers
-its golden examples, and is timed: a run short enough goes onto the event loop later.
+its golden examples, and is timed: tensors through a graph that takes microseconds may go onto the event
+loop later. A code-only model may not, however quick its examples are: how long its code runs depends on
+what it is asked, and on the event loop a long run would stop everything, `/livez` included.
 """
 
 from __future__ import annotations
@@ -70,6 +72,11 @@ class LoadedArtifact:
     sample: InferRequest
     example: Any
     busy: int = 0
+
+    @property
+    def on_loop(self) -> bool:
+        """Does it run on the event loop, at least when it is asked little?"""
+        return self.profile.inline or inspect.iscoroutinefunction(self.model.infer)
 
     def close(self) -> None:
         self.threads.close()
@@ -166,8 +173,12 @@ async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> 
         return max(_time(model, request, clock) for request in requests)
 
     microseconds = await asyncio.wrap_future(pool.submit(in_thread))
-    # Once more on the event loop's own thread, which not every library likes.
-    inline = microseconds < INLINE_LIMIT_MICROSECONDS and not await differences(model, golden)
+    inline = (
+        isinstance(model.signature, TensorSignature)
+        and microseconds < INLINE_LIMIT_MICROSECONDS
+        # Once more on the event loop's own thread, which not every library likes.
+        and not await differences(model, golden)
+    )
     sizes = [len(json.dumps(example.request)) for example in golden.examples]
     return Profile(
         microseconds,

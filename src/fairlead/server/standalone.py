@@ -22,7 +22,15 @@ from fairlead.domain.ids import RevisionId
 from fairlead.kits import jsonlog
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.server.http.serve import Listen, Socket
-from fairlead.server.worker import DAMAGED, DONE, FAILED, owner_gone, serve_revisions, stop_signals
+from fairlead.server.worker import (
+    DAMAGED,
+    DONE,
+    FAILED,
+    ended_with,
+    owner_gone,
+    serve_revisions,
+    stop_signals,
+)
 
 _log = logging.getLogger(__name__)
 _END_SECONDS = 5.0  # beyond the drain time, before a worker is killed
@@ -40,24 +48,27 @@ class Standalone:
 
 
 async def run_standalone(specs: Sequence[WorkerSpec], options: Standalone, clock: Clock) -> int:
-    """Serve these revisions until SIGTERM or SIGINT; returns the process's exit code."""
+    """Serve these revisions until SIGTERM or SIGINT; returns the process's exit code.
+
+    Raises FairleadError if the address is taken, or if a revision cannot be served.
+    """
     _check(specs)
     stop = asyncio.Event()
     with stop_signals(stop):
         if options.workers == 1:
             listen = Listen(host=options.host, port=options.http_port)
-            return await serve_revisions(specs, listen, clock, {"worker": "1"}, stop)
-        try:
-            # Bound, never listening: it finds out whether the port is free, and keeps it while workers change.
-            held = Socket(Listen(host=options.host, port=options.http_port, shared=True))
-        except FairleadError as error:
-            _log.error("%s", error, extra={"event": "worker"})
-            return FAILED
+            await serve_revisions(specs, listen, clock, {"worker": "1"}, stop)
+            return DONE
+        # Bound, never listening: it finds out whether the port is free, and keeps it while workers change.
+        held = Socket(Listen(host=options.host, port=options.http_port, shared=True))
         try:
             port = held.bound.getsockname()[1]
-            return await _watch(specs, options, port, clock, stop)
+            code = await _watch(specs, options, port, clock, stop)
         finally:
             held.close()
+    if code != DONE:
+        raise Refused(Kind.MODEL, "the workers cannot serve this; what they logged says why")
+    return DONE
 
 
 def _check(specs: Sequence[WorkerSpec]) -> None:
@@ -145,6 +156,7 @@ def main() -> int:
         settings.logconfig_service,
         level=settings.logconfig_level,
         json_format=settings.logconfig_json_format,
+        access_to_stdout=True,
     )
     listen = Listen(host=orders["host"], port=orders["port"], shared=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -154,7 +166,11 @@ def main() -> int:
 async def _work(specs: Sequence[WorkerSpec], listen: Listen, identity: dict[str, object]) -> int:
     stop = asyncio.Event()
     with stop_signals(stop), owner_gone(sys.stdin.fileno(), stop):
-        return await serve_revisions(specs, listen, SystemClock(), identity, stop)
+        try:
+            await serve_revisions(specs, listen, SystemClock(), identity, stop)
+        except FairleadError as refusal:
+            return ended_with(refusal)
+    return DONE
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairlead.api.worker import WorkerSpec
-from fairlead.domain.errors import FairleadError
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane, Endpoint
 from fairlead.server.http.app import ServerApp
@@ -30,9 +30,33 @@ FAILED = 1  # the model cannot be loaded, or does not give its golden answers
 DAMAGED = 3  # the files are not those of the manifest: another copy may be
 
 
+class NotServed(Refused):
+    """A revision cannot be served; `code` is what its process ends with."""
+
+    def __init__(self, spec: WorkerSpec, error: Exception) -> None:
+        kind = error.kind if isinstance(error, FairleadError) else Kind.MODEL
+        what = (
+            str(error) if isinstance(error, FairleadError) else f"{type(error).__name__}: {error}"
+        )
+        super().__init__(kind, f"{spec.revision} is not served: {what}")
+        self.code = DAMAGED if isinstance(error, Damaged) else FAILED
+        self.digest = spec.digest
+
+
 @dataclass(slots=True)
 class _Outcome:
-    code: int = DONE
+    refusal: NotServed | None = None
+
+
+def ended_with(refusal: FairleadError) -> int:
+    """Log why nothing is served; the exit code that tells it to who started this process."""
+    extra = {"event": "worker"}
+    code = FAILED
+    if isinstance(refusal, NotServed):
+        extra["digest"] = refusal.digest
+        code = refusal.code
+    _log.error("%s", refusal, extra=extra)
+    return code
 
 
 async def run_worker(spec: WorkerSpec, clock: Clock) -> int:
@@ -49,7 +73,11 @@ async def run_worker(spec: WorkerSpec, clock: Clock) -> int:
             "revision": spec.revision.revision,
             "digest": spec.digest,
         }
-        return await serve_revisions([spec], listen, clock, identity, stop)
+        try:
+            await serve_revisions([spec], listen, clock, identity, stop)
+        except FairleadError as refusal:
+            return ended_with(refusal)
+        return DONE
 
 
 async def serve_revisions(
@@ -58,17 +86,16 @@ async def serve_revisions(
     clock: Clock,
     identity: Mapping[str, object],
     stop: asyncio.Event,
-) -> int:
-    """Listen, load everything, be ready, serve until `stop`; the settings are the first revision's."""
+) -> None:
+    """Listen, load everything, be ready, serve until `stop`; the settings are the first revision's.
+
+    Raises Refused (CONFLICT) if the address is taken, NotServed if a revision cannot be loaded or proved.
+    """
     first = specs[0]
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
     outcome = _Outcome()
-    try:
-        at = Socket(listen)
-    except FairleadError as error:
-        _log.error("%s", error, extra={"event": "worker"})
-        return FAILED
+    at = Socket(listen)
     try:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(
@@ -78,7 +105,8 @@ async def serve_revisions(
             serving.add_done_callback(lambda _: loading.cancel())
     finally:
         plane.close()
-    return outcome.code
+    if outcome.refusal is not None:
+        raise outcome.refusal
 
 
 async def _load(
@@ -100,15 +128,9 @@ async def _load(
                     spec.artifact, spec.digest, spec.threads, clock
                 )
         except Exception as error:  # noqa: BLE001 - whatever a model's library raises ends this worker with a line
-            outcome.code = DAMAGED if isinstance(error, Damaged) else FAILED
-            unexpected = None if isinstance(error, FairleadError) else error
-            _log.error(
-                "%s is not served: %s",
-                spec.revision,
-                error,
-                exc_info=unexpected,
-                extra={"event": "worker", "digest": spec.digest},
-            )
+            if not isinstance(error, FairleadError):
+                _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
+            outcome.refusal = NotServed(spec, error)
             stop.set()
             return
         artifact = artifacts[spec.digest]
@@ -121,7 +143,7 @@ async def _load(
             spec.revision,
             clock.monotonic() - start,
             artifact.profile.run_microseconds,
-            "on the event loop" if artifact.profile.inline else "in a thread",
+            "on the event loop" if artifact.on_loop else "in a thread",
             extra={"digest": spec.digest},
         )
     app.serve(served, versioned=specs[0].socket is None)

@@ -100,13 +100,18 @@ def observe(control: Control) -> Observed:
     home = control.home
     node = _read(home.node_status, node_status_from_bytes)
     gateway = _read(home.gateway_status, gateway_status_from_bytes)
-    oldest = control.clock.now() - _SILENT_SECONDS
+    now = control.clock.now()
     return Observed(
         control.catalogs.read(),
-        node if node is not None and node.written_at >= oldest else None,
-        gateway if gateway is not None and gateway.written_at >= oldest else None,
+        node if node is not None and _fresh(node.written_at, now) else None,
+        gateway if gateway is not None and _fresh(gateway.written_at, now) else None,
         running(control),
     )
+
+
+def _fresh(written_at: float, now: float) -> bool:
+    """Neither long ago, nor in a future that a clock set back has left behind."""
+    return now - _SILENT_SECONDS <= written_at <= now + _SILENT_SECONDS
 
 
 def running(control: Control) -> dict[str, Any] | None:

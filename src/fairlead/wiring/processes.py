@@ -29,7 +29,10 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         control.catalogs, control.artifacts, launcher, control.clock, StoredReports(control.store)
     )
     settings = AgentSettings(
-        cores=os.cpu_count() or 1, keep_workers=life_fd is None, serving=_serving()
+        cores=os.cpu_count() or 1,
+        keep_workers=life_fd is None,
+        serving=_serving(),
+        pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))
 

@@ -42,6 +42,7 @@ FATAL = frozenset({2, REFUSED})
 _PREDECESSOR_SECONDS = 45.0
 _LOOK_SECONDS = 0.05  # while somebody waits for it to be ready
 _IDLE_LOOK_SECONDS = 0.3
+_PATIENCE_SECONDS = 10.0  # before it is said what is missing
 _KEPT_WORKER_LOGS = 20
 
 Tell = Callable[[str], None]
@@ -236,16 +237,26 @@ class _Watch:
     async def until(self, stop: asyncio.Event, ready: Callable[[float], None]) -> None:
         """Until told to stop, or until a child ended in a way that starting it again would not mend."""
         started = self.control.clock.monotonic()
-        announced = False
+        announced, told = False, [""]
         while not stop.is_set() and self.agent.failed is None and self.gateway.failed is None:
             self.tell_events()
             if not announced and self._ready():
                 announced = True
                 self.tell_events()
                 ready(self.control.clock.monotonic() - started)
+            elif not announced and self.control.clock.monotonic() - started > _PATIENCE_SECONDS:
+                told = self._tell_problems(told)
             with contextlib.suppress(TimeoutError):
                 look = _IDLE_LOOK_SECONDS if announced else _LOOK_SECONDS
                 await asyncio.wait_for(stop.wait(), look)
+
+    def _tell_problems(self, told: list[str]) -> list[str]:
+        """Say what is missing, each time it changes; what is ready serves all the same."""
+        problems = observe(self.control).problems()
+        if problems != told:
+            for problem in problems:
+                self.tell(f"not ready: {problem}")
+        return problems
 
     def tell_events(self) -> None:
         """Tell every event since the last time."""

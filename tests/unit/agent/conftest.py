@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,20 @@ from fairlead.agent.loop import run_agent
 from fairlead.agent.ports import NodeReports, Ports
 from fairlead.agent.settings import AgentSettings
 from fairlead.domain.catalog import Catalog, Revision, with_revision, with_traffic
-from fairlead.domain.ids import ArtifactRef, RevisionId
+from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import Manifest, ManifestFile
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.signature import DocumentSignature
-from fairlead.domain.status import NodeStatus, State, node_status_from_bytes
-from fairlead.kits.clock import SystemClock
+from fairlead.domain.status import (
+    GatewayStatus,
+    NodeStatus,
+    State,
+    gateway_status_to_bytes,
+    node_status_from_bytes,
+)
+from fairlead.kits.clock import Clock, SystemClock
+from fairlead.kits.files import try_lock, write_atomic
 
 QUICK = AgentSettings(
     cores=2,
@@ -56,6 +63,8 @@ class World:
     settings: AgentSettings = QUICK
     store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     reports: NodeReports | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    gateway_lock: int | None = None  # held while this test is the gateway
 
     def __post_init__(self) -> None:
         self.artifacts = StoredArtifacts(self.store)
@@ -112,6 +121,25 @@ class World:
         """Ask for nothing any more."""
         self.catalogs.commit(Catalog(self.catalogs.read().generation), "nothing")
 
+    def gateway_says(self, workers: list[str], tag: str, **changes: Any) -> None:
+        """Be the gateway: all of `digits/v1` flows to `tag`, and `workers` may still get requests."""
+        self.gateway_lock = self.gateway_lock or try_lock(self.home.gateway_lock)
+        status = GatewayStatus(
+            written_at=SystemClock().now(),
+            pid=os.getpid(),
+            generation=self.catalogs.read().generation,
+            url="http://127.0.0.1:8080",
+            workers=tuple(workers),
+            effective={LineId("digits", "v1"): (TrafficShare(tag, 100),)},
+        )
+        write_atomic(self.home.gateway_status, gateway_status_to_bytes(replace(status, **changes)))
+
+    def gateway_dies(self) -> None:
+        """As `kill -9` would have it: what it said stays."""
+        if self.gateway_lock is not None:
+            os.close(self.gateway_lock)
+        self.gateway_lock = None
+
     def status(self) -> NodeStatus | None:
         """The node's status as its file says."""
         try:
@@ -137,7 +165,7 @@ class World:
     async def agent(self, *, kill: bool = False) -> AsyncIterator[None]:
         """Run an agent; at the end its owner dies, or with `kill` it is killed itself."""
         read, write = os.pipe()
-        ports = Ports(self.catalogs, self.artifacts, self.launcher, SystemClock(), self.reports)
+        ports = Ports(self.catalogs, self.artifacts, self.launcher, self.clock, self.reports)
         try:
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(run_agent(self.settings, self.home, ports, read))
@@ -160,7 +188,9 @@ def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="fl-") as directory:
         root = Path(directory)
         launcher = MemoryLauncher()
-        yield World(Home(root / "home", root / "s"), root / "scratch", launcher)
+        found = World(Home(root / "home", root / "s"), root / "scratch", launcher)
+        yield found
+        found.gateway_dies()
         launcher.close()
 
 

@@ -21,10 +21,9 @@ from fairlead.agent.loop import run_agent
 from fairlead.agent.ports import Ports
 from fairlead.domain.catalog import catalog_from_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.domain.ids import ArtifactRef, LineId
+from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.manifest import Manifest
-from fairlead.domain.release import TrafficShare
-from fairlead.domain.status import GatewayStatus, NodeStatus, State, gateway_status_to_bytes
+from fairlead.domain.status import NodeStatus, State
 from fairlead.kits.clock import SystemClock
 from fairlead.kits.files import write_atomic
 from fairlead.kits.processes import Exit
@@ -54,18 +53,6 @@ class Reports:
         self.written.append(status)
 
 
-def gateway_says(world: Any, workers: list[str], tag: str, **changes: Any) -> None:
-    status = GatewayStatus(
-        written_at=SystemClock().now(),
-        pid=1,
-        generation=world.catalogs.read().generation,
-        url="http://127.0.0.1:8080",
-        workers=tuple(workers),
-        effective={LineId("digits", "v1"): (TrafficShare(tag, 100),)},
-    )
-    write_atomic(world.home.gateway_status, gateway_status_to_bytes(replace(status, **changes)))
-
-
 async def metrics_of(world: Any) -> dict[str, dict[str, float]]:
     """Values by worker label (or the empty text), by sample name."""
     transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
@@ -89,6 +76,15 @@ class TestBringingUp:
             ready = await eventually(world.ready)
             assert list(ready) == ["digits/v1.1"]
             assert world.launcher.running()[0].requests == 1
+
+    async def test_a_worker_is_told_which_pod_it_is_in(
+        self, world: Any, eventually: Eventually
+    ) -> None:
+        world.settings = replace(world.settings, pod_name="digits-7d9f")
+        world.release("digits/v1.1", world.publish("digits"))
+        async with world.agent():
+            await eventually(world.ready)
+            assert world.launcher.running()[0].spec.pod_name == "digits-7d9f"
 
     async def test_a_revision_gets_as_many_workers_as_its_release_says(
         self, world: Any, eventually: Eventually
@@ -347,12 +343,12 @@ class TestRetiring:
         old = world.release("digits/v1.1", world.publish("digits"))
         async with world.agent():
             (before,) = (await eventually(world.ready)).values()
-            gateway_says(world, before, "1")
+            world.gateway_says(before, "1")
             new = world.release("digits/v1.2", world.publish("digits", 2))
-            gateway_says(world, before, "1")
+            world.gateway_says(before, "1")
             await eventually(lambda: str(new) in world.ready())
             assert world.ready()[str(old)] == before
-            gateway_says(world, world.ready()[str(new)], "2")
+            world.gateway_says(world.ready()[str(new)], "2")
             await eventually(lambda: str(old) not in world.ready())
             await eventually(lambda: len(world.launcher.running()) == 1)
             assert list(world.ready()) == [str(new)]
@@ -365,7 +361,7 @@ class TestRetiring:
         async with world.agent():
             (before,) = (await eventually(world.ready)).values()
             world.release("digits/v1.2", world.publish("digits", 2))
-            gateway_says(world, before, "1")
+            world.gateway_says(before, "1")
             world.launcher.kill(before[0])
             after = await eventually(
                 lambda: world.ready() and before != world.ready().get(str(old)) and world.ready()
@@ -454,7 +450,7 @@ class TestWithoutTheStore:
             await eventually(lambda: reports.written and reports.written[-1].ready())
             assert reports.written[-1].node == "local"
 
-    async def test_a_gateway_status_that_cannot_be_read_counts_as_none(
+    async def test_a_gateway_status_that_cannot_be_read_is_no_obstacle(
         self, world: Any, eventually: Eventually
     ) -> None:
         write_atomic(world.home.gateway_status, b"{}")

@@ -65,6 +65,7 @@ def test_several_inputs_and_outputs_are_objects_by_name() -> None:
         (ONE, body("ab"), ["instances"], "list_type"),
         (ONE, b'{"instances": [[1,', [18], "json_invalid"),
         (ONE, b'{"instances": [[NaN, 1]]}', [16], "json_invalid"),
+        (MANY, b'{"instances": [{"an id": 1, "t.x": ["a\xff"]}]}', [38], "json_invalid"),
         (ONE, b"[" * 100_000, [], "dict_type"),
         (ONE, b'{"instances":' + b"[" * 100_000, ["instances", 0, 0], "float_type"),
         (ONE, b'{"a":' + b"[" * 100_000, [0], "json_invalid"),

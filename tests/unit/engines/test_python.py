@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,69 @@ def test_what_the_models_code_raises_stays_in_the_log(
     assert "secret" not in caught.value.message
     assert "ValueError" in caught.value.message
     assert "a secret of the model" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["exit(3)", "raise KeyboardInterrupt", "raise BaseException"])
+def test_a_model_that_wants_to_end_the_process_only_fails_its_caller(
+    load: Any, ending: str
+) -> None:
+    model = load(
+        f"class Model:\n    def predict(self, request: int) -> int:\n        {ending}\n",
+    )
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(ask, model, b"1")
+        with pytest.raises(FairleadError, match="the model's code failed") as caught:
+            run.result(10)
+    assert caught.value.kind is Kind.MODEL
+
+
+def test_at_a_terminal_an_interrupt_is_the_persons(load: Any) -> None:
+    model = load(
+        "import signal\n"
+        "class Model:\n"
+        "    def predict(self, request: int) -> int:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "        return 1\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ask(model, b"1")
+
+
+@pytest.mark.parametrize("ending", ["exit(3)", "raise KeyboardInterrupt"])
+async def test_an_async_model_that_wants_to_end_the_process_only_fails_its_caller(
+    load: Any, ending: str
+) -> None:
+    model = load(
+        f"class Model:\n    async def predict(self, request: int) -> int:\n        {ending}\n"
+    )
+    answer = model.infer(InferRequest(document=1))
+    assert inspect.isawaitable(answer)
+    with pytest.raises(FairleadError, match="the model's code failed") as caught:
+        await answer
+    assert caught.value.kind is Kind.MODEL
+
+
+@pytest.mark.parametrize(
+    ("body", "at"),
+    [
+        (b"", 0),
+        (b'{"text":', 8),
+        (b'{"text": nope}', 10),
+        (b'{\n"text": "a",\n  x}', 17),
+        ('{"é": x}'.encode(), 7),
+        (b'{"text": "\n"}', 10),
+        (b"\n" * 1_000_001 + b"x", 1_000_001),
+        (b"\xff" + b" " * 100_000, 0),
+    ],
+)
+def test_a_body_that_is_not_json_is_wrong_at_a_byte(load: Any, body: bytes, at: int) -> None:
+    model = load(ECHO)
+    with pytest.raises(SchemaMismatch) as caught:
+        model.parse_document(body)
+    (error,) = caught.value.errors
+    assert (error.loc, error.type) == ((at,), "json_invalid")
+    assert error.msg.startswith("JSON decode error: ")
+    assert " at line " not in error.msg
 
 
 def test_an_answer_of_another_type_is_the_models_fault(load: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from dataclasses import replace
@@ -11,18 +12,20 @@ from typing import Any
 import pytest
 
 from fairlead.adapters.memory.envoy import MemoryEnvoy
+from fairlead.adapters.memory.store import MemoryObjectStore
+from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.clusters import named_clusters
-from fairlead.gateway.follow import Follower
+from fairlead.gateway.follow import Follower, watch_catalog
 from fairlead.gateway.index import index
 from fairlead.gateway.settings import GatewaySettings
-from fairlead.gateway.state import View, read_gateway_status, table_before
+from fairlead.gateway.state import CatalogCache, View, read_gateway_status, table_before
 from fairlead.kits.clock import FakeClock
-from support.gateway import DIGEST, catalog, revision
+from support.gateway import CLOCK, DIGEST, catalog, eventually, revision
 
 
 class Node:
@@ -161,22 +164,26 @@ async def test_moving_back_takes_the_draining_cluster_into_use_again(node: Node)
     assert node.clusters() == {"speech/v1.1"}
 
 
-async def test_a_refused_move_leaves_everything_and_is_not_tried_again(node: Node) -> None:
+async def test_a_refused_move_leaves_everything_and_is_tried_again_after_a_pause(
+    node: Node,
+) -> None:
     node.view.catalog = at("1")
     node.has(worker("1"))
     await node.step()
     node.envoy.refuse = "routes"
     node.view.catalog = at("2", 2)
     node.has(worker("1"), worker("2"))
-    for _ in range(3):
-        await node.step(0.6)
-    assert node.view.rejected_updates == 1
+    await node.step(0.1)
+    await node.step(0.3)
+    assert node.view.rejected_updates == 1, "not before half a second has passed"
+    await node.step(0.2)
+    await node.step(0.9)
+    assert node.view.rejected_updates == 2, "and the pauses grow"
     assert node.says()["generation"] == 1
     assert "Envoy refused its routes" in node.says()["problem"]
     assert set(node.says()["workers"]) >= {"w1"}
     node.envoy.refuse = ""
-    node.view.catalog = at("2", 3)
-    await node.step()
+    await node.step(10)
     assert (node.routed(), node.says()["problem"]) == ({"speech/v1.2"}, "")
 
 
@@ -258,3 +265,65 @@ async def test_a_broken_key_file_keeps_the_keys_and_shows_none(node: Node) -> No
 
 def test_without_a_status_the_table_before_is_empty() -> None:
     assert table_before(at("1"), None, "v1") == RoutingTable()
+
+
+async def test_the_status_stays_young_while_envoy_is_slow(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    follower = Follower(GatewaySettings(), node.home, node.envoy, node.view, CLOCK)
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    node.envoy.slow = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(follower.follow()), group.create_task(follower.heartbeat())]
+        await eventually(node.home.gateway_status.exists, 3, "the first status")
+        await eventually(lambda: node.says()["workers"] == ["w1"], 3, "its worker is needed")
+        first = node.says()["written_at"]
+        await eventually(lambda: node.says()["written_at"] > first + 0.4, 3, "it is written again")
+        assert node.says()["workers"] == ["w1"]
+        assert node.envoy.told == []
+        node.envoy.slow.set()
+        await eventually(lambda: node.says()["generation"] == 1, 3, "moved")
+        for task in tasks:
+            task.cancel()
+
+
+async def test_a_disk_that_takes_nothing_keeps_no_catalog_from_being_routed(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    catalogs = StoredCatalogs(MemoryObjectStore(), CLOCK)
+    catalogs.commit(replace(at("1"), generation=catalogs.read().generation), "test")
+    path = tmp_path / "blocked" / "catalog.json"
+    path.parent.write_bytes(b"a file where a directory should be")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(watch_catalog(catalogs, CatalogCache(path), node.view, CLOCK))
+        await eventually(lambda: "cache" in node.view.problems, 3, "the problem is said")
+        assert node.view.catalog.live() == at("1").live()
+        path.parent.unlink()
+        await eventually(path.exists, 5, "it is kept once the disk takes it")
+        await eventually(lambda: "cache" not in node.view.problems, 3, "all right again")
+        assert not task.done()
+        task.cancel()
+
+
+async def test_old_clusters_that_could_not_be_dropped_are_dropped_later(node: Node) -> None:
+    await moved_to_two(node)
+    node.envoy.refuse = "clusters"
+    await node.step(31)
+    assert node.says()["workers"] == ["w1", "w2"]
+    assert "old clusters stay" in node.says()["problem"]
+    node.envoy.refuse = ""
+    await node.step(1)
+    assert (node.says()["workers"], node.says()["problem"]) == (["w2"], "")
+
+
+async def test_a_move_says_once_what_it_changed(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await moved_to_two(node)
+    node.has(worker("1"), worker("2", name="w2b"))
+    await node.step()
+    told = [one.getMessage() for one in caplog.records if getattr(one, "event", "") == "routes"]
+    assert told == [
+        "routes: speech/v1.1 added, speech v1 now 1=100",
+        "routes: speech/v1.2 added, speech/v1.1 removed, speech v1 now 2=100",
+    ]

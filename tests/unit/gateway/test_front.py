@@ -7,13 +7,14 @@ import json
 import httpx
 import pytest
 
+from fairlead.api.http_status import HTTP_STATUS
 from fairlead.domain.catalog import Kill, with_kill
 from fairlead.domain.errors import Kind
 from fairlead.domain.paths import open_paths
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.front import FrontDesk, Visit, json_response
 from fairlead.gateway.index import index
-from fairlead.gateway.replies import GATEWAY_TEXTS, STATUS, body_key, local_reply_config
+from fairlead.gateway.replies import GATEWAY_TEXTS, body_key, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
 from support.gateway import catalog, revision
@@ -93,6 +94,16 @@ async def test_what_the_new_table_would_serve_is_refused_by_the_one_before() -> 
     assert (status, body["message"]) == (503, "speech/v9 is not ready: v9.1 is not started")
 
 
+async def test_why_a_revision_failed_is_not_for_its_callers() -> None:
+    reasons = dict.fromkeys(WANTED.live(), "failed: /srv/secret/model.py: no such file")
+    broken = table_from(WANTED, (), reasons, RoutingTable())
+    line = await ask(desk(broken), "POST", PREDICT, x_client="demo")
+    one = await ask(desk(broken), "POST", PREDICT, x_client="demo", accept_version="v9.1")
+    why = "failed; `fairlead status` says why"
+    assert line == (503, {"message": f"speech/v9 is not ready: v9.1 has {why}"})
+    assert one == (503, {"message": f"speech/v9.1 is not ready: {why}"})
+
+
 async def test_what_both_tables_would_serve_is_asked_to_come_again() -> None:
     status, body = await ask(desk(table()), "POST", PREDICT, x_client="demo")
     assert (status, "try again" in body["message"]) == (503, True)
@@ -121,7 +132,7 @@ async def test_over_the_wire_it_reads_what_nobody_wants_and_answers() -> None:
 
 
 def test_every_kind_has_a_status() -> None:
-    assert set(STATUS) == set(Kind)
+    assert set(HTTP_STATUS) == set(Kind)
 
 
 @pytest.mark.parametrize(

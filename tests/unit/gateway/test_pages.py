@@ -7,6 +7,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fairlead.domain.signature import (
     TensorSignature,
     TensorSpec,
 )
-from fairlead.domain.status import NodeStatus
+from fairlead.domain.status import NodeStatus, State
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.front import Visit
 from fairlead.gateway.health import Health
@@ -140,6 +141,45 @@ async def test_a_silent_agent_is_degraded_as_long_as_the_workers_answer(place: P
         status, body = await place.get("healthz")
     assert (status, body["status"]) == (200, "degraded")
     assert body["warnings"] == ["the agent has been silent for 1.6 s"]
+
+
+async def test_health_tells_strangers_how_far_things_are_and_never_why(place: Place) -> None:
+    async with place.workers():
+        node = place.view.node
+        assert node is not None
+        one = next(one for one in node.replicas if one.revision.line == "v10")
+        broken = replace(one, state=State.FAILED, reason="/srv/secret/model.py: no such file")
+        there = tuple(broken if replica is one else replica for replica in node.replicas)
+        place.view.node = replace(node, replicas=there, problem="disk /srv/secret is full")
+        place.view.note("store", "the store is away: /srv/secret/head")
+        status, body = await place.get("healthz")
+    assert status == 503
+    assert body["problems"] == ["speech/v10.1 is not ready: failed; `fairlead status` says why"]
+    assert len(body["warnings"]) == 2
+    assert "secret" not in str(body)
+
+
+async def test_health_of_many_workers_is_as_quick_as_of_few(place: Place) -> None:
+    one = next(iter(WANTED.live()))
+    workers = [
+        Worker(f"w{number}", one, place.home.worker_socket(f"w{number}")) for number in range(60)
+    ]
+    for worker in workers:
+        await worker.start()
+    replicas = tuple(worker.replica for worker in workers)
+    place.view.replicas = {one: replicas}
+    place.view.catalog = catalog(
+        revision(str(one)),
+        traffic={str(one.line_id): {one.revision: 100}},
+        pins={"speech": one.line},
+        keys={},
+    )
+    place.view.node = NodeStatus("node", place.clock.now(), 1, 1, replicas)
+    try:
+        assert await place.get("healthz") == (200, {"status": "ok"})
+    finally:
+        for worker in workers:
+            await worker.stop()
 
 
 async def test_without_any_status_nothing_is_known_to_serve(place: Place) -> None:

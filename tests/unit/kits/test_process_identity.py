@@ -16,15 +16,16 @@ import pytest
 from fairlead.kits import processes
 from fairlead.kits.processes import Exit, ProcessId
 
-Start = Callable[[str], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     children: list[subprocess.Popen[bytes]] = []
 
-    def run(code: str) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE)
+    def run(code: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-S", "-c", code, *arguments]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE)
         children.append(child)
         return child
 
@@ -136,16 +137,63 @@ def test_a_zombie_is_not_alive(start: Start) -> None:
     assert process is None or not processes.alive(process)
 
 
-def test_a_process_is_found_by_an_argument_of_its_own(start: Start, tmp_path: Path) -> None:
-    mark = str(tmp_path / "spec")
-    child = subprocess.Popen(
-        [sys.executable, "-S", "-c", WAITS, "--spec", mark], stdin=subprocess.PIPE
+async def _zombie(pid: int) -> None:
+    """Wait until the first thread of a process has ended and nobody has waited for it."""
+    stat = Path(f"/proc/{pid}/stat")
+    async with asyncio.timeout(5):
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":  # noqa: ASYNC110 - the kernel sets no event
+            await asyncio.sleep(0.01)
+
+
+async def test_a_process_has_not_ended_while_a_thread_of_it_still_runs(start: Start) -> None:
+    child = start(
+        "import ctypes, os, sys, threading\n"
+        "def run():\n"
+        "    sys.stdin.read()\n"
+        "    os._exit(7)\n"
+        "threading.Thread(target=run).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
     )
-    try:
-        assert processes.find_by_argument(mark) == known(child)
-        assert processes.find_by_argument(f"{mark}x") is None
-    finally:
-        child.communicate(timeout=5)
+    process = known(child)
+    await _zombie(child.pid)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(ended(process))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert child.stdin is not None
+        child.stdin.close()
+    assert waiting.result() == Exit(code=7)
+
+
+async def test_a_child_that_has_already_ended_is_reaped(start: Start) -> None:
+    child = start("import sys; sys.stdin.read(); sys.exit(7)")
+    process = known(child)
+    assert child.stdin is not None
+    child.stdin.close()
+    await _zombie(child.pid)
+    assert not processes.send_signal(process, signal.SIGKILL)
+    assert await ended(process) == Exit(code=7)
+
+
+def test_a_process_is_known_by_a_file_it_holds_open(start: Start, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert not processes.holds_open(os.getpid(), lock), "there is no such file"
+    with lock.open("w"):
+        assert processes.holds_open(os.getpid(), lock)
+        assert not processes.holds_open(start(WAITS).pid, lock)
+        assert not processes.holds_open(2**22 + 1, lock)
+    assert not processes.holds_open(os.getpid(), lock)
+
+
+async def test_a_process_is_found_by_an_argument_of_its_own(start: Start, tmp_path: Path) -> None:
+    mark = str(tmp_path / "spec")
+    child = start(WAITS, "--spec", mark)
+    async with asyncio.timeout(5):
+        # Its arguments are there only a moment after its program is.
+        while (found := processes.find_by_argument(mark)) is None:  # noqa: ASYNC110 - the kernel sets no event
+            await asyncio.sleep(0.01)
+    assert found == known(child)
+    assert processes.find_by_argument(f"{mark}x") is None
 
 
 async def test_a_closed_life_pipe_is_noticed_and_what_is_written_into_it_is_not() -> None:

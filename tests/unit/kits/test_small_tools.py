@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +17,18 @@ from fairlead.kits import clock, files, jsonlog
 
 @pytest.fixture
 def root_logger() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    kept = [
+        (logger, logger.handlers[:], logger.level, logger.propagate)
+        for logger in map(logging.getLogger, ("", jsonlog.ACCESS, "uvicorn.error"))
+    ]
     yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for logger, handlers, level, propagate in kept:
+        for handler in logger.handlers:
+            if handler not in handlers:
+                handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 class TestFiles:
@@ -117,3 +123,51 @@ class TestLogs:
         logging.getLogger("x").info("not shown")
         logging.getLogger("x").warning("shown")
         assert capsys.readouterr().err.endswith("WARNING shown\n")
+
+    @pytest.mark.parametrize("json_format", [True, False])
+    def test_access_lines_go_to_standard_output_and_all_else_to_standard_error(
+        self, capsys: pytest.CaptureFixture[str], root_logger: None, json_format: bool
+    ) -> None:
+        jsonlog.setup("serve", json_format=json_format, access_to_stdout=True)
+        logging.getLogger(jsonlog.ACCESS).info("an access", extra={"status_code": 200})
+        logging.getLogger("x").info("an event")
+        printed = capsys.readouterr()
+        assert ("an access" in printed.out, "an access" in printed.err) == (True, False)
+        assert ("an event" in printed.out, "an event" in printed.err) == (False, True)
+        if json_format:
+            assert json.loads(printed.out)["status_code"] == 200
+        jsonlog.setup("worker")
+        logging.getLogger(jsonlog.ACCESS).info("an access")
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "an access" in printed.err
+
+    def test_what_the_http_server_says_of_itself_is_heard_only_when_it_is_wrong(
+        self, capsys: pytest.CaptureFixture[str], root_logger: None
+    ) -> None:
+        jsonlog.setup("serve")
+        logging.getLogger("uvicorn.error").info("Started server process")
+        logging.getLogger("uvicorn.error").warning("a warning")
+        messages = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+        assert messages == ["a warning"]
+
+    def test_access_lines_nobody_reads_any_more_are_dropped_without_a_word(self) -> None:
+        code = (
+            "import logging, sys; from fairlead.kits import jsonlog\n"
+            "jsonlog.setup('serve', access_to_stdout=True)\n"
+            "sys.stdin.read()\n"
+            "for _ in range(3): logging.getLogger(jsonlog.ACCESS).info('an access')\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            process.stdin.close()
+            assert process.stderr.read() == b""
+            assert process.wait(10) == 0

@@ -251,6 +251,22 @@ async def test_a_document_model_answers_in_both_dialects(tmp_path: Path) -> None
         assert (wrong.status_code, wrong.json()) == (400, {"error": "text: Field required"})
 
 
+@pytest.mark.parametrize(
+    ("body", "at"), [(b"", 0), (b'{"text": [', 10), (b'{"text": x}', 9), (b'{\n"a":1,,}', 8)]
+)
+async def test_a_body_that_is_not_json_is_refused_alike_by_every_engine(
+    tmp_path: Path, body: bytes, at: int
+) -> None:
+    echo = echo_artifact(tmp_path / "a").spec(RevisionId("echo", "v1", "1"))
+    async with in_process(echo, scaled_artifact(tmp_path / "b").spec(SCALED)) as running:
+        for name in ("echo", "scaled"):
+            answer = await running.client.post(f"/v1/model/{name}/predict", content=body)
+            assert answer.status_code == 422
+            (detail,) = answer.json()["detail"]
+            assert (detail["loc"], detail["type"]) == (["body", at], "json_invalid"), name
+            assert detail["msg"].startswith("JSON decode error: "), name
+
+
 async def test_two_models_and_two_versions_never_answer_or_count_for_each_other(
     tmp_path: Path,
 ) -> None:

@@ -129,11 +129,24 @@ async def test_a_quick_model_runs_on_the_event_loop_and_a_slow_one_in_a_thread(
     loaded.close()
 
 
+async def test_a_models_own_code_never_runs_on_the_event_loop_however_quick_its_examples_are(
+    tmp_path: Path,
+) -> None:
+    code = "class Model:\n    def predict(self, request: int) -> int:\n        return request + 1\n"
+    made = make_artifact(tmp_path, {"model.py": code}, ONE_MORE)
+    loaded = await load_artifact(made.directory, made.digest, 1, SystemClock())
+    assert 0 < loaded.profile.run_microseconds < 10_000
+    assert not loaded.profile.inline
+    assert not loaded.on_loop
+    loaded.close()
+
+
 async def test_an_async_model_is_proved_on_the_event_loop(tmp_path: Path) -> None:
     made = make_artifact(tmp_path, {"model.py": ASYNC}, ONE_MORE)
     loaded = await load_artifact(made.directory, made.digest, 1, SystemClock())
     assert not loaded.profile.inline
     assert loaded.model.concurrent
+    assert loaded.on_loop
     loaded.close()
 
 

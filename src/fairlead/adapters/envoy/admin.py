@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from fairlead.kits.unixhttp import unix_client
+
 _ANSWER_SECONDS = 2.0
 
 
@@ -35,11 +37,8 @@ class Admin:
         return (await self._ask("GET", path)).json()
 
     async def _ask(self, method: str, path: str) -> httpx.Response:
-        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
         try:
-            async with httpx.AsyncClient(
-                transport=transport, base_url="http://envoy", timeout=_ANSWER_SECONDS
-            ) as client:
+            async with unix_client(self._socket, _ANSWER_SECONDS) as client:
                 answer = await client.request(method, path)
                 answer.raise_for_status()
                 return answer

@@ -23,18 +23,18 @@ class XdsFile:
         self.version, self.resources = self._read()
 
     def write(self, resources: Sequence[Document]) -> None:
-        """Replace the file by the next version."""
+        """Replace the file by the next version; what cannot be written changes nothing."""
+        self._flush(self.version + 1, resources)
         self.version += 1
         self.resources = list(resources)
-        self._flush()
 
     def ensure(self) -> None:
         """Envoy does not start unless there is something to watch."""
         if not self.path.exists():
-            self._flush()
+            self._flush(self.version, self.resources)
 
-    def _flush(self) -> None:
-        document = {"version_info": str(self.version), "resources": self.resources}
+    def _flush(self, version: int, resources: Sequence[Document]) -> None:
+        document = {"version_info": str(version), "resources": list(resources)}
         data = json.dumps(document, ensure_ascii=False).encode()
         files.write_atomic(self.path, data, mode=_MODE)
 

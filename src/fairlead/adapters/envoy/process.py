@@ -21,7 +21,7 @@ from typing import Any
 from fairlead.adapters.envoy.admin import Admin, Away
 from fairlead.adapters.envoy.files import KINDS, XdsFile
 from fairlead.adapters.envoy.refusals import refusal
-from fairlead.domain.errors import FairleadError
+from fairlead.domain.errors import FairleadError, Kind
 from fairlead.kits import files, processes
 from fairlead.kits.clock import Clock
 from fairlead.kits.processes import ProcessId
@@ -68,6 +68,7 @@ class EnvoyProcess:
         self._admin = Admin(places.admin)
         self._files = {kind: XdsFile(places.directory, kind) for kind in KINDS}
         self._process: ProcessId | None = None
+        self._unsure: set[str] = set()  # kinds whose file on disk Envoy may not have taken
 
     async def adopt(self, bootstrap: Document) -> bool:
         try:
@@ -88,8 +89,12 @@ class EnvoyProcess:
         return False
 
     async def start(self, bootstrap: Document) -> None:
-        for directory in (self._places.directory, self._places.logs, self._places.admin.parent):
+        for directory in (self._places.directory, self._places.logs):
             directory.mkdir(parents=True, exist_ok=True)
+        try:
+            files.private_directory(self._places.admin.parent)
+        except PermissionError as error:
+            raise FairleadError(str(error), kind=Kind.FORBIDDEN) from None
         for file in self._files.values():
             file.ensure()
         path = self._places.directory / "bootstrap.json"
@@ -103,12 +108,13 @@ class EnvoyProcess:
         self._process = process
         record = {"pid": process.pid, "started": process.started, "boot": process.boot}
         marked = {**record, "mark": self._mark(bootstrap)}
-        files.write_atomic(self._record, json.dumps(marked).encode())
         try:
+            files.write_atomic(self._record, json.dumps(marked).encode())
             await self._wait_live(process, seen)
             for kind in KINDS:
                 await self._wait_taken(kind, 0)
-        except FairleadError:
+        except (FairleadError, OSError):
+            # Without a record nobody would ever find it again.
             await self._end(process, 0.0)
             raise
 
@@ -121,7 +127,7 @@ class EnvoyProcess:
     async def set_listener(self, listener: Document) -> bool:
         changed = await self._set("lds", [listener])
         if changed:
-            await self._wait_taken("rds", 0)
+            await self._wait_taken("rds", None)
         return changed
 
     def clusters(self) -> Mapping[str, Document]:
@@ -243,27 +249,34 @@ class EnvoyProcess:
         file = self._files[kind]
         before = file.resources
         wanted = list(resources)
-        if before == wanted:
+        if kind not in self._unsure and await asyncio.to_thread(before.__eq__, wanted):
             return False
         rejected = await self._rejected(kind)
-        file.write(wanted)
+        # A large file takes a while, and the status has to go on meanwhile.
+        await asyncio.to_thread(file.write, wanted)
+        self._unsure.add(kind)
         try:
             await self._wait_taken(kind, rejected)
         except FairleadError:
             # Should Envoy start anew, it must find what works.
-            file.write(before)
+            await asyncio.to_thread(file.write, before)
             raise
+        self._unsure.discard(kind)
         return True
 
-    async def _rejected(self, kind: str) -> int:
+    async def _rejected(self, kind: str) -> int | None:
+        """How many it has refused; None while it does not say."""
         try:
             found = await self._admin.stats(rf"^{_STATS[kind]}.update_rejected$")
         except Away:
-            return 0
+            return None
         return int(next(iter(found.values()), 0))
 
-    async def _wait_taken(self, kind: str, rejected: int) -> None:
-        """Wait until Envoy says it runs with this version; at once if it has nobody to read it yet."""
+    async def _wait_taken(self, kind: str, rejected: int | None) -> None:
+        """Wait until Envoy says it runs with this version; at once if it has nobody to read it yet.
+
+        `rejected` is how many it had refused before; if that is not known, its first answer tells.
+        """
         if not self._files["lds" if kind == "rds" else kind].resources:
             return
         file = self._files[kind]
@@ -279,15 +292,19 @@ class EnvoyProcess:
                 found = {}  # it is busy reading
             if found.get(f"{_STATS[kind]}.version_text") == str(file.version):
                 return
-            if found.get(f"{_STATS[kind]}.update_rejected", 0) > rejected:
+            refused = found.get(f"{_STATS[kind]}.update_rejected")
+            if rejected is None:
+                rejected = refused
+            elif refused is not None and refused > rejected:
                 why = await refusal(
                     self._places.binary,
                     kind,
                     {one: self._files[one].resources for one in KINDS},
                 )
-                raise FairleadError(f"Envoy refused version {file.version} of its {kind}: {why}")
+                raise FairleadError(f"Envoy refused the new {kind}: {why}", kind=Kind.INVALID)
             await self._clock.sleep(_POLL_SECONDS)
-        raise FairleadError(f"Envoy did not take version {file.version} of its {kind} in time")
+        message = f"Envoy did not take the new {kind} within {_TAKE_SECONDS:.0f} s"
+        raise FairleadError(message, kind=Kind.DEADLINE)
 
     def _words(self, seen: int) -> str:
         """What Envoy wrote into its log since."""

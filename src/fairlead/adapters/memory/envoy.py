@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairlead.domain.errors import FairleadError
+from fairlead.domain.errors import FairleadError, Kind
 
 Document = dict[str, Any]
 
@@ -23,6 +23,7 @@ class MemoryEnvoy:
         self.numbers: dict[str, int] = {}
         self.alive = False
         self.refuse = ""  # the kind it refuses: clusters, routes or listener
+        self.slow: asyncio.Event | None = None  # nothing is taken before it is set
         self._end = asyncio.Event()
 
     async def adopt(self, bootstrap: Document) -> bool:  # noqa: ARG002 - the port's signature
@@ -37,21 +38,21 @@ class MemoryEnvoy:
         wanted = {one["name"]: one for one in clusters}
         if wanted == self._clusters:
             return False
-        self._take("clusters")
+        await self._take("clusters")
         self._clusters = wanted
         return True
 
     async def set_routes(self, routes: Document) -> bool:
         if routes == self._routes:
             return False
-        self._take("routes")
+        await self._take("routes")
         self._routes = routes
         return True
 
     async def set_listener(self, listener: Document) -> bool:
         if listener == self.listener:
             return False
-        self._take("listener")
+        await self._take("listener")
         self.listener = listener
         return True
 
@@ -83,7 +84,9 @@ class MemoryEnvoy:
         self.alive = False
         self._end.set()
 
-    def _take(self, kind: str) -> None:
+    async def _take(self, kind: str) -> None:
+        if self.slow is not None:
+            await self.slow.wait()
         if self.refuse == kind:
-            raise FairleadError(f"Envoy refused its {kind}")
+            raise FairleadError(f"Envoy refused its {kind}", kind=Kind.INVALID)
         self.told.append(kind)

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.jsonlog import ACCESS
 from fairlead.server.http.handlers import Headers
 
 Scope = MutableMapping[str, Any]
@@ -20,7 +21,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
-_access = logging.getLogger("fairlead.access")
+_access = logging.getLogger(ACCESS)
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _MAX_DIGITS = 18  # of a length that may be read as a number

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ def _bind(listen: Listen) -> socket.socket:
         bound.bind((listen.host, listen.port))
     except OSError as error:
         bound.close()
-        message = f"{listen.host}:{listen.port} cannot be listened on: {os.strerror(error.errno or 0)}; choose another port"
+        message = f"{listen.host}:{listen.port} cannot be listened on: {error.strerror or error}; choose another host or port"
         raise Refused(Kind.CONFLICT, message) from None
     bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
     return bound

@@ -1,0 +1,27 @@
+"""What HTTP calls each kind of error: the one table of the gateway and the model server.
+
+A dialect that knows fewer statuses overrides its own: `{**HTTP_STATUS, Kind.SCHEMA: 400}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fairlead.domain.errors import Kind
+
+HTTP_STATUS: Mapping[Kind, int] = {
+    Kind.INVALID: 400,
+    Kind.SCHEMA: 422,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.METHOD: 405,
+    Kind.CONFLICT: 409,
+    Kind.TOO_LARGE: 413,
+    Kind.OVERLOADED: 503,  # S0-40
+    Kind.UNAVAILABLE: 503,
+    Kind.DEADLINE: 504,
+    Kind.CANCELLED: 499,  # nobody reads it: the client is gone
+    Kind.MODEL: 500,
+    Kind.INTERNAL: 500,
+}
