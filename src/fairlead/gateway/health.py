@@ -66,7 +66,7 @@ class Health:
         if view.node is not None:
             problems = [*self._not_ready(view.node), *problems]
             # A clock that was set back leaves a status of the future: that says nothing either.
-        age = abs(self._clock.now() - view.node.written_at)
+            age = abs(self._clock.now() - view.node.written_at)
             if age > STALE_SECONDS:
                 warnings.append(f"the agent has been silent for {age:.1f} s")
             if view.node.problem:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import os
 import sys
 from pathlib import Path
@@ -88,7 +89,7 @@ def setup(
         handler = logging.StreamHandler(sys.stderr)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = handlers.RotatingFileHandler(
+        handler = logging.handlers.RotatingFileHandler(
             file, maxBytes=_MOST_BYTES, backupCount=1, encoding="utf-8"
         )
     handler.setFormatter(formatter)
