@@ -255,6 +255,7 @@ class _Agent:
                     await asyncio.to_thread(reports.write, self._status)
                 except (FairleadError, OSError) as error:
                     _log.debug("the node's status cannot be reported: %s", error)
+                    self._news.set()  # it is still news
             await self._clock.sleep(_REPORT_GAP_SECONDS)
             try:
                 async with asyncio.timeout(self._settings.report_seconds):
