@@ -17,7 +17,6 @@ from fairlead.domain.status import GatewayStatus, gateway_status_from_bytes
 from fairlead.kits import processes
 from fairlead.kits.clock import Clock
 from fairlead.kits.files import read_json
-from fairlead.kits.processes import ProcessId
 
 _QUIET_SECONDS = 2.0  # it writes twice a second; only one that does not is looked at closely
 _NEVER = float("-inf")
@@ -83,12 +82,11 @@ class GatewayWatch:
         # A pid alone may be a stranger's by now; only a gateway holds this lock.
         if pid and processes.holds_open(pid, self._home.gateway_lock):
             return False
-        path = self._home.gateway / "envoy" / "process.json"
         try:
-            record: Any = read_json(path)
+            record: Any = read_json(self._home.envoy_process)
             if record is None:
                 return True
-            return not processes.alive(ProcessId(record["pid"], record["started"], record["boot"]))
+            return not processes.alive(processes.from_record(record))
         except (KeyError, TypeError, ValueError):
             return True  # no gateway could adopt by this record either
         except OSError:

@@ -17,7 +17,7 @@ from fairlead.domain.layout import Home
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.reading import Node
 from fairlead.kits.files import write_atomic
-from fairlead.kits.processes import ProcessId
+from fairlead.kits.processes import ProcessId, to_record
 
 SCHEMA = 1
 
@@ -103,9 +103,7 @@ def _write(home: Home[Path], record: Record) -> None:
     document = {
         "schema": SCHEMA,
         "spec": json.loads(record.spec.to_json()),
-        "process": {"pid": process.pid, "started": process.started, "boot": process.boot}
-        if process
-        else None,
+        "process": to_record(process) if process else None,
     }
     path = home.workers / f"{record.spec.worker}.json"
     write_atomic(path, json.dumps(document).encode(), durable=False)

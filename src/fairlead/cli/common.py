@@ -20,6 +20,30 @@ def home_option(function: Function) -> Function:
     )(function)
 
 
+def address_options(function: Function) -> Function:
+    """`--host`, `--port`, `--tls-cert` and `--tls-key` of a gateway."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    options = (
+        click.option(
+            "--host", help="Address to listen on. Default: FAIRLEAD_HOST, else 127.0.0.1."
+        ),
+        click.option(
+            "--port",
+            type=click.IntRange(1, 65_535),
+            help="Port to listen on. Default: FAIRLEAD_PORT, else 8080.",
+        ),
+        click.option(
+            "--tls-cert",
+            type=file,
+            help="PEM certificate chain: speak TLS. Default: FAIRLEAD_TLS_CERT.",
+        ),
+        click.option("--tls-key", type=file, help="PEM private key. Default: FAIRLEAD_TLS_KEY."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def json_option(function: Function) -> Function:
     """`--json`, for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

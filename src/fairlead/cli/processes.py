@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fairlead.cli.common import home_option, say
+from fairlead.cli.common import address_options, home_option, say
 
 _LIFE_FD = click.option(
     "--life-fd", type=int, hidden=True, help="End when this descriptor reads as closed."
@@ -29,16 +29,7 @@ def agent(home: Path | None, life_fd: int | None) -> int:
 @click.command()
 @home_option
 @_LIFE_FD
-@click.option("--host", help="Address to listen on. Default: FAIRLEAD_HOST, else 127.0.0.1.")
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65_535),
-    help="Port to listen on. Default: FAIRLEAD_PORT, else 8080.",
-)
-@click.option(
-    "--tls-cert", type=click.Path(path_type=Path, dir_okay=False), help="PEM certificate chain."
-)
-@click.option("--tls-key", type=click.Path(path_type=Path, dir_okay=False), help="PEM private key.")
+@address_options
 def gateway(home: Path | None, life_fd: int | None, **address: object) -> int:
     """Run this node's gateway: configures and runs Envoy, answers what no worker does."""
     from fairlead.wiring.processes import run_gateway

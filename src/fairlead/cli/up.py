@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fairlead.cli.common import home_option, say
+from fairlead.cli.common import address_options, home_option, say
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId
 
@@ -17,18 +17,12 @@ if TYPE_CHECKING:
 
 _RELEASES = "releases"
 _MODELS = "models"
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE...]")
 @home_option
-@click.option("--host", help="Address to listen on. Default: FAIRLEAD_HOST, else 127.0.0.1.")
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65_535),
-    help="Port to listen on. Default: FAIRLEAD_PORT, else 8080.",
-)
+@address_options
 @click.option(
     "--models",
     multiple=True,
@@ -42,10 +36,6 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="SERVICE=LINE",
     help="Pin a service that nobody has pinned yet.",
 )
-@click.option(
-    "--tls-cert", type=_FILE, help="PEM certificate chain: speak TLS. Default: FAIRLEAD_TLS_CERT."
-)
-@click.option("--tls-key", type=_FILE, help="PEM private key. Default: FAIRLEAD_TLS_KEY.")
 def up(files: tuple[Path, ...], home: Path | None, **given: object) -> int:
     """Run everything on this machine until Ctrl-C: agent, workers and gateway.
 

@@ -99,6 +99,16 @@ class Home(Generic[PathT]):
         return self.root / "gateway" / "status.json"
 
     @property
+    def envoy(self) -> PathT:
+        """The directory Envoy reads."""
+        return self.root / "gateway" / "envoy"
+
+    @property
+    def envoy_process(self) -> PathT:
+        """Who the running Envoy is, so that the next gateway can adopt it."""
+        return self.envoy / "process.json"
+
+    @property
     def gateway_last_status(self) -> PathT:
         """The status of a gateway that ended in order: what the next one starts from."""
         return self.root / "gateway" / "last-status.json"

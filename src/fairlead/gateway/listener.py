@@ -27,7 +27,7 @@ _CONNECTION_IDLE_SECONDS = 600
 
 def configuration(home: Home[Any]) -> PurePath:
     """The directory Envoy reads."""
-    directory: PurePath = home.gateway / "envoy"
+    directory: PurePath = home.envoy
     return directory
 
 

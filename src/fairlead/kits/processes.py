@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _PROC = Path("/proc")
 _STATE = 2  # fields of /proc/<pid>/stat after the name, counted as proc(5) does from 1
@@ -27,6 +28,16 @@ class ProcessId:
     pid: int
     started: int
     boot: str
+
+
+def to_record(process: ProcessId) -> dict[str, int | str]:
+    """An identity as a file holds it."""
+    return {"pid": process.pid, "started": process.started, "boot": process.boot}
+
+
+def from_record(record: Mapping[str, Any]) -> ProcessId:
+    """The identity a file holds; raises KeyError or TypeError if it holds none."""
+    return ProcessId(record["pid"], record["started"], record["boot"])
 
 
 @dataclass(frozen=True, slots=True)

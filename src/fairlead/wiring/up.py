@@ -295,17 +295,15 @@ def _children(home: Home[Path], options: UpOptions, life: int) -> tuple[ChildSpe
     )
 
 
-def _identity() -> dict[str, object]:
+def _identity() -> dict[str, int | str]:
     me = processes.identify(os.getpid())
     assert me is not None
-    return {"pid": me.pid, "started": me.started, "boot": me.boot}
+    return processes.to_record(me)
 
 
 def _own_envoy(home: Home[Path]) -> bool:
-    record = files.read_json(home.gateway / "envoy" / "process.json")
-    return record is not None and processes.alive(
-        processes.ProcessId(record["pid"], record["started"], record["boot"])
-    )
+    record = files.read_json(home.envoy_process)
+    return record is not None and processes.alive(processes.from_record(record))
 
 
 def _demo_key(control: Control, catalog: Catalog) -> None:

@@ -73,7 +73,7 @@ class EnvoyProcess:
     async def adopt(self, bootstrap: Document) -> bool:
         try:
             record: Any = files.read_json(self._record)
-            process = ProcessId(record["pid"], record["started"], record["boot"])
+            process = processes.from_record(record)
             same = record["mark"] == self._mark(bootstrap)
         except (TypeError, KeyError, ValueError):
             return False
@@ -106,7 +106,7 @@ class EnvoyProcess:
         if process is None:
             raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
         self._process = process
-        record = {"pid": process.pid, "started": process.started, "boot": process.boot}
+        record = processes.to_record(process)
         marked = {**record, "mark": self._mark(bootstrap)}
         try:
             files.write_atomic(self._record, json.dumps(marked).encode())
