@@ -93,6 +93,7 @@ class GatewayStatus:
     effective: Mapping[LineId, tuple[TrafficShare, ...]] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
+    coming: tuple[str, ...] = ()  # those of `workers` that a move under way leads to
 
 
 def node_status_to_bytes(status: NodeStatus) -> bytes:
@@ -127,6 +128,7 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
         "generation": status.generation,
         "url": status.url,
         "workers": list(status.workers),
+        "coming": list(status.coming),
         "effective": [
             {
                 "service": line.service,
@@ -153,6 +155,9 @@ def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> Ga
         generation=node.child("generation").integer(0),
         url=node.child("url").text(),
         workers=tuple(child.text() for child in node.child("workers").elements()),
+        coming=tuple(child.text() for child in node.child("coming").elements())
+        if node.has("coming")
+        else (),
         effective=dict(_effective(child) for child in node.child("effective").elements()),
         pins={service: child.text() for service, child in node.child("pins").items()},
         problem=str(node.child("problem").value or ""),

@@ -99,8 +99,6 @@ class Follower:
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
         view.replicas = _replicas_left(envoy)
         self._draining: dict[str, _Draining] = {}
-        # Workers of a move that is being made, or was not made to its end.
-        self._coming: frozenset[str] = frozenset()
         self._seen: tuple[Catalog, tuple[Replica, ...], Mapping[str, str]] | None = None
         self._move_pause = _Pause(clock)
         self._drop_pause = _Pause(clock)
@@ -160,14 +158,14 @@ class Follower:
         )
         there = self._workers()
         if added := _workers_of(new.clusters) - there:
-            self._coming |= added
+            self._reporter.coming |= added
             self._reporter.write(self._workers())
         try:
             await self._move(new)
         except (FairleadError, OSError) as error:
             self._failed(error)
             return
-        self._coming = frozenset()
+        self._reporter.coming = frozenset()
         self._move_pause.succeed()
         self.refused = ""
         view.note("routes", "")
@@ -252,7 +250,7 @@ class Follower:
 
     def _workers(self) -> set[str]:
         """Every worker that a request may still reach."""
-        return _workers_of({**self._routed, **self._drain_clusters()}) | self._coming
+        return _workers_of({**self._routed, **self._drain_clusters()}) | self._reporter.coming
 
 
 async def watch_catalog(catalogs: Catalogs, cache: CatalogCache, view: View, clock: Clock) -> None:

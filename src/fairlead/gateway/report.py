@@ -27,6 +27,7 @@ class Reporter:
         self._view = view
         self._clock = clock
         self._written_at = float("-inf")
+        self.coming: frozenset[str] = frozenset()  # of a move under way, or not made to its end
 
     def beat(self, workers: Callable[[], Iterable[str]]) -> None:
         """Write if the last one is getting old."""
@@ -43,6 +44,7 @@ class Reporter:
             generation=table.generation,
             url=self._url,
             workers=tuple(sorted(workers)),
+            coming=tuple(sorted(self.coming)),
             effective={line.id: line.traffic for line in lines if line.traffic},
             pins={name: service.pin for name, service in table.services.items()},
             problem="; ".join(self._view.problems.values()),

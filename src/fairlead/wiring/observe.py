@@ -91,7 +91,8 @@ class Observed:
                 yield f"traffic of {line.id} has not moved yet"
             for revision in line.live():
                 workers = [replica.worker for replica in ready.get(revision.id, ())]
-                if workers and not set(workers) & set(gateway.workers):
+                routed = set(gateway.workers) - set(gateway.coming)
+                if workers and not routed & set(workers):
                     yield f"the gateway does not route to the worker of {revision.id} yet"
 
 

@@ -161,6 +161,8 @@ def test_statuses_read_back() -> None:
         1.0, 2, 3, "http://x", ("w1",), {LineId("s", "v1"): (TrafficShare("1", 100),)}, {"s": "v1"}
     )
     assert gateway_status_from_bytes(gateway_status_to_bytes(gateway)) == gateway
+    moving = replace(gateway, coming=("w1",))
+    assert gateway_status_from_bytes(gateway_status_to_bytes(moving)) == moving
 
 
 def test_health_tells_what_should_serve_and_does_not() -> None:
