@@ -40,14 +40,23 @@ class Endpoint:
         self._bytes = artifact.profile.inline_bytes
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
 
+    def may_be_quick(self, size: int) -> bool:
+        """Could a request with a body of `size` bytes run on the event loop right now?"""
+        return (
+            self._inline
+            and size <= self._bytes
+            and self.admission.open
+            and (self.model.concurrent or not self.artifact.busy)
+        )
+
     def quick(self, request: InferRequest, size: int) -> bool:
         """May this request of `size` bytes run on the event loop right now (`infer_now`)?"""
-        if not self._inline or size > self._bytes or not self.admission.open:
+        if not self.may_be_quick(size):
             return False
         elements = 0
         for tensor in request.tensors.values():
             elements += tensor.size
-        return elements <= self._elements and (self.model.concurrent or not self.artifact.busy)
+        return elements <= self._elements
 
     def infer_now(self, request: InferRequest) -> InferResponse:
         """Answer a `quick` request; raises FairleadError."""

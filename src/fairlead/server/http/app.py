@@ -7,7 +7,6 @@ can be looked up before the request is in the route.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 
 from fairlead.api.inference import InferResponse
@@ -29,8 +28,8 @@ from fairlead.server.http.exchange import (
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
+from fairlead.server.http.wave import Wave
 
-_log = logging.getLogger(__name__)
 OK = 200
 _ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 
@@ -54,6 +53,7 @@ class ServerApp:
         self._now = clock.monotonic
         self._limit = settings.body_limit_bytes
         self._hot: dict[bytes, HotPath] = {}
+        self.wave = Wave(clock, access_log=settings.access_log)
         self._cold = Cold(plane, settings, clock, identity, pod_name)
 
     @property
@@ -67,6 +67,10 @@ class ServerApp:
         """
         self._hot = hot_paths(served, self._plane, self._settings, versioned=versioned)
         self._cold.serve(served, versioned=versioned)
+
+    def hot_path(self, target: bytes) -> HotPath | None:
+        """Who answers a POST to this target; None if no model does."""
+        return self._hot.get(target)
 
     def stop(self) -> None:
         """Say that we are not ready any more; requests that come all the same are answered."""
@@ -104,11 +108,11 @@ class ServerApp:
                 route.json_headers if json_length is None else route.binary(json_length)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            status, body = self._failure(error, route, identity)
+            status, body = route.failure(error, identity)
             answer_headers = route.json_headers
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
-            status, body = self._failure(ending, route, identity)
+            status, body = route.failure(ending, identity)
             answer_headers = route.json_headers
         finally:
             stats.in_progress -= 1
@@ -136,24 +140,6 @@ class ServerApp:
             return [await endpoint.infer(request, seconds) for request in requests]
 
         return route.handler.encode(call, await unless_left(one_by_one(), receive))
-
-    def _failure(self, error: Exception, route: HotRoute, identity: bytes) -> tuple[int, bytes]:
-        """Note what went wrong; the status and what the caller may read of it.
-
-        Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
-        keeps megabytes of body until the garbage collector comes by.
-        """
-        extra = {"request_id": identity.decode("latin-1"), "endpoint": str(route.endpoint.id)}
-        name = type(error).__name__
-        if not isinstance(error, FairleadError):
-            _log.error("a request failed in the server", exc_info=error, extra=extra)
-            error = Refused(Kind.INTERNAL, "the server failed on this request; its log says why")
-        elif error.kind in (Kind.MODEL, Kind.INTERNAL):
-            _log.error("a request failed: %s", error.message, extra=extra)
-        if error.kind in (Kind.MODEL, Kind.INTERNAL):
-            route.stats.exception(name)
-        route.stats.error(error.kind)
-        return route.statuses[error.kind], route.error_body(error)
 
 
 def _whole(scope: Scope, route: HotRoute, body: bytes, identity: bytes) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -120,9 +120,13 @@ async def answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes
 
 def log_access(scope: Scope, status: int, identity: bytes) -> None:
     """One line with the fields of S3-6, and the request's id."""
-    client = scope.get("client")
-    address = f"{client[0]}:{client[1]}" if client else "-"
     line = f"{scope['method']} {scope['raw_path'].decode('latin-1')} HTTP/{scope['http_version']}"
+    log_answer(scope.get("client"), line, status, identity)
+
+
+def log_answer(client: Sequence[Any] | None, line: str, status: int, identity: bytes) -> None:
+    """The same, for a request that never was an ASGI scope; `line` is its request line."""
+    address = f"{client[0]}:{client[1]}" if client else "-"
     phrase = HTTPStatus(status).phrase if status in _KNOWN_STATUSES else ""
     extra = {
         "client_addr": address,

@@ -1,4 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol, with a short way out for answers that are known whole.
+"""uvicorn's HTTP/1.1 protocol with a fast lane, and a short way out for answers that are known whole.
+
+The fast lane: a small POST to a model that runs on the event loop becomes a `QuickRequest` and joins the
+wave of this turn of the loop, without an ASGI scope, a task or a timer of its own. Everything else, and
+what turns out not to be quick, goes through ASGI, where a task per request costs what it always costs.
 
 Through ASGI an answer takes two messages, and each header is checked and joined anew. The hot routes know
 their headers since the model was loaded, so the protocol offers an ASGI extension: `scope["extensions"]
@@ -8,20 +12,206 @@ extension (another server, another version of this one) answers through ASGI as 
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from fairlead.domain.errors import FairleadError
+from fairlead.server.http.routes import HotPath
+from fairlead.server.http.wave import QuickRequest, Wave
+
 WHOLE = "fairlead.whole_answer"
 _CLOSE = b"connection: close\r\n\r\n"
+_MOST_DIGITS = 9  # of a length that is worth reading as a number
 
 Whole = Callable[[bytes, bytes], bool]
 
 
-class Protocol(HttpToolsProtocol):
-    """Adds the extension to every request."""
+class FastLane(Protocol):
+    """What the protocol asks of the app before it makes an ASGI request of one."""
+
+    wave: Wave
+
+    def hot_path(self, target: bytes) -> HotPath | None:
+        """Who answers a POST to this target, exactly as it was sent; None is the ASGI app's business."""
+        ...
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. `lane` is where quick requests go."""
+
+    cycle: Any  # what is being answered: uvicorn's cycle or a QuickRequest
+
+    def __init__(self, *, lane: FastLane, **uvicorn: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments
+        super().__init__(**uvicorn)
+        self._lane = lane
+        self._quick: QuickRequest | None = None  # whose body is being read
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    # The connection. Idle ones are closed by one timer each that looks again, instead of one per request.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        self._look_again_in(self.timeout_keep_alive)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._quick = None
+        super().connection_lost(exc)
+
+    def _look_again_in(self, seconds: float) -> None:
+        self._idle_timer = self.loop.call_later(seconds, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        idle = 0.0 if self._idle_since is None else self.loop.time() - self._idle_since
+        if idle >= self.timeout_keep_alive:
+            self.timeout_keep_alive_handler()
+        else:
+            self._look_again_in(self.timeout_keep_alive - idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer looks for itself."""
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
+    # The parser's callbacks.
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        self._idle_since = None
+        self._quick = self._joins_the_wave()
+        if self._quick is not None:
+            self.cycle = self._quick
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes the scope
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        quick = self._quick
+        if quick is None:
+            super().on_body(body)
+        else:
+            quick.body = quick.body + body if quick.body else body
+
+    def on_message_complete(self) -> None:
+        quick = self._quick
+        if quick is None:
+            super().on_message_complete()
+        else:
+            self._quick = None
+            self._lane.wave.add(quick, self.loop)
+
+    def _joins_the_wave(self) -> QuickRequest | None:
+        hot = self._lane.hot_path(self.url)
+        if hot is None or not self._is_plain_post():
+            return None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None  # pipelined: uvicorn keeps the order
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or len(length) > _MOST_DIGITS or self.flow.write_paused:
+            return None
+        try:
+            route = hot.only or hot.choose(headers)
+        except FairleadError:
+            return None  # found again, and answered, by the app
+        if not route.endpoint.may_be_quick(int(length)):
+            return None
+        quick = QuickRequest(self, route, self.url, self.headers)
+        quick.headers = headers
+        quick.keep_alive = self.parser.should_keep_alive()
+        return quick
+
+    def _is_plain_post(self) -> bool:
+        parser = self.parser
+        return bool(
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+        )
+
+    # What a quick request needs of its connection (`wave.Connection`).
+
+    @property
+    def left(self) -> bool:
+        return self.transport.is_closing()
+
+    def peer(self) -> Sequence[Any] | None:
+        return self.client
+
+    def finish(self, request: QuickRequest, answer: bytes) -> None:
+        request.response_complete = True
+        if self.cycle is request:
+            self.cycle = None  # they would keep each other alive
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            if not request.keep_alive:
+                self.transport.close()
+        self.on_response_complete()
+
+    def hand_over(self, request: QuickRequest) -> None:
+        cycle = self._cycle_of(request)
+        if self.cycle is request:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, self.app)
+
+    def _cycle_of(self, request: QuickRequest) -> RequestResponseCycle:
+        """The ASGI cycle of a request whose body is here already."""
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "method": "POST",
+            "path": request.target.decode("latin-1"),
+            "raw_path": request.target,
+            "query_string": b"",
+            "headers": request.raw_headers,
+            "state": {},
+        }
+        cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=request.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body = bytearray(request.body)
+        cycle.more_body = False
+        cycle.message_event.set()
+        return cycle
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's own type
         scope: Any = cycle.scope

@@ -6,12 +6,14 @@ chooses, and a version that is not here is an error, never another version.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
-from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
 from fairlead.server.dataplane import DataPlane, Endpoint
@@ -26,10 +28,12 @@ from fairlead.server.http.handlers import (
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.stats import RouteStats
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 HeaderList = list[tuple[bytes, bytes]]
 ACCEPT_VERSION = b"accept-version"
 _BY_ARTIFACT_VERSION = "/versions/{v}"
+_KNOWN_STATUSES = frozenset(HTTPStatus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +79,38 @@ class HotRoute:
         self.stats = stats
         self.statuses, self.error_body = shape_for(stats.template.encode())
         self.json_headers = [(b"content-type", b"application/json"), *served.headers()]
-        self.head = b"HTTP/1.1 200 OK\r\n" + b"".join(
-            b"%b: %b\r\n" % header for header in self.json_headers
-        )
+        self.head = head_of(HTTPStatus.OK, self.json_headers)
         self.binary_headers = [(b"content-type", b"application/octet-stream"), *served.headers()]
 
     def binary(self, json_length: int) -> HeaderList:
         """The headers of an answer whose first `json_length` bytes are JSON."""
         return [*self.binary_headers, (HEADER_LENGTH, b"%d" % json_length)]
+
+    def failure(self, error: Exception, identity: bytes) -> tuple[int, bytes]:
+        """Note what went wrong; the status and what the caller may read of it.
+
+        Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
+        keeps megabytes of body until the garbage collector comes by.
+        """
+        extra = {"request_id": identity.decode("latin-1"), "endpoint": str(self.endpoint.id)}
+        name = type(error).__name__
+        if not isinstance(error, FairleadError):
+            _log.error("a request failed in the server", exc_info=error, extra=extra)
+            error = Refused(Kind.INTERNAL, "the server failed on this request; its log says why")
+        elif error.kind in (Kind.MODEL, Kind.INTERNAL):
+            _log.error("a request failed: %s", error.message, extra=extra)
+        if error.kind in (Kind.MODEL, Kind.INTERNAL):
+            self.stats.exception(name)
+        self.stats.error(error.kind)
+        return self.statuses[error.kind], self.error_body(error)
+
+
+def head_of(status: int, headers: HeaderList) -> bytes:
+    """The start of an answer as it goes over the wire; more headers and the empty line follow."""
+    phrase = HTTPStatus(status).phrase.encode() if status in _KNOWN_STATUSES else b""
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, phrase)]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    return b"".join(lines)
 
 
 class ByVersion(Generic[T]):

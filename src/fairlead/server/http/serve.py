@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 
 from fairlead.domain.errors import Kind, Refused
 from fairlead.server.http.app import ServerApp
-from fairlead.server.http.protocol import Protocol
+from fairlead.server.http.protocol import HttpProtocol
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
@@ -82,7 +84,7 @@ async def serve(app: ServerApp, at: Socket, *, stop: asyncio.Event, drain_second
     config = uvicorn.Config(
         app,
         loop="none",
-        http=Protocol,
+        http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=app)),
         ws="none",
         lifespan="off",
         log_config=None,

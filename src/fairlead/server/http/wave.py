@@ -1,0 +1,195 @@
+"""The quick requests of one turn of the event loop, answered together and stage by stage.
+
+A small model runs for a few microseconds. Answered one after the other, each request would pass through
+reading, JSON, numpy, the engine, JSON again and the kernel, and each of these would find the caches and
+branch predictors full of the others: the engine's seven microseconds become twenty. So what one turn of
+the loop has read is decoded first, all of it, then run, then encoded, then written: half the time in all,
+and a single request waits for nobody, because a turn that read one request is a wave of one.
+
+Every request stays on its own: what is wrong with one is that one's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.kits.clock import Clock
+from fairlead.server.http.exchange import ClientLeft, log_answer, request_id
+from fairlead.server.http.handlers import Headers
+from fairlead.server.http.routes import HeaderList, HotRoute, head_of
+
+OK = 200
+_MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
+
+
+class Connection(Protocol):
+    """What a quick request needs of the connection it came on."""
+
+    @property
+    def left(self) -> bool:
+        """Has the client gone?"""
+        ...
+
+    def finish(self, request: QuickRequest, answer: bytes) -> None:
+        """Write the answer and go on with what comes next on this connection."""
+        ...
+
+    def hand_over(self, request: QuickRequest) -> None:
+        """Let the ASGI app answer it: it turned out not to be quick."""
+        ...
+
+    def peer(self) -> Sequence[Any] | None:
+        """Who asks, for the access log."""
+        ...
+
+
+class QuickRequest:
+    """One request with a small body for a model that runs on the event loop.
+
+    To uvicorn's protocol it stands where an ASGI cycle would, so that what is pipelined behind it waits
+    for its answer and a server that stops lets it finish: hence `response_complete`, `disconnected`,
+    `keep_alive` and `message_event`.
+    """
+
+    __slots__ = (
+        "answer",
+        "body",
+        "call",
+        "connection",
+        "disconnected",
+        "headers",
+        "identity",
+        "keep_alive",
+        "message_event",
+        "raw_headers",
+        "request",
+        "response_complete",
+        "route",
+        "start",
+        "target",
+    )
+
+    def __init__(
+        self, connection: Connection, route: HotRoute, target: bytes, raw_headers: HeaderList
+    ) -> None:
+        self.connection = connection
+        self.route = route
+        self.target = target
+        self.raw_headers = raw_headers
+        self.headers: Headers = {}
+        self.body = b""
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NOBODY_WAITS
+        self.identity = b""
+        self.start = 0.0
+        self.call: Any = None
+        self.request: InferRequest | None = None
+        self.answer: InferResponse | bytes | None = None
+
+
+class _Unheard:
+    """In place of an event that nobody waits for."""
+
+    def set(self) -> None:
+        """Nobody waits."""
+
+
+_NOBODY_WAITS = _Unheard()
+
+
+class Wave:
+    """Collects quick requests and answers them at the end of the event loop's turn."""
+
+    def __init__(self, clock: Clock, *, access_log: bool) -> None:
+        self._now = clock.monotonic
+        self._access_log = access_log
+        self._waiting: list[QuickRequest] = []
+
+    def add(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer a request whose body is complete."""
+        one.start = self._now()
+        one.identity = request_id(one.headers)
+        one.route.stats.in_progress += 1
+        if not self._waiting:
+            loop.call_soon(self._answer, loop)
+        self._waiting.append(one)
+
+    def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        now, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+        if self._waiting:
+            loop.call_soon(self._answer, loop)
+        decoded = [one for one in now if self._decode(one)]
+        ran = [one for one in decoded if self._run(one)]
+        encoded = [one for one in ran if self._encode(one)]
+        for one in encoded:
+            self._finish(one, OK)
+
+    def _decode(self, one: QuickRequest) -> bool:
+        route = one.route
+        try:
+            if one.connection.left:
+                raise ClientLeft  # noqa: TRY301 - counted as every other end
+            requests, one.call = route.handler.decode(one.body, one.headers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            return self._failed(one, error)
+        if len(requests) == 1 and route.endpoint.quick(requests[0], len(one.body)):
+            one.request = requests[0]
+            return True
+        route.stats.in_progress -= 1
+        one.connection.hand_over(one)
+        return False
+
+    def _run(self, one: QuickRequest) -> bool:
+        assert one.request is not None
+        try:
+            one.answer = one.route.endpoint.infer_now(one.request)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(one, error)
+        return True
+
+    def _encode(self, one: QuickRequest) -> bool:
+        assert isinstance(one.answer, InferResponse)
+        route = one.route
+        try:
+            body, json_length = route.handler.encode(one.call, (one.answer,))
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(one, error)
+        head = route.head
+        if json_length is not None:
+            head = head_of(OK, route.binary(json_length))
+        one.answer = _message(head, one, body)
+        return True
+
+    def _failed(self, one: QuickRequest, error: Exception) -> bool:
+        """Answer an error; never True, as the request goes no further."""
+        status, body = one.route.failure(error, one.identity)
+        one.answer = _message(head_of(status, one.route.json_headers), one, body)
+        self._finish(one, status)
+        return False
+
+    def _finish(self, one: QuickRequest, status: int) -> None:
+        stats = one.route.stats
+        stats.in_progress -= 1
+        stats.count(status, self._now() - one.start)
+        assert isinstance(one.answer, bytes)
+        peer = one.connection.peer() if self._access_log else None
+        one.connection.finish(one, one.answer)
+        if self._access_log:
+            line = f"POST {one.target.decode('latin-1')} HTTP/1.1"
+            log_answer(peer, line, status, one.identity)
+
+
+def _message(head: bytes, one: QuickRequest, body: bytes) -> bytes:
+    closing = b"" if one.keep_alive else b"connection: close\r\n"
+    return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+        head,
+        closing,
+        one.identity,
+        len(body),
+        body,
+    )

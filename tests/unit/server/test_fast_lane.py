@@ -1,0 +1,360 @@
+"""The fast lane of the HTTP protocol: whatever arrives, however it is cut, ASGI would answer the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import json
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+from hypothesis import given, settings, strategies as st
+from onnx import helper
+
+from fairlead.api.worker import ServingSettings
+from fairlead.domain.ids import RevisionId
+from fairlead.server.http.app import ServerApp
+from fairlead.server.http.protocol import HttpProtocol
+from fairlead.server.http.serve import Listen, Socket, serve
+from fairlead.server.http.wave import QuickRequest
+from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
+from support.serving import InProcess, eventually, in_process
+
+SCALED = RevisionId("scaled", "v9", "2")
+PREDICT = "/v1/model/scaled/predict"
+INFER = "/v2/models/scaled/infer"
+
+
+@dataclass
+class Served:
+    """A server on a unix socket in this process, and its app without a server."""
+
+    running: InProcess
+    path: Path
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+
+@contextlib.asynccontextmanager
+async def served(directory: Path, settings: ServingSettings) -> AsyncIterator[Served]:
+    spec = scaled_artifact(directory / "scaled").spec(SCALED, settings=settings)
+    async with in_process(spec) as running, asyncio.TaskGroup() as group:
+        at = Socket(Listen(uds=directory / "s"))
+        stop = asyncio.Event()
+        task = group.create_task(serve(running.app, at, stop=stop, drain_seconds=5))
+        await eventually((directory / "s").exists)
+        yield Served(running, directory / "s", stop, task)
+        stop.set()
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(tmp_path, ServingSettings(access_log=False)) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it goes over the wire. `body` in several chunks is sent chunked."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: tuple[bytes, ...]
+
+    def wire(self) -> bytes:
+        lines = [f"{self.method} {self.target} HTTP/1.1", "host: here"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        if len(self.body) == 1:
+            lines.append(f"content-length: {len(self.body[0])}")
+            body = self.body[0]
+        else:
+            lines.append("transfer-encoding: chunked")
+            chunks = (b"%x\r\n%b\r\n" % (len(part), part) for part in self.body if part)
+            body = b"".join(chunks) + b"0\r\n\r\n"
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def rows(count: int) -> bytes:
+    return json.dumps({"instances": [[row, 2.5, -row] for row in range(count)]}).encode()
+
+
+def tensor(count: int, binary: bool = False) -> bytes:
+    one: dict[str, Any] = {"name": "x", "shape": [count, 3], "datatype": "FP32"}
+    body: dict[str, Any] = {"inputs": [one], "id": "call"}
+    one["data"] = [float(number) for number in range(count * 3)]
+    if binary:
+        body["parameters"] = {"binary_data_output": True}
+    return json.dumps(body).encode()
+
+
+BODIES = st.one_of(
+    st.integers(0, 6).map(rows),  # more than four rows of three are not quick
+    st.sampled_from([b"", b"{", b"[]", b'{"instances": [[1]]}', b'{"instances": [["a", 1, 2]]}']),
+    st.binary(max_size=20),
+    st.just(rows(300)),  # more bytes than are quick
+)
+INFER_BODIES = st.one_of(
+    st.builds(tensor, st.integers(0, 6), st.booleans()), st.just(b"{}"), st.binary(max_size=9)
+)
+IDS = st.lists(st.sampled_from([("X-Request-Id", "a-1"), ("x-request-id", "b")]), max_size=1)
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> Asked:
+    kind = draw(st.sampled_from(["predict"] * 4 + ["infer"] * 2 + ["chunked", "get", "odd"]))
+    headers = [*draw(IDS), ("content-type", "application/json")]
+    if kind == "predict":
+        return Asked("POST", PREDICT, tuple(headers), (draw(BODIES),))
+    if kind == "infer":
+        return Asked("POST", INFER, tuple(headers), (draw(INFER_BODIES),))
+    if kind == "chunked":
+        parts = draw(st.lists(st.binary(min_size=1, max_size=5), min_size=2, max_size=3))
+        return Asked("POST", PREDICT, tuple(headers), tuple(parts))
+    if kind == "get":
+        target = draw(st.sampled_from(["/v2/models/scaled", "/livez", PREDICT, "/nope"]))
+        return Asked("GET", target, (), (b"",))
+    target = draw(st.sampled_from([PREDICT + "?a=b", PREDICT + "/", "/v1/model/other/predict"]))
+    return Asked("POST", target, tuple(headers), (rows(1),))
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    pairs = (line.partition(": ") for line in head[1:] if line)
+    headers = {name.lower(): value for name, _, value in pairs}
+    body = await reader.readexactly(int(headers["content-length"]))
+    return int(head[0].split()[1]), headers, body
+
+
+async def by_asgi(running: InProcess, one: Asked) -> tuple[int, str, bytes]:
+    answer = await running.client.request(
+        one.method, one.target, headers=list(one.headers), content=b"".join(one.body)
+    )
+    return answer.status_code, answer.headers.get("content-type", ""), answer.content
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Served]]:
+    """One server for many examples; its loop runs only while an example does."""
+    with asyncio.Runner() as runner:
+        stack = contextlib.AsyncExitStack()
+        directory = tmp_path_factory.mktemp("fast")
+
+        async def enter() -> Served:
+            spec = scaled_artifact(directory / "scaled").spec(SCALED)
+            running = await stack.enter_async_context(in_process(spec))
+            at = Socket(Listen(uds=directory / "s"))
+            stop = asyncio.Event()
+            task = asyncio.ensure_future(serve(running.app, at, stop=stop, drain_seconds=5))
+            await eventually((directory / "s").exists)
+            return Served(running, directory / "s", stop, task)
+
+        async def leave(found: Served) -> None:
+            found.stop.set()
+            await found.task
+            await stack.aclose()
+
+        found = runner.run(enter())
+        yield runner, found
+        runner.run(leave(found))
+
+
+@settings(deadline=None)  # the first that asks for metadata builds the app that answers it
+@given(
+    requests=st.lists(asked(), min_size=1, max_size=6),
+    cuts=st.lists(st.integers(1, 4000), max_size=6),
+)
+def test_pipelined_and_cut_anywhere_the_answers_are_asgis_in_order(
+    standing: tuple[asyncio.Runner, Served], requests: list[Asked], cuts: list[int]
+) -> None:
+    runner, found = standing
+
+    async def compare() -> None:
+        reader, writer = await asyncio.open_unix_connection(str(found.path))
+        wire = b"".join(one.wire() for one in requests)
+        places = sorted({cut for cut in cuts if cut < len(wire)})
+        for start, end in zip([0, *places], [*places, len(wire)], strict=True):
+            writer.write(wire[start:end])
+            await writer.drain()
+            await asyncio.sleep(0)  # let the server read this much
+        async with asyncio.timeout(10):
+            for one in requests:
+                status, headers, body = await read_answer(reader)
+                expected = await by_asgi(found.running, one)
+                assert (status, headers.get("content-type", ""), body) == expected
+                sent = {name.lower(): value for name, value in one.headers}
+                assert headers["x-request-id"] == sent.get("x-request-id", headers["x-request-id"])
+        writer.close()
+
+    runner.run(compare())
+    assert all(route.in_progress == 0 for route in found.running.plane.stats)
+
+
+async def test_many_at_once_get_their_own_answers(server: Served) -> None:
+    async def ask(number: int) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(server.path))
+        for turn in range(20):
+            body = json.dumps({"instances": [[number, turn, 0]]}).encode()
+            writer.write(Asked("POST", PREDICT, (), (body,)).wire())
+            status, _, answer = await read_answer(reader)
+            assert (status, json.loads(answer)) == (
+                200,
+                {"predictions": [[2 * number, 2 * turn, 0]]},
+            )
+        writer.close()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(150):  # more than one wave takes
+            group.create_task(ask(number))
+    hot = [route for route in server.running.plane.stats if route.endpoint]
+    assert sum(route.requests for route in hot) == 150 * 20
+
+
+async def test_one_that_fails_in_a_wave_fails_alone(tmp_path: Path) -> None:
+    node = helper.make_node("Gather", ["w", "x"], ["y"])
+    model = onnx_bytes([("x", INT64, ["n"])], [("y", FLOAT, ["n"])], [node], {"w": _table()})
+    artifact = make_artifact(
+        tmp_path / "m", {"model.onnx": model}, [example({"x": [1]}, {"y": [10.0]})]
+    )
+    async with in_process(artifact.spec(RevisionId("pick", "v1", "1"))) as running:
+        at = Socket(Listen(uds=tmp_path / "s"))
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve(running.app, at, stop=stop, drain_seconds=5))
+            await eventually((tmp_path / "s").exists)
+            streams = [await asyncio.open_unix_connection(str(tmp_path / "s")) for _ in range(6)]
+            for number, (_, writer) in enumerate(streams):
+                body = json.dumps({"instances": [99 if number % 2 else number]}).encode()
+                writer.write(Asked("POST", "/v1/model/pick/predict", (), (body,)).wire())
+            for number, (reader, writer) in enumerate(streams):
+                status, _, body = await read_answer(reader)
+                if number % 2:
+                    assert status == 400
+                    assert b"does not take this input" in body
+                else:
+                    assert (status, json.loads(body)) == (200, {"predictions": [number * 10.0]})
+                writer.close()
+            stop.set()
+
+
+def _table() -> Any:
+    import numpy as np
+
+    return np.arange(8, dtype=np.float32) * 10
+
+
+async def test_connection_close_is_answered_and_obeyed(server: Served) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(server.path))
+    writer.write(Asked("POST", PREDICT, (("Connection", "close"),), (rows(1),)).wire())
+    status, headers, _ = await read_answer(reader)
+    assert (status, headers["connection"]) == (200, "close")
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_server_that_stops_answers_what_it_has_begun_to_read(server: Served) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(server.path))
+    wire = Asked("POST", PREDICT, (), (rows(2),)).wire()
+    writer.write(wire[:-5])
+    await eventually(lambda: _being_read(server.running.app))
+    server.stop.set()
+    await eventually(lambda: not server.path.exists())
+    writer.write(wire[-5:])
+    status, headers, body = await read_answer(reader)
+    assert (status, headers["connection"]) == (200, "close")
+    assert json.loads(body) == {"predictions": [[0, 5, 0], [2, 5, -2]]}
+    assert await reader.read() == b""
+    writer.close()
+
+
+def _being_read(app: ServerApp) -> bool:
+    """Is a quick request on its way in?"""
+    return any(
+        isinstance(one, QuickRequest) and one.connection.cycle is one  # type: ignore[attr-defined]
+        for one in gc.get_objects()
+    )
+
+
+async def test_a_client_that_left_is_not_computed_for(server: Served) -> None:
+    routes = [route for route in server.running.plane.stats if route.template.endswith("predict")]
+    _, writer = await asyncio.open_unix_connection(str(server.path))
+    writer.write(Asked("POST", PREDICT, (), (rows(1),)).wire())
+    writer.transport.abort()
+    await eventually(lambda: sum(route.requests for route in routes) == 1)
+    assert all(route.in_progress == 0 for route in routes)
+
+
+async def test_a_closed_connection_leaves_nothing_behind(server: Served) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(server.path))
+    writer.write(Asked("POST", PREDICT, (), (rows(1),)).wire())
+    await read_answer(reader)
+    gc.collect()
+    loop = asyncio.get_running_loop()
+    protocols = [
+        weakref.ref(one)
+        for one in gc.get_objects()
+        if isinstance(one, HttpProtocol) and one.loop is loop
+    ]
+    assert protocols
+    gc.disable()
+    try:
+        writer.close()
+        await eventually(lambda: not any(ref() is not None for ref in protocols))
+    finally:
+        gc.enable()
+
+
+async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(tmp_path: Path) -> None:
+    spec = scaled_artifact(tmp_path / "scaled").spec(SCALED)
+    async with in_process(spec) as running, httpx.AsyncClient():
+        config = uvicorn.Config(
+            running.app,
+            loop="none",
+            http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=running.app)),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            timeout_keep_alive=cast("int", 0.2),
+        )
+        config.load()
+        state = uvicorn.server.ServerState()
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_unix_server(
+            lambda: HttpProtocol(lane=running.app, config=config, server_state=state, app_state={}),
+            str(tmp_path / "s"),
+        )
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        start = loop.time()
+        while loop.time() - start < 0.5:  # longer than the limit, and never idle for as long
+            writer.write(Asked("POST", PREDICT, (), (rows(1),)).wire())
+            status, _, _ = await read_answer(reader)
+            assert status == 200
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+        listening.close()
+        await listening.wait_closed()
+
+
+async def test_the_access_line_is_the_same_as_asgis(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fairlead.access")
+    async with served(tmp_path, ServingSettings(access_log=True)) as found:
+        reader, writer = await asyncio.open_unix_connection(str(found.path))
+        writer.write(Asked("POST", PREDICT, (("x-request-id", "r-7"),), (rows(1),)).wire())
+        await read_answer(reader)
+        await found.running.client.post(PREDICT, content=rows(1), headers={"x-request-id": "r-7"})
+        writer.close()
+    fast, slow = [record for record in caplog.records if record.name == "fairlead.access"]
+    for key in ("request_line", "status_code", "status_phrase", "request_id"):
+        assert fast.__dict__[key] == slow.__dict__[key]
