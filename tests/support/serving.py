@@ -42,7 +42,7 @@ async def in_process(*specs: WorkerSpec, versioned: bool = False) -> AsyncIterat
         artifact = await load_artifact(spec.artifact, spec.digest, spec.threads, clock)
         for one in spec.endpoints:
             identity = spec.endpoint_id(one.name)
-            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds))
+            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
         served.append(ServedRevision(spec, artifact))
     if served:
         app.serve(served, versioned=versioned)

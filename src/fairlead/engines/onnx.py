@@ -12,6 +12,7 @@ from typing import Any
 
 import onnxruntime  # type: ignore[import-untyped] # it ships no types
 
+from fairlead.api.cancellation import current
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
@@ -65,7 +66,8 @@ class OnnxModel:
     def infer(self, request: InferRequest) -> InferResponse:
         names = self._names if request.outputs is None else list(request.outputs)
         try:
-            return InferResponse(dict(zip(names, self._run(names, request.tensors), strict=True)))
+            tensors = self._run(names, request.tensors, _options())
+            return InferResponse(dict(zip(names, tensors, strict=True)))
         except Exception as error:  # noqa: BLE001 - as above
             raise _failure(error) from None
 
@@ -77,6 +79,20 @@ class OnnxModel:
 
     def close(self) -> None:
         """The session goes with the model."""
+
+
+def _options() -> Any:  # noqa: ANN401 - the engine ships no types
+    """Options that end a run between two nodes of the graph once nobody waits; None if it cannot be cancelled."""
+    cancellation = current()
+    if cancellation is None:
+        return None
+    options = onnxruntime.RunOptions()
+
+    def stop() -> None:
+        options.terminate = True
+
+    cancellation.on_cancel(stop)
+    return options
 
 
 def _specs(file: str, side: str, arguments: Sequence[Any]) -> tuple[TensorSpec, ...]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
+from fairlead.api.cancellation import cancelled
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DocumentSignature, Signature
@@ -201,7 +202,8 @@ def _in_main_thread() -> bool:
 
 
 def _failed(error: BaseException) -> FairleadError:
-    _log.error("the model's code failed", exc_info=error)
+    if not cancelled():  # code that is told to stop may well stop by an exception
+        _log.error("the model's code failed", exc_info=error)
     return Refused(
         Kind.MODEL, f"the model's code failed ({type(error).__name__}); its log says why"
     )

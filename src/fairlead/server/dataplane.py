@@ -1,8 +1,9 @@
 """The data plane: what this process serves, said once for every transport.
 
 Endpoints are found by identity, admitted within their limits and run: on the event loop if the model is
-quick and takes tensors and the request is small, or if it is async; else in a thread. A client that leaves while it waits frees its place at once;
-a run that has begun in a thread keeps its slot until it ends, because it still does the work.
+quick and takes tensors and the request is small, or if it is async; else in a thread. A client that leaves,
+or whose deadline is over, frees its place at once while it waits; a run that has begun in a thread is told,
+and keeps its slot until it ends, because it still does the work. That work is counted as wasted.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from concurrent.futures import Future
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
+from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
 from fairlead.server.loading import LoadedArtifact
+from fairlead.server.runs import Run
 from fairlead.server.stats import Stats
+
+
+def late(seconds: float) -> Refused:
+    """What a caller gets whose `seconds` are over."""
+    return Refused(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
 
 
 class Endpoint:
@@ -29,8 +37,11 @@ class Endpoint:
         artifact: LoadedArtifact,
         concurrency: int,
         deadline_seconds: float,
+        clock: Clock,
     ) -> None:
         self.id = identity
+        self.wasted_seconds = 0.0  # of runs whose answer nobody took
+        self._clock = clock
         self.deadline_seconds = deadline_seconds
         self.artifact = artifact
         self.admission = Admission(concurrency)
@@ -73,33 +84,43 @@ class Endpoint:
                     self._await(request) if self._asynchronous else self._in_thread(request)
                 )
         except TimeoutError:
-            raise Refused(Kind.DEADLINE, f"no answer within {seconds:g} s") from None
+            raise late(seconds) from None
 
     async def _await(self, request: InferRequest) -> InferResponse:
+        start = self._clock.monotonic()
         try:
             answer = self.model.infer(request)
             return await answer if inspect.isawaitable(answer) else answer
+        except asyncio.CancelledError:
+            self.wasted_seconds += self._clock.monotonic() - start
+            raise
         finally:
             self.admission.leave()
 
     async def _in_thread(self, request: InferRequest) -> InferResponse:
         loop = asyncio.get_running_loop()
         self.artifact.busy += 1
-        future = self.artifact.threads.submit(functools.partial(self.infer_now, request))
+        run = Run(self.model, request, self._clock)
+        future = self.artifact.threads.submit(run)
         try:
             return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            run.cancellation.cancel()
+            raise
         finally:
             if future.done():
-                self._leave()
+                self._leave(run)
             else:
-                future.add_done_callback(functools.partial(self._ended, loop))
+                future.add_done_callback(functools.partial(self._ended, loop, run))
 
-    def _ended(self, loop: asyncio.AbstractEventLoop, _: Future[InferResponse]) -> None:
+    def _ended(self, loop: asyncio.AbstractEventLoop, run: Run, _: Future[InferResponse]) -> None:
         """An abandoned run ended, in its thread; a loop that is closed by then needs no telling."""
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._leave)
+            loop.call_soon_threadsafe(self._leave, run)
 
-    def _leave(self) -> None:
+    def _leave(self, run: Run) -> None:
+        if run.cancellation.cancelled:
+            self.wasted_seconds += run.seconds
         self.artifact.busy -= 1
         self.admission.leave()
 

@@ -136,7 +136,7 @@ async def _load(
         artifact = artifacts[spec.digest]
         for one in spec.endpoints:
             identity = spec.endpoint_id(one.name)
-            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds))
+            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
         served.append(ServedRevision(spec, artifact))
         _log.info(
             "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",

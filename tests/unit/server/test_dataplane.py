@@ -75,7 +75,7 @@ def endpoint(model: Any, concurrency: int, seconds: float = 5.0, manifest: Any =
     artifact = LoadedArtifact(
         Path(), manifest, "", model, threads, NEVER_INLINE, InferRequest(), None
     )
-    return Endpoint(EndpointId("s", "v1", "1"), artifact, concurrency, seconds)
+    return Endpoint(EndpointId("s", "v1", "1"), artifact, concurrency, seconds, SystemClock())
 
 
 async def test_only_so_many_run_at_once_and_all_get_their_own_answer(gated: Gated) -> None:
@@ -148,7 +148,7 @@ async def test_what_is_too_large_for_the_event_loop_goes_to_a_thread(tmp_path: P
     made = scaled_artifact(tmp_path)
     loaded = await load_artifact(made.directory, made.digest, 1, SystemClock())
     loaded.profile = Profile(10.0, inline=True, inline_elements=12, inline_bytes=4096)
-    one = Endpoint(EndpointId("s", "v1", "1"), loaded, 1, 5)
+    one = Endpoint(EndpointId("s", "v1", "1"), loaded, 1, 5, SystemClock())
     small = InferRequest({"x": np.zeros((4, 3), np.float32)})
     large = InferRequest({"x": np.zeros((5, 3), np.float32)})
     assert one.quick(small, 100)
@@ -172,7 +172,7 @@ async def test_nothing_answers_in_another_endpoints_place(tmp_path: Path) -> Non
     for revision, factor in (("1", 2.0), ("2", 3.0)):
         made = scaled_artifact(tmp_path / revision, factor, int(revision))
         loaded[revision] = await load_artifact(made.directory, made.digest, 1, clock)
-        plane.add(Endpoint(EndpointId("s", "v1", revision), loaded[revision], 0, 5))
+        plane.add(Endpoint(EndpointId("s", "v1", revision), loaded[revision], 0, 5, clock))
     request = InferRequest({"x": np.ones((1, 3), np.float32)})
     for revision, factor in (("1", 2.0), ("2", 3.0)):
         answer = await plane.find(EndpointId("s", "v1", revision)).infer(request, 5)

@@ -106,13 +106,17 @@ BODIES = st.one_of(
 INFER_BODIES = st.one_of(
     st.builds(tensor, st.integers(0, 6), st.booleans()), st.just(b"{}"), st.binary(max_size=9)
 )
+TIMES = st.lists(
+    st.sampled_from([("X-Request-Timeout-Ms", "60000"), ("x-request-timeout-ms", "soon")]),
+    max_size=1,
+)
 IDS = st.lists(st.sampled_from([("X-Request-Id", "a-1"), ("x-request-id", "b")]), max_size=1)
 
 
 @st.composite
 def asked(draw: st.DrawFn) -> Asked:
     kind = draw(st.sampled_from(["predict"] * 4 + ["infer"] * 2 + ["chunked", "get", "odd"]))
-    headers = [*draw(IDS), ("content-type", "application/json")]
+    headers = [*draw(IDS), *draw(TIMES), ("content-type", "application/json")]
     if kind == "predict":
         return Asked("POST", PREDICT, tuple(headers), (draw(BODIES),))
     if kind == "infer":

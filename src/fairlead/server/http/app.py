@@ -15,6 +15,7 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.cold import Cold
+from fairlead.server.http.deadlines import seconds_to_answer
 from fairlead.server.http.exchange import (
     Receive,
     Scope,
@@ -31,7 +32,6 @@ from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_p
 from fairlead.server.http.wave import Wave
 
 OK = 200
-_ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 
 
 class ServerApp:
@@ -102,7 +102,7 @@ class ServerApp:
         stats.in_progress += 1
         status = 500
         try:
-            body, json_length = await self._answer(route, headers, receive)
+            body, json_length = await self._answer(route, headers, receive, start)
             status = OK
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
@@ -127,17 +127,17 @@ class ServerApp:
             log_access(scope, status, identity)
 
     async def _answer(
-        self, route: HotRoute, headers: Headers, receive: Receive
+        self, route: HotRoute, headers: Headers, receive: Receive, start: float
     ) -> tuple[bytes, int | None]:
+        until = start + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read_body(receive, headers, self._limit)
         requests, call = route.handler.decode(body, headers)
         endpoint = route.endpoint
         if len(requests) == 1 and endpoint.quick(requests[0], len(body)):
             return route.handler.encode(call, (endpoint.infer_now(requests[0]),))
-        seconds = _deadline(headers, endpoint.deadline_seconds)
 
         async def one_by_one() -> list[InferResponse]:
-            return [await endpoint.infer(request, seconds) for request in requests]
+            return [await endpoint.infer(request, until - self._now()) for request in requests]
 
         return route.handler.encode(call, await unless_left(one_by_one(), receive))
 
@@ -150,14 +150,6 @@ def _whole(scope: Scope, route: HotRoute, body: bytes, identity: bytes) -> bool:
         return False
     head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (route.head, identity, len(body))
     return write(head, body)
-
-
-def _deadline(headers: Headers, most: float) -> float:
-    """Seconds this request may take: the gateway's word, if it is less than ours."""
-    sent = headers.get(_ENVOY_TIMEOUT)
-    if sent is None or not sent.isdigit() or len(sent) > 9 or int(sent) == 0:  # noqa: PLR2004 - a week and a half
-        return most
-    return min(most, int(sent) / 1000)
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

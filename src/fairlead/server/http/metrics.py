@@ -5,7 +5,7 @@ Computed from the counts when somebody scrapes; nothing happens per request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from prometheus_client.core import (
@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId
-from fairlead.server.stats import BUCKETS, RouteStats, Stats, Totals
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.stats import BUCKETS, RouteStats, Totals
 
 K = TypeVar("K")
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
@@ -27,16 +28,24 @@ _ENDPOINT = ["service", "line", "revision", "endpoint"]
 _ROUTE = ["method", "path", "app_name", "pod_name"]
 
 
-def exposition(stats: Stats, app_name: str, pod_name: str) -> bytes:
+def exposition(plane: DataPlane, app_name: str, pod_name: str) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Families(list(stats), app_name, pod_name))
+    wasted = {one.id: one.wasted_seconds for one in plane.endpoints()}
+    registry.register(_Families(list(plane.stats), wasted, app_name, pod_name))
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
     return text
 
 
 class _Families(Collector):
-    def __init__(self, routes: list[RouteStats], app_name: str, pod_name: str) -> None:
+    def __init__(
+        self,
+        routes: list[RouteStats],
+        wasted: Mapping[EndpointId, float],
+        app_name: str,
+        pod_name: str,
+    ) -> None:
         self._routes = routes
+        self._wasted = wasted
         self._app = [app_name, pod_name]
 
     def collect(self) -> Iterator[Metric]:
@@ -70,7 +79,14 @@ class _Families(Collector):
             progress.add_metric(labels, total.in_progress)
         for (endpoint, kind), count in kinds.items():
             errors.add_metric([*_labels(endpoint), str(kind)], count)
-        yield from (requests, seconds, progress, errors)
+        wasted = CounterMetricFamily(
+            "fairlead_wasted_compute_seconds",
+            "Time of runs whose answer nobody took: the client left, or its deadline was over",
+            labels=_ENDPOINT,
+        )
+        for endpoint, lost in self._wasted.items():
+            wasted.add_metric(_labels(endpoint), lost)
+        yield from (requests, seconds, progress, errors, wasted)
 
     def _by_route(self) -> Iterator[Metric]:
         info = GaugeMetricFamily(

@@ -122,7 +122,7 @@ class PlainRoutes:
         # prometheus_client costs memory that a worker nobody scrapes need not have.
         from fairlead.server.http.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - see above
 
-        text = exposition(self._plane.stats, self._settings.fastapi_name, self._pod_name)
+        text = exposition(self._plane, self._settings.fastapi_name, self._pod_name)
         return 200, CONTENT_TYPE, text
 
     async def _who(self) -> Reply:

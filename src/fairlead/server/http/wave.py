@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
+from fairlead.server.dataplane import late
+from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import ClientLeft, log_answer, request_id
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
@@ -70,6 +72,7 @@ class QuickRequest:
         "route",
         "start",
         "target",
+        "until",
     )
 
     def __init__(
@@ -87,6 +90,7 @@ class QuickRequest:
         self.message_event = _NOBODY_WAITS
         self.identity = b""
         self.start = 0.0
+        self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
         self.request: InferRequest | None = None
         self.answer: InferResponse | bytes | None = None
@@ -134,6 +138,9 @@ class Wave:
         try:
             if one.connection.left:
                 raise ClientLeft  # noqa: TRY301 - counted as every other end
+            if is_named(one.headers):
+                most = route.endpoint.deadline_seconds
+                one.until = one.start + seconds_to_answer(one.headers, most)
             requests, one.call = route.handler.decode(one.body, one.headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             return self._failed(one, error)
@@ -147,6 +154,8 @@ class Wave:
     def _run(self, one: QuickRequest) -> bool:
         assert one.request is not None
         try:
+            if one.until and self._now() > one.until:
+                raise late(one.until - one.start)  # noqa: TRY301 - as above
             one.answer = one.route.endpoint.infer_now(one.request)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(one, error)
