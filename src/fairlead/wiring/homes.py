@@ -12,9 +12,10 @@ from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
 from fairlead.control.releases import SourcedRelease
-from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.layout import SCHEMA, Home
 from fairlead.domain.manifest import check_schema
+from fairlead.domain.reading import NO_VARIABLES, Variables
 from fairlead.domain.release import release_from_document
 from fairlead.kits import files
 from fairlead.kits.clock import Clock, SystemClock
@@ -70,10 +71,16 @@ def make_sockets(home: Home[Path]) -> None:
         raise FairleadError(message, kind=Kind.CONFLICT) from None
 
 
-def read_releases(paths: list[Path]) -> list[SourcedRelease]:
-    """Read release files; raises InvalidInput with every problem of the first wrong file."""
+def read_releases(paths: list[Path], variables: Variables = NO_VARIABLES) -> list[SourcedRelease]:
+    """Read release files; raises InvalidInput with every problem of the first wrong file.
+
+    `variables` are for Jsonnet files.
+    """
+    if variables and not any(path.suffix == ".jsonnet" for path in paths):
+        wrong, right = "is given, but no file is Jsonnet", "leave it out, or name a .jsonnet file"
+        raise InvalidInput("", [Problem("--var", wrong, right)])
     return [
-        SourcedRelease(str(path), release_from_document(read_document(path), str(path)))
+        SourcedRelease(str(path), release_from_document(read_document(path, variables), str(path)))
         for path in paths
     ]
 
