@@ -49,7 +49,7 @@ def test_a_file_with_imports_and_arguments_is_a_release(project: Path) -> None:
 
 def test_what_is_evaluated_is_read_as_strictly_as_any_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonnet").write_text("{ model: 'v1', version: 2, trafic: [] }")
-    with pytest.raises(InvalidInput, match="trafic: unknown key; did you mean 'traffic'?"):
+    with pytest.raises(InvalidInput, match="trafic: unknown key; did you mean 'traffic'"):
         read_releases([tmp_path / "a.jsonnet"])
 
 

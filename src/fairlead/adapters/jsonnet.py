@@ -74,7 +74,7 @@ def _ended(path: Path, code: int, errors: bytes) -> InvalidInput:
 
 def _mistake(path: Path, error: str) -> InvalidInput:
     """The evaluator's words as ours: where first, then what, without its prefix."""
-    what = _PREFIX.sub("", error.split("\n    ", 1)[0].strip())
+    what = _PREFIX.sub("", error.split("\n    ", 1)[0].strip()).replace("\n", "; ")
     if what.startswith("stack overflow"):
         what = "recurses too deeply"
     place = _PLACE.search(error)
