@@ -132,7 +132,7 @@ async def test_a_busy_port_is_one_plain_line_to_who_serves(
     assert process.returncode == 1
     lines = errors.decode().splitlines()
     assert lines[-1] == (
-        f"error: 127.0.0.1:{unused_tcp_port} cannot be listened on: Address already in use; "
+        f"error[conflict]: 127.0.0.1:{unused_tcp_port} cannot be listened on: Address already in use; "
         "choose another host or port"
     )
     assert not [line for line in lines if line.startswith("{")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fairlead.adapters.documents import read_document
 from fairlead.adapters.secrets import SecretsFile
@@ -42,7 +43,7 @@ def open_home(root: Path | None, *, create: bool = False) -> Control:
     if root is None:
         root = nearest_home(Path.cwd()) or Path.cwd() / HOME
     home = home_at(root)
-    marker = files.read_json(home.marker)
+    marker = _marker(home)
     if marker is not None:
         check_schema(marker, SCHEMA, str(home.root))
     elif create:
@@ -83,6 +84,26 @@ def read_releases(paths: list[Path], variables: Variables = NO_VARIABLES) -> lis
         SourcedRelease(str(path), release_from_document(read_document(path, variables), str(path)))
         for path in paths
     ]
+
+
+def record_in(path: Path) -> dict[str, Any]:
+    """What a process wrote of itself; empty if there is nothing, or nothing that can be read."""
+    try:
+        record = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _marker(home: Home[Path]) -> Any:  # noqa: ANN401 - a JSON value
+    if home.root.exists() and not home.root.is_dir():
+        message = f"{home.root} is no directory, so no Fairlead home: name another with --home"
+        raise FairleadError(message, kind=Kind.CONFLICT)
+    try:
+        return files.read_json(home.marker)
+    except ValueError:
+        right = f'if its other files are there, write {{"schema": {SCHEMA}}} into it'
+        raise InvalidInput(str(home.marker), [Problem("", "is damaged", right)]) from None
 
 
 def _create(home: Home[Path]) -> None:

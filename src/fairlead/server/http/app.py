@@ -16,6 +16,7 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.cold import Cold
+from fairlead.server.http.errors import error_code
 from fairlead.server.http.exchange import (
     Receive,
     Scope,
@@ -104,12 +105,10 @@ class ServerApp:
                 route.json_headers if json_length is None else route.binary(json_length)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            status, body = self._failure(error, route, identity)
-            answer_headers = route.json_headers
+            status, body, answer_headers = self._failure(error, route, identity)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
-            status, body = self._failure(ending, route, identity)
-            answer_headers = route.json_headers
+            status, body, answer_headers = self._failure(ending, route, identity)
         finally:
             stats.in_progress -= 1
             stats.count(status, self._now() - start)
@@ -137,8 +136,10 @@ class ServerApp:
 
         return route.handler.encode(call, await unless_left(one_by_one(), receive))
 
-    def _failure(self, error: Exception, route: HotRoute, identity: bytes) -> tuple[int, bytes]:
-        """Note what went wrong; the status and what the caller may read of it.
+    def _failure(
+        self, error: Exception, route: HotRoute, identity: bytes
+    ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+        """Note what went wrong; the status and what the caller may read of it, and the headers.
 
         Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
         keeps megabytes of body until the garbage collector comes by.
@@ -153,7 +154,8 @@ class ServerApp:
         if error.kind in (Kind.MODEL, Kind.INTERNAL):
             route.stats.exception(name)
         route.stats.error(error.kind)
-        return route.statuses[error.kind], route.error_body(error)
+        headers = [*route.json_headers, error_code(error.kind)]
+        return route.statuses[error.kind], route.error_body(error), headers
 
 
 def _whole(scope: Scope, route: HotRoute, body: bytes, identity: bytes) -> bool:
