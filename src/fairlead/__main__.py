@@ -1,6 +1,29 @@
-"""`python -m fairlead`: the same as the `fairlead` command."""
+"""The `fairlead` command, and `python -m fairlead`."""
 
-from fairlead.cli.main import main
+import contextlib
+import signal
+import sys
+
+# While modules are imported nobody could say "interrupted" yet: let Ctrl-C just end the process.
+_HANDLED = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _HANDLED:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from fairlead.cli import main as cli  # noqa: E402 - see above
+from fairlead.domain.explanations import INTERRUPTED  # noqa: E402 - see above
+
+
+def main() -> None:
+    """Run a command, and exit."""
+    code = INTERRUPTED
+    with contextlib.suppress(KeyboardInterrupt):  # between two lines here
+        if _HANDLED:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = cli.run()
+        if _HANDLED:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: what is left just ends
+    sys.exit(code)
+
 
 if __name__ == "__main__":
     main()

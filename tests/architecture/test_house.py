@@ -61,9 +61,15 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
 
 def test_the_reference_pages_are_the_ones_the_code_writes() -> None:
     from fairlead.control.reference import release_page
+    from fairlead.wiring.errors_page import errors_page
     from fairlead.wiring.reference import environment_page
 
-    for name, page in (("release.md", release_page), ("environment.md", environment_page)):
+    pages = {
+        "release.md": release_page,
+        "environment.md": environment_page,
+        "errors.md": errors_page,
+    }
+    for name, page in pages.items():
         assert (ROOT / "docs" / "reference" / name).read_text() == page()
 
 

@@ -51,7 +51,7 @@ def test_json_and_yaml_say_the_same(tmp_path: Path, name: str, text: str) -> Non
         ("a.yaml", b"a: \xff", "is not UTF-8 (byte 3)"),
         ("a.yaml", b"a: " + b"x" * (1 << 20), "has 1048579 bytes"),
         ("a.yaml", b"", "is empty; write an object"),
-        ("a.toml", b"a = 1", "ends in '.toml'; name it *.json, *.yaml, *.yml"),
+        ("a.toml", b"a = 1", "ends in '.toml'; name it *.json, *.yaml, *.yml, *.jsonnet"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, name: str, data: bytes, told: str) -> None:

@@ -132,7 +132,7 @@ async def test_a_busy_port_is_one_plain_line_to_who_serves(
     assert process.returncode == 1
     lines = errors.decode().splitlines()
     assert lines[-1] == (
-        f"error: 127.0.0.1:{unused_tcp_port} cannot be listened on: Address already in use; "
+        f"error[conflict]: 127.0.0.1:{unused_tcp_port} cannot be listened on: Address already in use; "
         "choose another host or port"
     )
     assert not [line for line in lines if line.startswith("{")]
@@ -194,3 +194,42 @@ async def test_a_revision_that_cannot_be_served_is_named_to_who_serves(
         _, errors = await process.communicate()
     assert process.returncode == 1
     assert "wrong/v1.1 is not served: golden example 1" in errors.decode()
+
+
+@pytest.mark.enable_socket
+async def test_a_worker_whose_model_exits_is_replaced_whatever_code_it_gives(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    folder = _folder(tmp_path / "more")
+    (folder / "model.py").write_text(
+        "import os\n\n\nclass Model:\n    def predict(self, request: int) -> int:\n"
+        "        if request > 100:\n            os._exit(request - 100)\n        return request + 1\n"
+    )
+    process = await _serve(folder, unused_tcp_port, 2)
+
+    async def asked(number: int) -> str:
+        url = f"http://127.0.0.1:{unused_tcp_port}/v1/model/more/predict"
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.post(url, content=str(number))).text
+        except httpx.TransportError:
+            return ""
+
+    async def ready() -> bool:
+        return await asked(1) == "2"
+
+    try:
+        await eventually(ready, 30)
+        for code in (1, 3):  # what a refusal once was
+            assert await asked(100 + code) == ""
+            await eventually(ready, 30)
+        assert process.returncode is None
+        process.terminate()
+        async with asyncio.timeout(20):
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert b"ended (exit code 3); a new one is started" in errors

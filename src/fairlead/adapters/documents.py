@@ -1,4 +1,4 @@
-"""Documents that people write: JSON and YAML files, read strictly."""
+"""Documents that people write: JSON, YAML and Jsonnet files, read strictly."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 import yaml
 
+from fairlead.adapters import jsonnet
 from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.reading import NO_VARIABLES, Variables
 
 _MOST_BYTES = 1 << 20  # no release file or model description comes near it
 _JSON = ".json"
-_SUFFIXES = (_JSON, ".yaml", ".yml")
+_SUFFIXES = (_JSON, ".yaml", ".yml", jsonnet.SUFFIX)
 
 
-def read_document(path: Path) -> Any:  # noqa: ANN401 - untrusted input has no type yet
-    """The content of a `.json`, `.yaml` or `.yml` file.
+def read_document(path: Path, variables: Variables = NO_VARIABLES) -> Any:  # noqa: ANN401 - untrusted input has no type yet
+    """The content of a `.json`, `.yaml`, `.yml` or `.jsonnet` file; `variables` are for the last.
 
     Raises InvalidInput that names the file, and the line where the syntax is wrong or a key stands twice.
     """
@@ -30,6 +32,8 @@ def read_document(path: Path) -> Any:  # noqa: ANN401 - untrusted input has no t
     text = _read(path, source)
     if not text.strip():
         raise _invalid(source, "is empty", "write an object")
+    if path.suffix == jsonnet.SUFFIX:
+        return jsonnet.evaluate(path, variables)
     try:
         if path.suffix == _JSON:
             return json.loads(text, object_pairs_hook=_unique)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.manifest import check_schema
 from fairlead.kits import files
 
@@ -19,11 +20,15 @@ class SecretsFile:
         self._path = path
 
     def read(self) -> dict[str, str]:
-        document = files.read_json(self._path)
-        if document is None:
-            return {}
-        check_schema(document, _SCHEMA, str(self._path))
-        return {str(client): str(secret) for client, secret in document["keys"].items()}
+        try:
+            document = files.read_json(self._path)
+            if document is None:
+                return {}
+            check_schema(document, _SCHEMA, str(self._path))
+            return {str(client): str(secret) for client, secret in document["keys"].items()}
+        except (ValueError, KeyError, AttributeError):
+            right = "restore it, or remove it and give each key a new secret: fairlead keys rotate"
+            raise InvalidInput(str(self._path), [Problem("", "is damaged", right)]) from None
 
     def put(self, client: str, secret: str) -> None:
         with files.locked(self._path.with_suffix(".lock")):

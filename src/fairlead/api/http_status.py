@@ -9,6 +9,10 @@ from collections.abc import Mapping
 
 from fairlead.domain.errors import Kind
 
+ERROR_CODE = (
+    "x-error-code"  # on every error answer: the kind, which docs/reference/errors.md explains
+)
+
 HTTP_STATUS: Mapping[Kind, int] = {
     Kind.INVALID: 400,
     Kind.SCHEMA: 422,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.reading import Variables
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -54,6 +58,47 @@ def release_files(function: Function) -> Function:
     return click.argument(
         "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
     )(function)
+
+
+def release_variables(function: Function) -> Function:
+    """`--var` and `--var-code`: the function gets them as `variables`."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, texts: tuple[str, ...], code: tuple[str, ...], **named: Any) -> Any:
+        variables = Variables(_pairs("--var", texts), _pairs("--var-code", code))
+        return function(*arguments, variables=variables, **named)
+
+    options = (
+        click.option(
+            "--var",
+            "texts",
+            multiple=True,
+            metavar="NAME=TEXT",
+            help="For Jsonnet files: an argument of the file's function, and std.extVar('NAME').",
+        ),
+        click.option(
+            "--var-code",
+            "code",
+            multiple=True,
+            metavar="NAME=CODE",
+            help="The same, as a Jsonnet expression: --var-code shares='[90, 10]'.",
+        ),
+    )
+    for option in reversed(options):
+        called = option(called)
+    return called  # type: ignore[return-value]  # takes what the function takes, and the two options
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InvalidInput("", [Problem(option, f"is {text!r}", "write NAME=VALUE: env=prod")])
+        if name in found:
+            raise InvalidInput("", [Problem(option, f"gives {name} twice", "keep one of the two")])
+        found[name] = value
+    return found
 
 
 def say(line: str = "") -> None:

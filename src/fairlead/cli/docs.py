@@ -24,6 +24,16 @@ def release(schema: bool) -> int:
 
 
 @docs.command()
+@click.argument("code", required=False)
+def errors(code: str | None) -> int:
+    """Show every error code, or one: what it means, usual causes, what to do."""
+    from fairlead.wiring.errors_page import errors_page, section
+
+    click.echo(section(code) if code else errors_page())
+    return 0
+
+
+@docs.command()
 def environment() -> int:
     """Show every environment variable Fairlead reads."""
     from fairlead.wiring.reference import environment_page

@@ -1,18 +1,14 @@
-"""`fairlead`: the commands by name, and what becomes of an error."""
+"""`fairlead`: the commands by name. What becomes of an error is `cli/guard`'s matter."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import sys
-import traceback
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 
 import fairlead
-from fairlead.domain.errors import FairleadError
+from fairlead.cli.guard import guarded
 
 # name -> (module, attribute, one line of help): listed here so that `fairlead --help` imports none of them.
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
@@ -38,7 +34,6 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "worker": ("processes", "worker", "Run one worker (started by the agent)."),
 }
 _HIDDEN = frozenset({"worker"})
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Commands(click.Group):
@@ -81,43 +76,6 @@ def cli() -> None:
     """Release machine-learning models and lead traffic to them."""
 
 
-def main() -> None:
-    """Run a command; every error ends as one clear message and an exit code."""
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        code = 0
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except FairleadError as error:
-        click.echo(f"error: {error}", err=True)
-        code = 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:
-        click.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
-        code = 1
-    except Exception as error:  # noqa: BLE001 - the last net: no traceback reaches a user
-        code = 1
-        click.echo(
-            f"unexpected error: {type(error).__name__}: {error} (details: {_kept_details()})",
-            err=True,
-        )
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _kept_details() -> Path:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="fairlead-error-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
-        traceback.print_exc(file=file)
-    return Path(file.name)
+def run() -> int:
+    """Run a command; every error ends as one clear message and the exit code that is returned."""
+    return guarded(lambda: cli.main(standalone_mode=False))

@@ -59,7 +59,9 @@ def _value(text: str) -> Any:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except OSError as error:
             raise click.UsageError(f"{text[1:]} cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise click.UsageError(f"{text[1:]} cannot be read: it is not UTF-8") from None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
-from fairlead.cli.common import home_option, release_files, say
-from fairlead.domain.errors import FairleadError, InvalidInput
+from fairlead.cli.common import home_option, release_files, release_variables, say
+from fairlead.domain.errors import FairleadError, InvalidInput, Kind
+from fairlead.domain.reading import NO_VARIABLES, Variables
 
 
 @click.command()
 @release_files
-def validate(files: tuple[Path, ...]) -> int:
+@release_variables
+def validate(files: tuple[Path, ...], variables: Variables) -> int:
     """Check release files without a store: every mistake with its key path, what was wrong, what would be right.
 
     That a traffic tag names an existing revision is the plan's question. Exits with 1 if any file is wrong.
@@ -22,7 +24,7 @@ def validate(files: tuple[Path, ...]) -> int:
     wrong = 0
     for path in files:
         try:
-            (one,) = read_releases([path])
+            (one,) = read_releases([path], variables if path.suffix == ".jsonnet" else NO_VARIABLES)
         except InvalidInput as error:
             click.echo(str(error), err=True)
             wrong += 1
@@ -36,15 +38,16 @@ def validate(files: tuple[Path, ...]) -> int:
 
 @click.command()
 @release_files
+@release_variables
 @home_option
-def plan(files: tuple[Path, ...], home: Path | None) -> int:
+def plan(files: tuple[Path, ...], home: Path | None, variables: Variables) -> int:
     """What applying release files would change, and where the catalog has drifted from them."""
     from fairlead.control import releases
     from fairlead.wiring.control import control_for
     from fairlead.wiring.homes import read_releases
 
     control = control_for(home, say)
-    sourced = read_releases(list(files))
+    sourced = read_releases(list(files), variables)
     manifests = releases.manifests_of(control.artifacts, sourced)
     made = releases.plan(control.catalogs.read(), sourced, manifests, control.clock.now())
     _print_plan(made)
@@ -53,6 +56,7 @@ def plan(files: tuple[Path, ...], home: Path | None) -> int:
 
 @click.command()
 @release_files
+@release_variables
 @home_option
 @click.option(
     "--wait/--no-wait",
@@ -60,7 +64,9 @@ def plan(files: tuple[Path, ...], home: Path | None) -> int:
     help="Wait until the change is live, if Fairlead runs (default).",
 )
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait.")
-def apply(files: tuple[Path, ...], home: Path | None, wait: bool, timeout: float) -> int:
+def apply(
+    files: tuple[Path, ...], home: Path | None, wait: bool, timeout: float, variables: Variables
+) -> int:
     """Apply release files: create their revisions, move traffic once they are proved ready.
 
     A file whose content is what was last applied changes nothing.
@@ -71,13 +77,14 @@ def apply(files: tuple[Path, ...], home: Path | None, wait: bool, timeout: float
     from fairlead.wiring.settle import settle
 
     control = control_for(home, say)
-    sourced = read_releases(list(files))
+    sourced = read_releases(list(files), variables)
     made, _ = releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
     _print_plan(made)
     touched = {one.release.service or "" for one in sourced}
     if wait and not settle(control, touched, timeout, say):
         raise FairleadError(
-            "the change is in the catalog but not live yet; `fairlead status` says why"
+            "the change is in the catalog but not live yet; `fairlead status` says why",
+            kind=Kind.DEADLINE,
         )
     return 0
 

@@ -10,7 +10,7 @@ import click
 from fairlead.cli.common import home_option, say
 from fairlead.control.catalogs import Change
 from fairlead.domain.catalog import Catalog, Kill, with_kill, with_pin, with_traffic
-from fairlead.domain.errors import FairleadError
+from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import LineId
 from fairlead.domain.reading import Node
 from fairlead.domain.release import TrafficShare, check_traffic
@@ -98,7 +98,8 @@ def _change(home: Path | None, service: str, change: Change, message: str) -> in
         return 0
     if not settle(control, {service}, 30.0, say):
         raise FairleadError(
-            "the change is in the catalog but not live yet; `fairlead status` says why"
+            "the change is in the catalog but not live yet; `fairlead status` says why",
+            kind=Kind.DEADLINE,
         )
     return 0
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fairlead.cli.common import address_options, home_option, say
+from fairlead.cli.common import address_options, home_option, release_variables, say
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId
+from fairlead.domain.reading import Variables
 
 if TYPE_CHECKING:
     from fairlead.wiring.up import UpOptions
@@ -21,6 +22,7 @@ _MODELS = "models"
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE...]")
+@release_variables
 @home_option
 @address_options
 @click.option(
@@ -36,7 +38,7 @@ _MODELS = "models"
     metavar="SERVICE=LINE",
     help="Pin a service that nobody has pinned yet.",
 )
-def up(files: tuple[Path, ...], home: Path | None, **given: object) -> int:
+def up(files: tuple[Path, ...], home: Path | None, variables: Variables, **given: object) -> int:
     """Run everything on this machine until Ctrl-C: agent, workers and gateway.
 
     FILEs are release files (default: ./releases/*). What they name and the store lacks is published first.
@@ -47,7 +49,7 @@ def up(files: tuple[Path, ...], home: Path | None, **given: object) -> int:
     from fairlead.wiring.homes import read_releases
 
     options = _options(given)
-    sourced = read_releases(list(files) or _found_releases())
+    sourced = read_releases(list(files) or _found_releases(), variables)
     control = control_for(home or _local_home(), say, create=True)
     with running.only_one(control.home):
         running.wait_for_predecessors(control, say)
@@ -119,7 +121,9 @@ def _pin(text: str) -> LineId:
 
 def _found_releases() -> list[Path]:
     found = sorted(
-        path for path in Path(_RELEASES).glob("*") if path.suffix in (".yaml", ".yml", ".json")
+        path
+        for path in Path(_RELEASES).glob("*")
+        if path.suffix in (".yaml", ".yml", ".json", ".jsonnet")
     )
     if not found:
         message = "there are no release files here"

@@ -1,6 +1,6 @@
 """Publishing: a folder becomes an artifact once its model is proved.
 
-Proved: it loads, its signature is read, its golden examples are answered. Files first, then the manifest: half an upload is no artifact.
+How a model is proved is `control/proving`'s matter. Files first, then the manifest: half an upload is no artifact.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fairlead.control.proving import Prover, prove_model
 from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.golden import Golden, golden_from_bytes
 from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
 from fairlead.domain.reading import Node
-from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
-from fairlead.engines import load_model
-from fairlead.engines.proof import prove
+from fairlead.domain.signature import DocumentSignature
 
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
@@ -52,29 +50,22 @@ async def publish(
     description: Mapping[str, Any],
     artifacts: Publisher,
     tell: Callable[[str], None],
+    prover: Prover = prove_model,
 ) -> Published:
     """Prove the model in `directory` and publish it. `description` is the content of its model.yaml.
 
-    `tell` gets one line for each step. Raises InvalidInput for a folder that is not right, FairleadError
+    `tell` gets one line for each step. Without a `prover` the model runs in this very process. Raises InvalidInput for a folder that is not right, FairleadError
     for a model that does not load or does not answer its golden examples.
     """
     manifest = read_folder(directory, description)
-    golden = golden_from_bytes(
-        (directory / manifest.golden).read_bytes(), str(directory / manifest.golden)
-    )
     tell(
         f"{manifest.ref}: {len(manifest.files)} files, {mebibytes(manifest.size)}; loading ({manifest.engine})"
     )
-    model = load_model(directory, manifest, threads=1)
-    try:
-        await prove(model, golden)
-        _check_tolerance(manifest, golden, model.signature)
-        manifest = replace(manifest, signature=model.signature)
-    finally:
-        model.close()
-    tell(f"{manifest.ref}: {len(golden.examples)} golden examples answered")
+    proof = await prover(directory, manifest)
+    manifest = replace(manifest, signature=proof.signature)
+    tell(f"{manifest.ref}: {proof.examples} golden examples answered")
     outcome = artifacts.publish(manifest, directory)
-    return Published(manifest, outcome, len(golden.examples))
+    return Published(manifest, outcome, proof.examples)
 
 
 def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
@@ -99,26 +90,6 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     return Manifest(
         ArtifactRef(name, version), engine, entry, files, DocumentSignature(), golden, bio
     )
-
-
-def _check_tolerance(manifest: Manifest, golden: Golden, signature: Signature) -> None:
-    """A tolerance for an output that is never answered would be a typing error nobody notices."""
-    if isinstance(signature, TensorSignature):
-        known = {spec.name for spec in signature.outputs}
-    else:
-        answers = [one.response for one in golden.examples if isinstance(one.response, Mapping)]
-        known = {"", *(str(key) for answer in answers for key in answer)}
-    problems = [
-        Problem(
-            f"tolerance.{name}",
-            "is no output of the model",
-            f"outputs: {', '.join(sorted(known - {''}))}",
-        )
-        for name in golden.tolerance
-        if name not in known
-    ]
-    if problems:
-        raise InvalidInput(manifest.golden, problems)
 
 
 def mebibytes(size: int) -> str:

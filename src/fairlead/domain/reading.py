@@ -9,11 +9,29 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.domain.errors import InvalidInput, Problem
 
 _SHOWN = 60  # characters of a wrong value that are shown back
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """What is given to documents that are programs: `texts` as strings, `code` as Jsonnet expressions.
+
+    A file that is a function gets them as its arguments; every file can ask for them with std.extVar.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.texts or self.code)
+
+
+NO_VARIABLES = Variables()
 
 
 def shown(value: object) -> str:

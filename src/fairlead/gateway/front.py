@@ -16,7 +16,7 @@ import xxhash
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fairlead.api.http_status import HTTP_STATUS
+from fairlead.api.http_status import ERROR_CODE, HTTP_STATUS
 from fairlead.domain.errors import Kind
 from fairlead.domain.paths import OpenPath, parse_path
 from fairlead.domain.routing import (
@@ -112,7 +112,7 @@ class FrontDesk:
 def refusal_response(visit: Visit, refusal: Refusal, api_version: str) -> Response:
     """A refusal in the shape its path asks for."""
     status = HTTP_STATUS[refusal.kind]
-    headers = {}
+    headers = {ERROR_CODE: str(refusal.kind)}
     if refusal.kind is Kind.UNAUTHENTICATED:
         headers["www-authenticate"] = CHALLENGE
     if refusal.kind is Kind.METHOD:

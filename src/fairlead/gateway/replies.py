@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fairlead.api.http_status import ERROR_CODE
+from fairlead.domain.errors import Kind
 from fairlead.domain.routing import BAD_KEY, NO_KEY
 
 GATEWAY_TEXTS: Mapping[int, str] = {
@@ -25,6 +27,23 @@ GATEWAY_TEXTS: Mapping[int, str] = {
     502: "An invalid response was received from the upstream server",
     503: "The upstream server is currently unavailable",
     504: "The upstream server is timing out",
+}
+
+GATEWAY_KINDS: Mapping[int, Kind] = {
+    400: Kind.INVALID,
+    401: Kind.UNAUTHENTICATED,
+    404: Kind.NOT_FOUND,
+    405: Kind.METHOD,
+    408: Kind.DEADLINE,
+    411: Kind.INVALID,
+    413: Kind.TOO_LARGE,
+    414: Kind.TOO_LARGE,
+    417: Kind.INVALID,
+    431: Kind.TOO_LARGE,
+    500: Kind.INTERNAL,
+    502: Kind.INTERNAL,
+    503: Kind.UNAVAILABLE,
+    504: Kind.DEADLINE,
 }
 
 CHALLENGE = 'Key realm="kong"'
@@ -47,7 +66,7 @@ def local_reply_config() -> Document:
             _unauthorized(key, path, NO_KEY, sent=False),
             _unauthorized(key, path, BAD_KEY, sent=True),
             *(
-                _mapper(key, [path, _status_filter(status)], text)
+                _mapper(key, [path, _status_filter(status)], text, status)
                 for status, text in GATEWAY_TEXTS.items()
             ),
         ]
@@ -61,17 +80,14 @@ def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> 
             "header": {"name": "x-api-key", "present_match": True, "invert_match": not sent}
         }
     }
-    mapper = _mapper(key, [path, _status_filter(_UNAUTHORIZED), present], text)
-    mapper["headers_to_add"] = [
-        {
-            "header": {"key": "www-authenticate", "value": CHALLENGE},
-            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-        }
-    ]
+    mapper = _mapper(key, [path, _status_filter(_UNAUTHORIZED), present], text, _UNAUTHORIZED)
+    mapper["headers_to_add"].append(_header("www-authenticate", CHALLENGE))
     return mapper
 
 
-def _mapper(key: str, filters: list[Document | None], text: str | None) -> Document:
+def _mapper(
+    key: str, filters: list[Document | None], text: str | None, status: int = 0
+) -> Document:
     wanted = [one for one in filters if one is not None]
     mapper: Document = {
         "filter": wanted[0] if len(wanted) == 1 else {"and_filter": {"filters": wanted}},
@@ -79,7 +95,16 @@ def _mapper(key: str, filters: list[Document | None], text: str | None) -> Docum
     }
     if text is not None:
         mapper["body"] = {"inline_string": text}
+    if status in GATEWAY_KINDS:
+        mapper["headers_to_add"] = [_header(ERROR_CODE, GATEWAY_KINDS[status])]
     return mapper
+
+
+def _header(name: str, value: str) -> Document:
+    return {
+        "header": {"key": name, "value": str(value)},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
 
 
 def _body_format(key: str) -> Document:

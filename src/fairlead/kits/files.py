@@ -64,6 +64,8 @@ def read_json(path: Path) -> Any | None:  # noqa: ANN401 - a JSON value
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 @contextlib.contextmanager

@@ -37,7 +37,10 @@ def to_record(process: ProcessId) -> dict[str, int | str]:
 
 def from_record(record: Mapping[str, Any]) -> ProcessId:
     """The identity a file holds; raises KeyError or TypeError if it holds none."""
-    return ProcessId(record["pid"], record["started"], record["boot"])
+    pid, started = record["pid"], record["started"]
+    if not isinstance(pid, int) or not isinstance(started, int):
+        raise TypeError("pid and started are whole numbers")
+    return ProcessId(pid, started, str(record["boot"]))
 
 
 @dataclass(frozen=True, slots=True)

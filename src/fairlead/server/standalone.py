@@ -2,7 +2,8 @@
 
 One worker process serves by itself. With more, this process only watches: every worker listens on the same
 port, the kernel spreads the connections, and each worker has its own metrics. Workers that die are
-replaced; they end with this process, however it ends.
+replaced; they end with this process, however it ends. A worker that refuses what it is to serve says so over
+a pipe of its own: an exit code could be the model's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
@@ -21,20 +24,14 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import RevisionId
 from fairlead.kits import jsonlog
 from fairlead.kits.clock import Clock, SystemClock
+from fairlead.kits.supervise import ending
 from fairlead.server.http.serve import Listen, Socket
-from fairlead.server.worker import (
-    DAMAGED,
-    DONE,
-    FAILED,
-    ended_with,
-    owner_gone,
-    serve_revisions,
-    stop_signals,
-)
+from fairlead.server.worker import DONE, ended_with, owner_gone, serve_revisions, stop_signals
 
 _log = logging.getLogger(__name__)
 _END_SECONDS = 5.0  # beyond the drain time, before a worker is killed
 _RESTART_SECONDS = 1.0
+_REPORT_BYTES = 32 * 1024  # a pipe holds that much without a reader
 _LINE_BYTES = 16 * 1024 * 1024  # a worker's specs, as one line
 
 
@@ -63,11 +60,11 @@ async def run_standalone(specs: Sequence[WorkerSpec], options: Standalone, clock
         held = Socket(Listen(host=options.host, port=options.http_port, shared=True))
         try:
             port = held.bound.getsockname()[1]
-            code = await _watch(specs, options, port, clock, stop)
+            refusals = await _watch(specs, options, port, clock, stop)
         finally:
             held.close()
-    if code != DONE:
-        raise Refused(Kind.MODEL, "the workers cannot serve this; what they logged says why")
+    if refusals:
+        raise refusals[0]
     return DONE
 
 
@@ -87,45 +84,73 @@ def _check(specs: Sequence[WorkerSpec]) -> None:
 
 async def _watch(
     specs: Sequence[WorkerSpec], options: Standalone, port: int, clock: Clock, stop: asyncio.Event
-) -> int:
-    codes: list[int] = []
+) -> list[Refused]:
+    refusals: list[Refused] = []
     async with asyncio.TaskGroup() as group:
         for number in range(1, options.workers + 1):
-            orders = json.dumps(
-                {
-                    "worker": str(number),
-                    "host": options.host,
-                    "port": port,
-                    "specs": [json.loads(spec.to_json()) for spec in specs],
-                }
-            )
-            group.create_task(_keep(orders, number, specs[0].drain_seconds, clock, stop, codes))
-    return max(codes, default=DONE)
+            orders = {
+                "worker": str(number),
+                "host": options.host,
+                "port": port,
+                "specs": [json.loads(spec.to_json()) for spec in specs],
+            }
+            group.create_task(_keep(orders, specs[0].drain_seconds, clock, stop, refusals))
+    return refusals
 
 
 async def _keep(
-    orders: str,
-    number: int,
+    orders: dict[str, Any],
     drain_seconds: float,
     clock: Clock,
     stop: asyncio.Event,
-    codes: list[int],
+    refusals: list[Refused],
 ) -> None:
-    """Keep one worker alive until `stop`; one whose artifact is wrong stops all."""
+    """Keep one worker alive until `stop`; one that refuses what it is to serve stops all."""
     while not stop.is_set():
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fairlead.server.standalone", stdin=asyncio.subprocess.PIPE
-        )
-        assert worker.stdin is not None
-        worker.stdin.write(orders.encode() + b"\n")  # and it stays open: its end is our end
-        code = await _ended(worker, drain_seconds, stop)
-        if code in (FAILED, DAMAGED):
-            codes.append(code)
+        refusal, code = await _once(orders, drain_seconds, stop)
+        if refusal is not None:
+            refusals.append(refusal)
             stop.set()
         elif not stop.is_set():
-            message = "worker %d ended with code %d; a new one is started"
-            _log.warning(message, number, code, extra={"event": "worker"})
+            message = "worker %s ended (%s); a new one is started"
+            _log.warning(message, orders["worker"], ending(code), extra={"event": "worker"})
             await clock.sleep(_RESTART_SECONDS)
+
+
+async def _once(
+    orders: dict[str, Any], drain_seconds: float, stop: asyncio.Event
+) -> tuple[Refused | None, int]:
+    """Run one worker to its end: what it refused, and its exit code."""
+    report, write = os.pipe()
+    try:
+        try:
+            worker = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "fairlead.server.standalone"),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(write,),
+            )
+        finally:
+            os.close(write)
+        assert worker.stdin is not None
+        line = json.dumps({**orders, "report": write}).encode() + b"\n"
+        worker.stdin.write(line)  # and it stays open: its end is our end
+        code = await _ended(worker, drain_seconds, stop)
+        return _refusal(report), code
+    finally:
+        os.close(report)
+
+
+def _refusal(report: int) -> Refused | None:
+    """What an ended worker reported, if anything."""
+    os.set_blocking(report, False)
+    try:
+        data = os.read(report, 2 * _REPORT_BYTES)
+    except BlockingIOError:  # a process the model has started still holds the other end
+        return None
+    if not data:
+        return None
+    said = json.loads(data)
+    return Refused(Kind(said["kind"]), said["message"])
 
 
 async def _ended(
@@ -160,15 +185,20 @@ def main() -> int:
     )
     listen = Listen(host=orders["host"], port=orders["port"], shared=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_work(specs, listen, {"worker": orders["worker"]}))
+        return runner.run(_work(specs, listen, {"worker": orders["worker"]}, orders["report"]))
 
 
-async def _work(specs: Sequence[WorkerSpec], listen: Listen, identity: dict[str, object]) -> int:
+async def _work(
+    specs: Sequence[WorkerSpec], listen: Listen, identity: dict[str, object], report: int
+) -> int:
+    os.set_inheritable(report, False)  # noqa: FBT003 - the library's signature
     stop = asyncio.Event()
     with stop_signals(stop), owner_gone(sys.stdin.fileno(), stop):
         try:
             await serve_revisions(specs, listen, SystemClock(), identity, stop)
         except FairleadError as refusal:
+            said = {"kind": refusal.kind, "message": refusal.message[: _REPORT_BYTES // 8]}
+            os.write(report, json.dumps(said).encode())
             return ended_with(refusal)
     return DONE
 

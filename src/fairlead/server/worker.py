@@ -21,17 +21,16 @@ from fairlead.server.dataplane import DataPlane, Endpoint
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen, Socket, serve
-from fairlead.server.loading import Damaged, LoadedArtifact, load_artifact
+from fairlead.server.loading import LoadedArtifact, load_artifact
 
 _log = logging.getLogger(__name__)
 
 DONE = 0
-FAILED = 1  # the model cannot be loaded, or does not give its golden answers
-DAMAGED = 3  # the files are not those of the manifest: another copy may be
+FAILED = 1  # it cannot be served; the log says why (a model's own exit may give any code)
 
 
 class NotServed(Refused):
-    """A revision cannot be served; `code` is what its process ends with."""
+    """A revision cannot be served."""
 
     def __init__(self, spec: WorkerSpec, error: Exception) -> None:
         kind = error.kind if isinstance(error, FairleadError) else Kind.MODEL
@@ -39,7 +38,6 @@ class NotServed(Refused):
             str(error) if isinstance(error, FairleadError) else f"{type(error).__name__}: {error}"
         )
         super().__init__(kind, f"{spec.revision} is not served: {what}")
-        self.code = DAMAGED if isinstance(error, Damaged) else FAILED
         self.digest = spec.digest
 
 
@@ -51,12 +49,10 @@ class _Outcome:
 def ended_with(refusal: FairleadError) -> int:
     """Log why nothing is served; the exit code that tells it to who started this process."""
     extra = {"event": "worker"}
-    code = FAILED
     if isinstance(refusal, NotServed):
         extra["digest"] = refusal.digest
-        code = refusal.code
     _log.error("%s", refusal, extra=extra)
-    return code
+    return FAILED
 
 
 async def run_worker(spec: WorkerSpec, clock: Clock) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ def ask(  # noqa: PLR0913 - each is an option of the command
         raise FairleadError(message, kind=Kind.UNAVAILABLE)
     base = url or str(here["url"])  # type: ignore[index]
     root = str(here["root"]) if here else "/v1"
-    headers = {"X-Api-Key": key or environment().api_key or _demo_key(control)}
+    headers = {"X-Api-Key": _sendable(key or environment().api_key or _demo_key(control))}
     if accept_version:
         headers["Accept-Version"] = accept_version
     if sticky_key:
@@ -62,16 +63,22 @@ def ask(  # noqa: PLR0913 - each is an option of the command
             timeout=_TIMEOUT_SECONDS,
             verify=verify,
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FairleadError(f"{base} does not answer: {error}", kind=Kind.UNAVAILABLE) from None
-    is_json = "json" in answer.headers.get("content-type", "")
     return Answer(
         answer.status_code,
         answer.reason_phrase,
-        answer.json() if is_json else answer.text,
+        _content(answer),
         answer.headers.get("x-served-version", ""),
         answer.headers.get("x-request-id", ""),
     )
+
+
+def _content(answer: httpx.Response) -> Any:  # noqa: ANN401 - a JSON value
+    if "json" in answer.headers.get("content-type", ""):
+        with contextlib.suppress(ValueError):
+            return answer.json()
+    return answer.text
 
 
 def _body(control: Control, service: str, instances: list[Any]) -> Any:  # noqa: ANN401 - a JSON value
@@ -87,10 +94,18 @@ def _body(control: Control, service: str, instances: list[Any]) -> Any:  # noqa:
     return {"instances": instances}
 
 
+def _sendable(key: str) -> str:
+    """Raises FairleadError for what no header can carry; the key itself is not shown."""
+    if not (key.isascii() and key.isprintable()):
+        message = "the key holds characters that no key has: give it as it was printed"
+        raise FairleadError(message, kind=Kind.UNAUTHENTICATED)
+    return key
+
+
 def _demo_key(control: Control) -> str:
     path = control.home.demo_key
     if not path.exists():
         raise FairleadError(
             "no key: give one with --key or FAIRLEAD_API_KEY", kind=Kind.UNAUTHENTICATED
         )
-    return path.read_text().strip()
+    return path.read_text(errors="replace").strip()

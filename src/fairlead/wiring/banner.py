@@ -19,7 +19,7 @@ def banner(control: Control, url: str, root: str, seconds: float) -> str:
     """Several lines; the key is the demo key, which lies in the home too. `root` starts the project API's paths."""
     catalog = control.catalogs.read()
     key_path = control.home.demo_key
-    demo = key_path.read_text().strip() if key_path.exists() else None
+    demo = key_path.read_text(errors="replace").strip() if key_path.exists() else None
     key = demo or "<your key>"
     where = f"   (also in {key_path})" if demo else "   (`fairlead keys create NAME` makes one)"
     lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fairlead.adapters.documents import read_document
 from fairlead.adapters.secrets import SecretsFile
@@ -12,9 +13,10 @@ from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
 from fairlead.control.releases import SourcedRelease
-from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.layout import SCHEMA, Home
 from fairlead.domain.manifest import check_schema
+from fairlead.domain.reading import NO_VARIABLES, Variables
 from fairlead.domain.release import release_from_document
 from fairlead.kits import files
 from fairlead.kits.clock import Clock, SystemClock
@@ -41,7 +43,7 @@ def open_home(root: Path | None, *, create: bool = False) -> Control:
     if root is None:
         root = nearest_home(Path.cwd()) or Path.cwd() / HOME
     home = home_at(root)
-    marker = files.read_json(home.marker)
+    marker = _marker(home)
     if marker is not None:
         check_schema(marker, SCHEMA, str(home.root))
     elif create:
@@ -70,12 +72,38 @@ def make_sockets(home: Home[Path]) -> None:
         raise FairleadError(message, kind=Kind.CONFLICT) from None
 
 
-def read_releases(paths: list[Path]) -> list[SourcedRelease]:
-    """Read release files; raises InvalidInput with every problem of the first wrong file."""
+def read_releases(paths: list[Path], variables: Variables = NO_VARIABLES) -> list[SourcedRelease]:
+    """Read release files; raises InvalidInput with every problem of the first wrong file.
+
+    `variables` are for Jsonnet files.
+    """
+    if variables and not any(path.suffix == ".jsonnet" for path in paths):
+        wrong, right = "is given, but no file is Jsonnet", "leave it out, or name a .jsonnet file"
+        raise InvalidInput("", [Problem("--var", wrong, right)])
     return [
-        SourcedRelease(str(path), release_from_document(read_document(path), str(path)))
+        SourcedRelease(str(path), release_from_document(read_document(path, variables), str(path)))
         for path in paths
     ]
+
+
+def record_in(path: Path) -> dict[str, Any]:
+    """What a process wrote of itself; empty if there is nothing, or nothing that can be read."""
+    try:
+        record = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _marker(home: Home[Path]) -> Any:  # noqa: ANN401 - a JSON value
+    if home.root.exists() and not home.root.is_dir():
+        message = f"{home.root} is no directory, so no Fairlead home: name another with --home"
+        raise FairleadError(message, kind=Kind.CONFLICT)
+    try:
+        return files.read_json(home.marker)
+    except ValueError:
+        right = f'if its other files are there, write {{"schema": {SCHEMA}}} into it'
+        raise InvalidInput(str(home.marker), [Problem("", "is damaged", right)]) from None
 
 
 def _create(home: Home[Path]) -> None:

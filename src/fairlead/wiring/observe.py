@@ -117,14 +117,17 @@ def _fresh(written_at: float, now: float) -> bool:
 
 def running(control: Control) -> dict[str, Any] | None:
     """What the `fairlead up` of this home wrote of itself, if that very process lives."""
-    record: dict[str, Any] | None = files.read_json(control.home.running)
-    if record is None:
-        return None
-    return record if processes.alive(processes.from_record(record)) else None
+    try:
+        record: dict[str, Any] | None = files.read_json(control.home.running)
+        if record is None or not processes.alive(processes.from_record(record)):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged: whoever wrote it says no more than a dead one
+    return record
 
 
 def _read(path: Path, parse: Callable[[bytes, str], Status]) -> Status | None:
     try:
         return parse(path.read_bytes(), str(path))
-    except (FileNotFoundError, ValueError, FairleadError):
+    except (OSError, ValueError, FairleadError):
         return None

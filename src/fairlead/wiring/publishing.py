@@ -1,18 +1,33 @@
-"""Publishing a folder from the command line: bounded in time, and ended by the first Ctrl-C."""
+"""Publishing a folder from the command line: the model is proved in a child, bounded in time.
+
+Whatever the model does there (exit, crash, hang), it is told in a line; the first Ctrl-C ends it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from fairlead.adapters.documents import read_document
-from fairlead.control.publish import DESCRIPTION, Published, publish
+from fairlead.control.proving import Proof, order_for, proof_from_report
+from fairlead.control.publish import DESCRIPTION, Published, Publisher, publish
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
+from fairlead.domain.manifest import Manifest
+from fairlead.kits.supervise import ending
 from fairlead.wiring.homes import Control
+from fairlead.wiring.settings import child_environment
+
+LIMIT_SECONDS = 300.0
+LOG = "publish.jsonl"
+_STDERR = 2
 
 
 def check_folders(folders: tuple[Path, ...]) -> None:
@@ -29,29 +44,74 @@ def publish_folder(
     control: Control, folder: Path, tell: Callable[[str], None], limit_seconds: float
 ) -> Published:
     """Prove and publish one folder; raises FairleadError with what is wrong with it."""
-    description = read_document(folder / DESCRIPTION)
-    # Not asyncio.run: that one waits for the model's own code before it lets Ctrl-C through.
-    loop = asyncio.new_event_loop()
-    with contextlib.closing(loop), _limit(folder, limit_seconds):
-        return loop.run_until_complete(publish(folder, description, control.artifacts, tell))
-
-
-@contextlib.contextmanager
-def _limit(folder: Path, seconds: float) -> Iterator[None]:
-    """Interrupt the model's code once its time is up; code that never comes back to Python is not reached."""
-
-    def over(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        message = (
-            f"{folder}: loading and answering the golden examples took longer than {seconds:g} s: "
-            "give --timeout if that is right for this model"
-        )
-        raise FairleadError(message, kind=Kind.DEADLINE)
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    log = control.home.logs / LOG
+    before = log.stat().st_size if log.exists() else 0
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        return publish_to(control.artifacts, folder, tell, ProverInChild(limit_seconds, log))
+    except FairleadError:
+        if log.exists() and log.stat().st_size != before:
+            tell(f"what the model's code said is in {log}")
+        raise
+
+
+def publish_to(
+    artifacts: Publisher, folder: Path, tell: Callable[[str], None], prover: ProverInChild
+) -> Published:
+    """Prove the model in a folder in a child, and hand it to `artifacts`."""
+    description = read_document(folder / DESCRIPTION)
+    # Not asyncio.run: Ctrl-C shall end the work at once, wherever it is.
+    loop = asyncio.new_event_loop()
+    with contextlib.closing(loop):
+        return loop.run_until_complete(publish(folder, description, artifacts, tell, prover))
+
+
+@dataclass(frozen=True, slots=True)
+class ProverInChild:
+    """Proves a model in a process of its own. `log`: where that one logs; None is standard error."""
+
+    limit_seconds: float = LIMIT_SECONDS
+    log: Path | None = None
+
+    async def __call__(self, directory: Path, manifest: Manifest) -> Proof:
+        """Raises FairleadError for a model that is not right, or that takes too long."""
+        return self._prove(directory, manifest)  # nothing else runs in this loop
+
+    def _prove(self, directory: Path, manifest: Manifest) -> Proof:
+        with tempfile.TemporaryFile() as report:
+            order = order_for(directory, manifest, report.fileno(), self.log)
+            code = self._run(directory, str(manifest.ref), order, report.fileno())
+            report.seek(0)
+            proof = proof_from_report(report.read())
+        if proof is None:
+            message = (
+                f"{directory}: the model ended the process it was checked in ({ending(code)}): "
+                "nothing is published; its code must neither exit nor crash"
+            )
+            raise FairleadError(message, kind=Kind.MODEL)
+        return proof
+
+    def _run(self, directory: Path, name: str, order: bytes, report: int) -> int:
+        """The exit code of the child; it has a session of its own, and none of it outlives this call by Ctrl-C."""
+        # -P: a user's files beside the model are no modules of ours. The name is for those who list processes.
+        command = [sys.executable, "-P", "-m", "fairlead.control.proving", "publish", name]
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            stdin=subprocess.PIPE,
+            stdout=_STDERR,  # standard output is for data; what a model prints is none
+            env=child_environment(),
+            pass_fds=(report,),
+            start_new_session=True,
+        )
+        try:
+            child.communicate(order, timeout=self.limit_seconds)
+        except subprocess.TimeoutExpired:
+            message = (
+                f"{directory}: loading and answering the golden examples took longer than "
+                f"{self.limit_seconds:g} s: give --timeout if that is right for this model"
+            )
+            raise FairleadError(message, kind=Kind.DEADLINE) from None
+        finally:
+            if child.returncode is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        return child.returncode

@@ -12,12 +12,10 @@ from typing import Any
 import uvloop
 
 from fairlead.domain.errors import FairleadError
+from fairlead.domain.explanations import REFUSED
 from fairlead.kits import jsonlog
 
 _log = logging.getLogger(__name__)
-
-# Started again these would fail the same way, so their supervisor gives up on this code.
-REFUSED = 78  # EX_CONFIG of sysexits
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
@@ -27,7 +25,7 @@ def run(work: Coroutine[Any, Any, int]) -> int:
             return runner.run(work)
     except FairleadError as error:
         _log.error("%s", error, extra={"event": "refused"})
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - what the supervisor shows
+        print(f"error[{error.kind}]: {error}", file=sys.stderr)  # noqa: T201 - what the supervisor shows
         return REFUSED
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import uvloop
 
-from fairlead.adapters.documents import read_document
 from fairlead.agent.pull import pull
 from fairlead.api.worker import ServingSettings, WorkerSpec
-from fairlead.control.publish import DESCRIPTION, publish
+from fairlead.control.publish import DESCRIPTION
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, manifest_to_bytes
@@ -25,6 +24,7 @@ from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
 from fairlead.server.standalone import Standalone, run_standalone
 from fairlead.wiring.homes import open_home
+from fairlead.wiring.publishing import ProverInChild, publish_to
 from fairlead.wiring.settings import environment
 
 LINE = "v1"  # a server without releases has one line
@@ -97,8 +97,8 @@ def _spec(
 ) -> WorkerSpec:
     if (Path(name) / DESCRIPTION).is_file():
         staging.mkdir()
-        work = publish(Path(name), read_document(Path(name) / DESCRIPTION), _Staged(staging), tell)
-        manifest, directory = asyncio.run(work).manifest, staging
+        published = publish_to(_Staged(staging), Path(name), tell, ProverInChild())
+        manifest, directory = published.manifest, staging
     else:
         manifest, directory = _published(name, home)
     service = manifest.ref.name

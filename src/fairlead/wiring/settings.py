@@ -23,6 +23,7 @@ VARIABLES: Mapping[str, str] = {
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
 _HIGHEST_PORT = 65_535
+_PORT_DIGITS = 5
 _SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its end
 _SOCKET_NAME_BYTES = 16  # a slash, a worker's name, ".sock~"
 
@@ -52,7 +53,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
     }
     problems = [_unknown(name) for name in ours if name not in serving and name not in VARIABLES]
     port = ours.get("FAIRLEAD_PORT", "8080")
-    if not port.isdecimal() or not 1 <= int(port) <= _HIGHEST_PORT:
+    if not port.isdecimal() or len(port) > _PORT_DIGITS or not 1 <= int(port) <= _HIGHEST_PORT:
         problems.append(
             Problem("FAIRLEAD_PORT", f"is {port!r}", f"write a port from 1 to {_HIGHEST_PORT}")
         )
@@ -75,7 +76,11 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
 
 def home_at(root: Path) -> Home[Path]:
     """A home and the directory of its sockets: the user's runtime directory if there is one."""
-    root = root.resolve()
+    try:
+        root = root.resolve()
+    except (OSError, RuntimeError):  # the second for a loop of links
+        problem = Problem("--home", f"{root} leads nowhere", "name a directory")
+        raise InvalidInput("", [problem]) from None
     name = f"{socket_directory_name(root)}-{os.getuid()}"
     runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
     tried = [runtime, tempfile.gettempdir(), "/tmp"]  # noqa: S108 - a private directory inside, checked

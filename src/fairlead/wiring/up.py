@@ -23,14 +23,14 @@ from pathlib import Path
 from fairlead.control import catalogs as changing, keys, releases
 from fairlead.domain.catalog import Catalog, with_pin
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.explanations import REFUSED
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
 from fairlead.kits import files, jsonlog, processes
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, life_pipe
-from fairlead.wiring.homes import Control, make_sockets
+from fairlead.wiring.homes import Control, make_sockets, record_in
 from fairlead.wiring.logs import LogFollower
 from fairlead.wiring.observe import observe
-from fairlead.wiring.running import REFUSED
 from fairlead.wiring.settings import child_environment
 
 _log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def only_one(home: Home[Path]) -> Iterator[None]:
     """Hold the home's lock. Raises FairleadError that names who holds it."""
     handle = files.try_lock(home.lock)
     if handle is None:
-        running = files.read_json(home.running) or {}
+        running = record_in(home.running)
         message = f"Fairlead runs here already ({home.root}, pid {running.get('pid', '?')}, {running.get('url', '')})"
         raise FairleadError(message, kind=Kind.CONFLICT)
     try:
@@ -302,8 +302,9 @@ def _identity() -> dict[str, int | str]:
 
 
 def _own_envoy(home: Home[Path]) -> bool:
-    record = files.read_json(home.envoy_process)
-    return record is not None and processes.alive(processes.from_record(record))
+    with contextlib.suppress(KeyError, TypeError):
+        return processes.alive(processes.from_record(record_in(home.envoy_process)))
+    return False
 
 
 def _demo_key(control: Control, catalog: Catalog) -> None:
@@ -317,7 +318,7 @@ def _demo_key(control: Control, catalog: Catalog) -> None:
         known = keys.create(control.catalogs, control.secrets, control.clock, DEMO, ())
     elif known is None:
         known = keys.rotate(control.catalogs, control.secrets, control.clock, DEMO)
-    if not there.exists() or there.read_text() != known:
+    if not there.exists() or there.read_bytes() != known.encode():
         files.write_atomic(there, known.encode(), mode=0o600)
 
 

@@ -14,7 +14,7 @@ from fairlead.domain.paths import open_paths
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.front import FrontDesk, Visit, json_response
 from fairlead.gateway.index import index
-from fairlead.gateway.replies import GATEWAY_TEXTS, body_key, local_reply_config
+from fairlead.gateway.replies import GATEWAY_KINDS, GATEWAY_TEXTS, body_key, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
 from support.gateway import catalog, revision
@@ -153,6 +153,13 @@ def test_envoys_own_answers_have_both_shapes_for_every_status() -> None:
     for text in GATEWAY_TEXTS.values():
         shapes = [next(iter(form)) for form, one in zip(formats, texts, strict=True) if one == text]
         assert sorted(shapes) == ["error", "message"]
+
+
+def test_every_answer_of_envoys_own_names_its_code() -> None:
+    assert set(GATEWAY_KINDS) == {*GATEWAY_TEXTS, 401}
+    for mapper in local_reply_config()["mappers"][:-1]:
+        names = [one["header"]["key"] for one in mapper["headers_to_add"]]
+        assert "x-error-code" in names
 
 
 def test_every_open_path_has_a_name_for_its_page() -> None:

@@ -139,11 +139,12 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
     return int(head[0].split()[1]), headers, body
 
 
-async def by_asgi(running: InProcess, one: Asked) -> tuple[int, str, bytes]:
+async def by_asgi(running: InProcess, one: Asked) -> tuple[int, str, str, bytes]:
     answer = await running.client.request(
         one.method, one.target, headers=list(one.headers), content=b"".join(one.body)
     )
-    return answer.status_code, answer.headers.get("content-type", ""), answer.content
+    kind, code = (answer.headers.get(name, "") for name in ("content-type", "x-error-code"))
+    return answer.status_code, kind, code, answer.content
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,8 @@ def test_pipelined_and_cut_anywhere_the_answers_are_asgis_in_order(
             for one in requests:
                 status, headers, body = await read_answer(reader)
                 expected = await by_asgi(found.running, one)
-                assert (status, headers.get("content-type", ""), body) == expected
+                kind, code = (headers.get(name, "") for name in ("content-type", "x-error-code"))
+                assert (status, kind, code, body) == expected
                 sent = {name.lower(): value for name, value in one.headers}
                 assert headers["x-request-id"] == sent.get("x-request-id", headers["x-request-id"])
         writer.close()

@@ -26,7 +26,7 @@ def _named_by(data: bytes) -> str:
         head = json.loads(data)
         check_schema(head, _SCHEMA, HEAD)
         return str(head["catalog"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = Problem(
             "", f"is damaged ({error!r})", "restore it: it names the newest catalog/ file"
         )

@@ -57,6 +57,8 @@ class DirectoryObjectStore:
         if not if_absent and if_match is None:
             files.write_atomic(path, data)
             return _etag(data)
+        if path.is_dir():
+            raise FairleadError(f"{path} is a directory: remove it", kind=Kind.CONFLICT)
         with files.locked(self._root / _LOCK):
             if if_absent and path.exists():
                 raise StoreConflict(f"{key} exists already")

@@ -108,12 +108,10 @@ class ServerApp:
                 route.json_headers if json_length is None else route.binary(json_length)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            status, body = route.failure(error, identity)
-            answer_headers = route.json_headers
+            status, body, answer_headers = route.failure(error, identity)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
-            status, body = route.failure(ending, identity)
-            answer_headers = route.json_headers
+            status, body, answer_headers = route.failure(ending, identity)
         finally:
             stats.in_progress -= 1
             stats.count(status, self._now() - start)

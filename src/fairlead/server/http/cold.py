@@ -9,7 +9,7 @@ from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
-from fairlead.server.http.errors import shape_for
+from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.exchange import (
     Message,
     Receive,
@@ -72,7 +72,7 @@ class Cold:
         """Answer an error in the shape of the path's dialect."""
         statuses, error_body = shape_for(scope["raw_path"])
         identity = request_id(dict(scope["headers"]))
-        headers = [_JSON, (b"x-request-id", identity)]
+        headers = [_JSON, error_code(error.kind), (b"x-request-id", identity)]
         if allow is not None:
             headers.append((b"allow", allow))
         status = statuses[error.kind]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fairlead.api.http_status import HTTP_STATUS
+from fairlead.api.http_status import ERROR_CODE, HTTP_STATUS
 from fairlead.dialects import oip_rest, project
 from fairlead.domain.errors import FairleadError, Kind
 
@@ -13,6 +13,11 @@ STATUSES = HTTP_STATUS
 OIP_STATUSES: Mapping[Kind, int] = {**STATUSES, Kind.SCHEMA: 400}
 
 ErrorBody = Callable[[FairleadError], bytes]
+
+
+def error_code(kind: Kind) -> tuple[bytes, bytes]:
+    """The header that names an error's kind."""
+    return ERROR_CODE.encode(), kind.value.encode()
 
 
 def shape_for(path: bytes) -> tuple[Mapping[Kind, int], ErrorBody]:

@@ -17,7 +17,7 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
 from fairlead.server.dataplane import DataPlane, Endpoint
-from fairlead.server.http.errors import shape_for
+from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.handlers import (
     HEADER_LENGTH,
     Handler,
@@ -86,8 +86,8 @@ class HotRoute:
         """The headers of an answer whose first `json_length` bytes are JSON."""
         return [*self.binary_headers, (HEADER_LENGTH, b"%d" % json_length)]
 
-    def failure(self, error: Exception, identity: bytes) -> tuple[int, bytes]:
-        """Note what went wrong; the status and what the caller may read of it.
+    def failure(self, error: Exception, identity: bytes) -> tuple[int, bytes, HeaderList]:
+        """Note what went wrong; the status, what the caller may read of it, and the headers.
 
         Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
         keeps megabytes of body until the garbage collector comes by.
@@ -102,7 +102,8 @@ class HotRoute:
         if error.kind in (Kind.MODEL, Kind.INTERNAL):
             self.stats.exception(name)
         self.stats.error(error.kind)
-        return self.statuses[error.kind], self.error_body(error)
+        headers = [*self.json_headers, error_code(error.kind)]
+        return self.statuses[error.kind], self.error_body(error), headers
 
 
 def head_of(status: int, headers: HeaderList) -> bytes:

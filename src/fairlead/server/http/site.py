@@ -18,7 +18,7 @@ import fairlead
 from fairlead.api.worker import ServingSettings
 from fairlead.dialects import oip_rest
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.server.http.errors import shape_for
+from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.openapi import describe
 from fairlead.server.http.routes import ByVersion, ServedRevision, in_order
 
@@ -144,6 +144,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
             else f"{request.method} is not for this path; use GET"
         )
         error = Refused(kind, message)
+    name, value = error_code(error.kind)
+    headers[name.decode()] = value.decode()
     return Response(error_body(error), statuses[error.kind], headers, "application/json")
 
 

@@ -176,8 +176,8 @@ class Wave:
 
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""
-        status, body = one.route.failure(error, one.identity)
-        one.answer = _message(head_of(status, one.route.json_headers), one, body)
+        status, body, headers = one.route.failure(error, one.identity)
+        one.answer = _message(head_of(status, headers), one, body)
         self._finish(one, status)
         return False
 
