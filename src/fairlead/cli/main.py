@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "validate": ("release", "validate", "Check release files, offline."),
     "plan": ("release", "plan", "What applying release files would change."),
     "apply": ("release", "apply", "Apply release files."),
+    "doctor": ("doctor", "doctor", "What is wrong on this machine, and how to mend it."),
     "docs": ("docs", "docs", "Reference pages, generated from the code."),
     "publish": ("models", "publish", "Prove a model and publish it as an artifact."),
     "models": ("models", "models", "The published artifacts."),
