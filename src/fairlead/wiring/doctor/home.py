@@ -54,7 +54,7 @@ def store_lock(home: Home[Path], clock: Clock) -> list[Finding]:
     if not path.exists():
         return []
     started = clock.monotonic()
-    while (handle := _try(path)) is None:
+    while (handle := files.try_lock(path)) is None:
         if clock.monotonic() - started > _LOCK_SECONDS:
             pids = [pid for pid in _pids() if processes.holds_open(pid, path)]
             who = (
@@ -145,20 +145,15 @@ def statuses(home: Home[Path], now: float) -> list[Finding]:
 
 def held(lock: Path) -> bool:
     """Does a running process hold this lock?"""
-    if not lock.exists():
-        return False
-    handle = _try(lock)
+    try:
+        handle = files.try_lock(lock) if lock.exists() else -1
+    except OSError:
+        return False  # not ours to ask; that is a finding of its own
     if handle is None:
         return True
-    os.close(handle)
+    if handle >= 0:
+        os.close(handle)
     return False
-
-
-def _try(path: Path) -> int | None:
-    try:
-        return files.try_lock(path)
-    except OSError:
-        return None
 
 
 def _node_written(data: bytes) -> float:

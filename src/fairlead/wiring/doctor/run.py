@@ -67,6 +67,8 @@ def _opened(root: Path, found: list[Finding]) -> Control | None:
         return open_home(root)
     except (FairleadError, OSError) as error:
         mend = "restore the home from a backup, or name another with --home"
+        if isinstance(error, PermissionError):
+            mend = f"run: sudo chown -R $(id -u) {root} && chmod -R u+rwX {root}"
         found.append(Finding("home", str(error), "no command can use this home", mend))
         return None
 
@@ -80,7 +82,7 @@ def _of_machine(root: Path | None, host: str, port: int) -> Iterator[tuple[str, 
     yield "limits", lambda: machine.descriptors(soft)
     yield "disk", lambda: machine.room(place)
     yield "memory", lambda: machine.memory(psutil.virtual_memory().available)
-    yield "temporary files", lambda: machine.temporary(Path(tempfile.gettempdir()))
+    yield "temporary files", _temporary
     yield "sockets", lambda: _sockets(place)
     if root is None or not homes.held(home_at(root).gateway_lock):
         yield "port", lambda: machine.port(host, port)
@@ -135,6 +137,16 @@ def careful(name: str, check: Check) -> list[Finding]:
             f": {where}" if where else ""
         )
         return [Finding(name, wrong, "what cannot be read cannot be used", "see the message")]
+
+
+def _temporary() -> list[Finding]:
+    try:
+        return machine.temporary(Path(tempfile.gettempdir()))
+    except OSError as error:  # it has tried them all
+        why = "models are checked there"
+        return [
+            Finding("temporary files", str(error.strerror), why, "free some disk, or set TMPDIR")
+        ]
 
 
 def _sockets(root: Path) -> list[Finding]:
