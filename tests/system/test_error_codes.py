@@ -235,3 +235,10 @@ def test_every_code_has_its_section() -> None:
         assert section(code) in page
     with pytest.raises(InvalidInput, match="there is no error code 'modl'"):
         section("modl")
+
+
+def test_the_doctor_finds_nothing_wrong_where_fairlead_runs(running: Fairlead) -> None:
+    environment = {**os.environ, "FAIRLEAD_PORT": str(running.port)}
+    done = _run(running, "doctor", "--home", str(running.home), "--deep", environment=environment)
+    assert done.returncode == 0, done.stdout
+    assert "nothing is wrong" in done.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,7 +199,7 @@ def test_a_broken_installation_is_an_unexpected_error_in_one_line(tmp_path: Path
 def test_ctrl_c_at_any_moment_is_at_most_one_word(tmp_path: Path) -> None:
     home = ["--home", str(tmp_path / "h")]
     run("keys", "create", "a", *home, cwd=tmp_path, code=0)
-    for milliseconds in range(0, 300, 15):
+    for milliseconds in range(0, 300, 30):
         process = subprocess.Popen(
             [sys.executable, "-c", START, *FAIRLEAD[1:], "logs", "-f", *home],
             cwd=tmp_path,
@@ -242,3 +244,119 @@ def test_a_model_that_is_not_json_is_told(tmp_path: Path) -> None:
     (folder / "golden.json").write_text("[" * 100_000)
     done = run("publish", "m", "--home", str(tmp_path / "h"), cwd=tmp_path, code=1)
     assert "golden.json: is not JSON" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a home in which a model is published and applied."""
+    directory = tmp_path_factory.mktemp("project")
+    run("init", ".", cwd=directory, code=0)
+    run("publish", "models/reading-time/1", cwd=directory, code=0)
+    run("apply", "releases/reading-time.yaml", cwd=directory, code=0)
+    return directory
+
+
+READS = [
+    ("status",),
+    ("models", "ls"),
+    ("models", "show", "reading-time/1"),
+    ("plan", "releases/reading-time.yaml"),
+    ("validate", "releases/reading-time.yaml"),
+    ("keys", "ls"),
+    ("logs",),
+]
+WRITES = [
+    ("keys", "create", "x"),
+    ("pin", "reading-time", "v1"),
+    ("kill", "reading-time"),
+    ("publish", "models/reading-time/1"),
+    ("apply", "other.yaml"),
+    ("up",),
+    ("serve", "models/reading-time/1"),
+    ("init", "new"),
+]
+
+
+def _other(project: Path) -> None:
+    text = (project / "releases" / "reading-time.yaml").read_text()
+    (project / "other.yaml").write_text(text.replace('version: "1"', 'version: "2"'))
+
+
+def test_with_a_full_disk_what_reads_works_and_what_writes_is_told(project: Path) -> None:
+    _other(project)
+
+    def full(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*FAIRLEAD, *arguments],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        )
+
+    for arguments in READS:
+        done = full(*arguments)
+        assert "error[" not in done.stderr, done
+        assert done.returncode == (1 if arguments == ("status",) else 0)
+    for arguments in WRITES:
+        done = full(*arguments)
+        assert done.returncode == 1, done
+        assert "error[system]: " in done.stderr, done
+        assert "Traceback" not in done.stderr
+    assert "temporary" in full("doctor").stdout
+    assert not list((project / "new").rglob("*.*"))
+
+
+def _without_power() -> list[str]:
+    """What takes root's right to read and write everything away; nothing to do for anybody else."""
+    if os.getuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("root may do everything, and setpriv is not installed")
+    return [setpriv, "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000], ids=["read-only", "closed"])
+def test_a_home_that_may_not_be_written_or_read_is_told(
+    project: Path, tmp_path: Path, mode: int
+) -> None:
+    powerless = _without_power()
+    mine = tmp_path / "project"
+    shutil.copytree(project, mine)
+    _other(mine)
+    home = mine / ".fairlead"
+    for path in (*home.rglob("*"), home):
+        if path.is_dir():
+            path.chmod(mode)
+    try:
+        for arguments in [*READS[:2], *WRITES[:1], *WRITES[3:6], ("doctor",)]:
+            named = () if arguments[0] == "validate" else ("--home", str(home))
+            done = subprocess.run(
+                [*powerless, *FAIRLEAD, *arguments, *named],
+                cwd=mine,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert "Traceback" not in done.stderr
+            assert "error[internal]" not in done.stderr
+            assert done.returncode in (0, 1)
+            if mode == 0 and arguments[0] not in ("validate", "doctor"):
+                assert f"error[system]: {home}" in done.stderr, done
+            if arguments[0] == "doctor":
+                assert ("cannot be written" if mode else "Permission denied") in done.stdout
+                assert "chmod" in done.stdout or not mode
+    finally:
+        home.chmod(0o700)
+        for path in home.rglob("*"):
+            if path.is_dir():
+                path.chmod(0o700)
+
+
+def test_a_home_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    done = run("keys", "create", "x", "--home", os.fsdecode(b"h\xff"), cwd=tmp_path, code=1)
+    assert "is not UTF-8, which Envoy cannot read; name another directory" in done.stderr

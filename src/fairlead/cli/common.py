@@ -19,7 +19,7 @@ def home_option(function: Function) -> Function:
     """`--home`, with what it means when it is not given."""
     return click.option(
         "--home",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),  # we say it better
         help="The Fairlead home. Default: FAIRLEAD_HOME, else the nearest .fairlead/ upwards from here.",
     )(function)
 

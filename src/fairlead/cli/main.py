@@ -6,8 +6,10 @@ import importlib
 from collections.abc import Mapping
 
 import click
+from click.shell_completion import CompletionItem
 
 import fairlead
+from fairlead.cli.completing import with_values
 from fairlead.cli.guard import guarded
 
 # name -> (module, attribute, one line of help): listed here so that `fairlead --help` imports none of them.
@@ -20,6 +22,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "validate": ("release", "validate", "Check release files, offline."),
     "plan": ("release", "plan", "What applying release files would change."),
     "apply": ("release", "apply", "Apply release files."),
+    "doctor": ("doctor", "doctor", "What is wrong on this machine, and how to mend it."),
+    "completion": ("completion", "completion", "Let your shell complete commands and names."),
     "docs": ("docs", "docs", "Reference pages, generated from the code."),
     "publish": ("models", "publish", "Prove a model and publish it as an artifact."),
     "models": ("models", "models", "The published artifacts."),
@@ -49,7 +53,14 @@ class Commands(click.Group):
         command: click.Command = getattr(
             importlib.import_module(f"fairlead.cli.{module}"), attribute
         )
-        return command
+        return with_values(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, none of them imported; and the options, as ever."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [CompletionItem(name, help=COMMANDS[name][2]) for name in names]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -78,4 +89,4 @@ def cli() -> None:
 
 def run() -> int:
     """Run a command; every error ends as one clear message and the exit code that is returned."""
-    return guarded(lambda: cli.main(standalone_mode=False))
+    return guarded(lambda: cli.main(standalone_mode=False, complete_var="_FAIRLEAD_COMPLETE"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -25,11 +26,18 @@ def init(directory: Path) -> int:
             f"{directory / there[0]} is there already: choose an empty folder, nothing was written"
         )
         raise FairleadError(message, kind=Kind.CONFLICT)
-    for name, text in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        click.echo(f"wrote {path}")
+    try:
+        for name, text in files.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError:
+        for name in files:
+            with contextlib.suppress(OSError):
+                (directory / name).unlink()
+        raise
+    for name in files:
+        click.echo(f"wrote {directory / name}")
     click.echo(
         "\nNext: fairlead up" if str(directory) == "." else f"\nNext: cd {directory} && fairlead up"
     )

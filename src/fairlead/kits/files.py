@@ -30,9 +30,11 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
                 file.flush()
                 os.fsync(file.fileno())
         Path(beside).replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             Path(beside).unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say whose write it refused
         raise
     if durable:
         sync_directory(path.parent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +80,13 @@ def home_at(root: Path) -> Home[Path]:
     except (OSError, RuntimeError):  # the second for a loop of links
         problem = Problem("--home", f"{root} leads nowhere", "name a directory")
         raise InvalidInput("", [problem]) from None
+    if not _is_text(root):
+        wrong, right = f"{root} is not UTF-8, which Envoy cannot read", "name another directory"
+        raise InvalidInput("", [Problem("--home", wrong, right)])
     name = f"{socket_directory_name(root)}-{os.getuid()}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
-    tried = [runtime, tempfile.gettempdir(), "/tmp"]  # noqa: S108 - a private directory inside, checked
+    # Not tempfile.gettempdir: that one writes a file to find out, and with a full disk nobody could ask anything.
+    named = [os.environ.get(name) or "" for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
+    tried = [*named, "/tmp", "/var/tmp"]  # noqa: S108 - a private directory inside, checked
     for parent in filter(None, tried):
         longest = len(os.fsencode(Path(parent) / name)) + _SOCKET_NAME_BYTES
         if longest <= _SOCKET_PATH_BYTES and os.access(parent, os.W_OK):
@@ -91,6 +94,14 @@ def home_at(root: Path) -> Home[Path]:
     wrong = f"none of {', '.join(filter(None, tried))} can hold its sockets"
     right = "set TMPDIR to a directory you may write, with a path under 50 bytes"
     raise InvalidInput("environment", [Problem("TMPDIR", wrong, right)])
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def nearest_home(start: Path) -> Path | None:

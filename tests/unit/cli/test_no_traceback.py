@@ -173,7 +173,19 @@ def test_whatever_is_named_as_a_home_is_told(
 
 def test_every_command_is_called_or_left_out_for_a_reason() -> None:
     # These run a process, or have their own tests.
-    elsewhere = {"up", "agent", "gateway", "worker", "serve", "publish", "init", "docs", "validate"}
+    elsewhere = {
+        "up",
+        "agent",
+        "gateway",
+        "worker",
+        "serve",
+        "publish",
+        "init",
+        "docs",
+        "validate",
+        "doctor",
+        "completion",
+    }
     assert {arguments[0] for arguments in CALLS} | elsewhere >= set(COMMANDS)
 
 
