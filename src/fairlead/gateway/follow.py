@@ -93,7 +93,7 @@ class Follower:
         self._envoy = envoy
         self._view = view
         self._clock = clock
-        self._inputs = Inputs(home, view)
+        self._inputs = Inputs(home, view, clock)
         self._reporter = Reporter(settings, home, view, clock)
         # What the gateway before this one left counts as routed until the first move.
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
@@ -122,6 +122,8 @@ class Follower:
         wanted = self._wanted()
         if wanted is not None:
             await self._apply(*wanted)
+        if not self._move_pause.failed:
+            self._view.keys_mark = self._inputs.keys_mark
         await self._drop_idle()
         self._reporter.beat(self._workers)
 

@@ -35,6 +35,7 @@ class Observed:
     node: NodeStatus | None
     gateway: GatewayStatus | None
     running: dict[str, Any] | None
+    keys_mark: str  # the state of the key file
 
     def problems(self) -> list[str]:
         """Why not everything serves; empty if everything does."""
@@ -77,6 +78,8 @@ class Observed:
         if gateway.generation < self.catalog.generation:
             yield f"the gateway is at generation {gateway.generation} of {self.catalog.generation}"
             return
+        if gateway.keys != self.keys_mark:
+            yield "the gateway has not read the keys' secrets yet"
         for name in services:
             service = self.catalog.services.get(name)
             if service is not None and service.kill is None:
@@ -107,6 +110,7 @@ def observe(control: Control) -> Observed:
         node if node is not None and _fresh(node.written_at, now) else None,
         gateway if gateway is not None and _fresh(gateway.written_at, now) else None,
         running(control),
+        files.mark(home.keys),
     )
 
 
