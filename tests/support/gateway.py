@@ -21,8 +21,9 @@ from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
-from fairlead.domain.catalog import Catalog, KeyRecord, Line, Pin, Revision, Service
+from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord, Scope
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import ObjectStore
 from fairlead.domain.release import EndpointSpec, TrafficShare
@@ -62,7 +63,7 @@ def catalog(
     pins: Mapping[str, str],
     keys: Mapping[str, tuple[str, ...]],
 ) -> Catalog:
-    """`traffic` maps `speech/v9` to percents by revision, `keys` clients to their services."""
+    """`traffic` maps `speech/v9` to percents by revision, `keys` clients to their scopes."""
     services: dict[str, Service] = {}
     for one in revisions:
         line_id = one.id.line_id
@@ -73,7 +74,8 @@ def catalog(
         line = replace(line, revisions={**line.revisions, one.id.revision: one})
         services[line_id.service] = replace(service, lines={**service.lines, line_id.line: line})
     records = {
-        client: KeyRecord(client, allowed, 0.0, "fingerprint") for client, allowed in keys.items()
+        client: KeyRecord(client, tuple(map(Scope.parse, allowed)), 0.0, "fingerprint")
+        for client, allowed in keys.items()
     }
     return Catalog(1, services, records)
 

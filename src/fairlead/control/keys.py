@@ -122,7 +122,9 @@ class Keys:
 
         def what(catalog: Catalog) -> Catalog:
             _check_scopes(catalog, allow)
-            return with_key(catalog, replace(catalog.key(client), allow=tuple(dict.fromkeys(allow))))
+            return with_key(
+                catalog, replace(catalog.key(client), allow=tuple(dict.fromkeys(allow)))
+            )
 
         scopes = " ".join(map(str, allow))
         changing.change(self.catalogs, self.clock, what, f"allow key {client} {scopes}")

@@ -148,18 +148,24 @@ def _choose_service(
     ]
     if len(found) == 1:
         return found[0]
-    there = sorted({version for owner in allowed for version in owner.versions()}, key=version_key)
-    listed = ", ".join(there) or "none is ready yet"
     if found:
-        return Refusal(
-            Kind.NOT_FOUND, f"several services answer here: send Accept-Version; versions: {listed}"
-        )
+        message = f"several services answer here: send Accept-Version; versions: {_listed(allowed)}"
+        return Refusal(Kind.NOT_FOUND, message)
     if any(_choose_version(owner, ask, path, owner) is not None for owner in whole):
         return Refusal(Kind.FORBIDDEN, NOT_YOURS)
+    return _nothing_chosen(ask, path, allowed)
+
+
+def _nothing_chosen(ask: Ask, path: ModelPath | CustomPath, allowed: list[ServiceRoute]) -> Refusal:
     if isinstance(path, ModelPath) and path.artifact_version is not None:
         return Refusal(Kind.NOT_FOUND, _no_artifact_version(allowed[0], path.artifact_version))
     version = LATEST if ask.accept_version is None else ask.accept_version
-    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {listed}")
+    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {_listed(allowed)}")
+
+
+def _listed(services: Iterable[ServiceRoute]) -> str:
+    there = {version for service in services for version in service.versions()}
+    return ", ".join(sorted(there, key=version_key)) or "none is ready yet"
 
 
 def _with_lines_of(
@@ -291,8 +297,7 @@ def _wrong_method(ask: Ask, methods: Iterable[str]) -> Refusal:
 
 
 def _no_version(service: ServiceRoute, version: str) -> Refusal:
-    listed = ", ".join(service.versions()) or "none is ready yet"
-    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {listed}")
+    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {_listed([service])}")
 
 
 def _no_artifact_version(service: ServiceRoute, version: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from fairlead.domain.routing import BAD_KEY, NO_KEY
 
+RATE_EXCEEDED = "API rate limit exceeded"
+CONCURRENCY_EXCEEDED = "API concurrency limit exceeded"
 GATEWAY_TEXTS: Mapping[int, str] = {
     400: "Bad request",
     404: "Not found",
@@ -20,6 +22,7 @@ GATEWAY_TEXTS: Mapping[int, str] = {
     413: "Payload too large",
     414: "URI too long",
     417: "Expectation failed",
+    429: RATE_EXCEEDED,
     431: "Request header or cookie too large",  # Kong's own number for it is 494
     500: "An unexpected error occurred",
     502: "An invalid response was received from the upstream server",
@@ -27,8 +30,11 @@ GATEWAY_TEXTS: Mapping[int, str] = {
     504: "The upstream server is timing out",
 }
 
+QUOTA_HEADER = "x-fairlead-quota"  # whose gate a request goes through; see quotas.py
+PEER_HEADER = "x-fairlead-peer"  # and where it came from
 CHALLENGE = 'Key realm="kong"'
 _UNAUTHORIZED = 401
+_TOO_MANY = 429
 _OPEN_INFERENCE = "^/v2([/?].*)?$"
 
 Document = dict[str, Any]
@@ -46,6 +52,7 @@ def local_reply_config() -> Document:
         mappers += [
             _unauthorized(key, path, NO_KEY, sent=False),
             _unauthorized(key, path, BAD_KEY, sent=True),
+            _too_many_at_once(key, path),
             *(
                 _mapper(key, [path, _status_filter(status)], text)
                 for status, text in GATEWAY_TEXTS.items()
@@ -62,13 +69,26 @@ def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> 
         }
     }
     mapper = _mapper(key, [path, _status_filter(_UNAUTHORIZED), present], text)
-    mapper["headers_to_add"] = [
-        {
-            "header": {"key": "www-authenticate", "value": CHALLENGE},
-            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-        }
-    ]
+    mapper["headers_to_add"] = [_header("www-authenticate", CHALLENGE)]
     return mapper
+
+
+def _too_many_at_once(key: str, path: Document | None) -> Document:
+    """The circuit breaker of a key's gate, the only one that ever opens by a count of requests."""
+    gate = {"header_filter": {"header": {"name": QUOTA_HEADER, "present_match": True}}}
+    full = {"response_flag_filter": {"flags": ["UO"]}}
+    mapper = _mapper(key, [path, full, gate], CONCURRENCY_EXCEEDED)
+    mapper["status_code"] = _TOO_MANY
+    # How long requests take nobody knows; a place may be free at any time.
+    mapper["headers_to_add"] = [_header("retry-after", "1")]
+    return mapper
+
+
+def _header(name: str, value: str) -> Document:
+    return {
+        "header": {"key": name, "value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
 
 
 def _mapper(key: str, filters: list[Document | None], text: str | None) -> Document:

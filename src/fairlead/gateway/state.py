@@ -19,12 +19,14 @@ from fairlead.domain.status import (
     node_status_from_bytes,
 )
 from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
+from fairlead.domain.uses import Uses
 from fairlead.gateway.index import TableIndex
 from fairlead.gateway.keys import Credentials, read_credentials, warn_if_readable
 from fairlead.kits import files
 from fairlead.kits.clock import Clock
 
 _log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class View:
@@ -44,6 +46,7 @@ class View:
     envoy_restarts: int = 0
     rejected_updates: int = 0
     keys_mark: str = ""  # the state of the key file that is in force
+    uses: Uses = field(default_factory=Uses)
 
     def note(self, part: str, problem: str) -> None:
         """Remember a problem, or with an empty text that it is gone; a new one is logged once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from fairlead.domain.status import (
     health_problems,
     node_status_from_bytes,
 )
+from fairlead.domain.uses import Use, uses_from_bytes
 from fairlead.kits import files, processes
 from fairlead.wiring.homes import Control
 
@@ -112,6 +113,12 @@ def observe(control: Control) -> Observed:
         running(control),
         files.mark(home.keys),
     )
+
+
+def key_uses(control: Control) -> Mapping[str, Use]:
+    """What the gateway counted of each key; empty if none ever ran here."""
+    uses = _read(control.home.key_uses, uses_from_bytes)
+    return uses.keys if uses is not None else {}
 
 
 def _fresh(written_at: float, now: float) -> bool:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fairlead.domain import catalog as catalogs
-from fairlead.domain.catalog import Catalog, KeyRecord, Kill, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Kill, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord, Scope
 from fairlead.domain.manifest import (
     Manifest,
     ManifestFile,
@@ -59,7 +60,7 @@ def full_catalog() -> Catalog:
     found = catalogs.with_revision(Catalog(), revision())
     found = catalogs.with_traffic(found, LineId("s", "v1"), (TrafficShare("1", 100),))
     found = catalogs.with_kill(found, "s", Kill("later", 3.0))
-    return catalogs.with_key(found, KeyRecord("demo", ("s",), 1.0, "ab"))
+    return catalogs.with_key(found, KeyRecord("demo", (Scope("s"),), 1.0, "ab"))
 
 
 def test_a_manifest_reads_back_and_its_digest_fixes_every_byte() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given, settings, strategies as st
 
 from fairlead.domain.catalog import (
     Catalog,
-    KeyRecord,
     Kill,
     Revision,
     with_key,
@@ -21,6 +20,7 @@ from fairlead.domain.catalog import (
 )
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import ArtifactRef, EndpointId, LineId, RevisionId
+from fairlead.domain.keys import EVERYTHING, KeyRecord, Scope
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.routing import (
     BUCKETS,
@@ -80,8 +80,8 @@ def catalog() -> Catalog:
     found = with_traffic(found, LineId("speech", "v9"), shares(r1=90, r2=10, r3=0))
     found = with_traffic(found, LineId("speech", "v10"), shares(r1=100))
     found = with_traffic(found, LineId("other", "v1"), shares(r1=100))
-    found = with_key(found, KeyRecord("all", ("*",), 0.0, ""))
-    return with_key(found, KeyRecord("narrow", ("other",), 0.0, ""))
+    found = with_key(found, KeyRecord("all", (EVERYTHING,), 0.0, ""))
+    return with_key(found, KeyRecord("narrow", (Scope("other"),), 0.0, ""))
 
 
 def table(desired: Catalog | None = None, before: RoutingTable | None = None) -> RoutingTable:
@@ -339,7 +339,7 @@ def test_a_path_the_pinned_line_lacks_names_latest_not_none() -> None:
     catalog = with_revision(catalog, revision("speech", "v2", "1", 2, speech))
     catalog = with_traffic(catalog, LineId("speech", "v1"), shares(r1=100))
     catalog = with_traffic(catalog, LineId("speech", "v2"), shares(r1=100))
-    catalog = with_key(catalog, KeyRecord("demo", ("*",), 0.0, ""))
+    catalog = with_key(catalog, KeyRecord("demo", (EVERYTHING,), 0.0, ""))
     table = table_from(catalog, catalog.live(), {}, RoutingTable())
     outcome = route(table, Ask("POST", "/api/stream", "demo"), hash64)
     assert outcome == Refusal(
