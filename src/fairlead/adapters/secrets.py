@@ -48,7 +48,7 @@ class SecretsFile:
         document = files.read_json(self._path)
         if document is None:
             return {"keys": {}, "old": []}
-        check_schema(document, _SCHEMA, str(self._path))
+        check_schema(document, _SCHEMA, str(self._path), oldest=1)
         return {"keys": document["keys"], "old": document.get("old", [])}
 
     def _without(self, client: str) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def catalog_from_bytes(data: bytes, source: str = "catalog") -> Catalog:
         raise InvalidInput(
             source, [Problem("", "is not JSON", f"restore it from a backup ({error})")]
         ) from None
-    check_schema(document, SCHEMA, source)
+    check_schema(document, SCHEMA, source, oldest=1)
     node = Node(document)
     node.mapping(["schema", "generation", "services", "keys"], ["services", "keys"])
     catalog = Catalog(

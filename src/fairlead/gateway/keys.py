@@ -43,7 +43,7 @@ def read_credentials(path: Path) -> Credentials:
     document = _read(path)
     if document is None:
         return Credentials()
-    check_schema(document, _SCHEMA, str(path))
+    check_schema(document, _SCHEMA, str(path), oldest=1)
     keys = document.get("keys") if isinstance(document, Mapping) else None
     if not isinstance(keys, Mapping) or not all(
         isinstance(secret, str) and secret for secret in keys.values()
