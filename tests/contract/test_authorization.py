@@ -57,6 +57,8 @@ SCOPES = {
 }
 UNKNOWN = {"no-key": None, "wrong-key": "s-wrong", "revoked": "s-revoked", "ended": "s-ended"}
 KILLED = "stopped: call the platform team"
+NO_KEY = "No API key found in request"
+BAD_KEY = "Invalid authentication credentials"
 NOT_YOURS = "You cannot consume this service"
 
 # Which line a version means, by service; an artifact's version is answered by one line.
@@ -160,9 +162,11 @@ def expected(ask: Question) -> tuple[int, str, str]:
     if ask.path in open_paths("v1"):
         return (200 if ask.method == "GET" else 405), "", ""
     if ask.kind in UNKNOWN:
-        missing = ask.secret is None
-        text = "No API key found in request" if missing else "Invalid authentication credentials"
-        return 401, text, ""
+        return 401, NO_KEY if ask.secret is None else BAD_KEY, ""
+    return expected_with_key(ask)
+
+
+def expected_with_key(ask: Question) -> tuple[int, str, str]:
     found = parse_path(ask.path, "v1")
     if "nobody" in ask.path or ask.path == "/nothing" or isinstance(found, OpenPath):
         return 404, "", ""

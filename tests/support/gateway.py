@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from fairlead.kits import files
 from fairlead.kits.clock import SystemClock
 
 CLOCK = SystemClock()
+MAIN = Path(__file__).with_name("gateway_main.py")
 DIGEST = "sha256:" + "0" * 64
 
 
@@ -254,6 +256,22 @@ async def new_world(*, on_disk: bool = False, **settings: Any) -> AsyncIterator[
             await world.drop_worker(name)
         await world.new_envoy().adopt({})  # an Envoy that was left behind is none of ours: it ends
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(world: World, life: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A gateway in a process of its own; whatever it left is ended."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(MAIN), str(world.home.root), str(world.settings.port), str(life)),
+        pass_fds=[life],
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def eventually(condition: Any, seconds: float, what: str) -> None:

@@ -97,9 +97,9 @@ class KeyUse:
         """Whole lines nobody has counted, of the log that was renamed first."""
         old = self._log.with_name(f"{self._log.name}.1")
         uses = self._view.uses
-        if uses.inode and uses.inode == _inode(old):
+        if _inode(old) and uses.inode != _inode(self._log):
             yield from self._lines(old)
-            self._quiet = self._quiet + 1 if self._view.uses.offset == uses.offset else 0
+            self._quiet = self._quiet + 1 if self._view.uses == uses else 0
             if self._quiet < _QUIET_LOOKS:
                 return
         self._quiet = 0
