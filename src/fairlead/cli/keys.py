@@ -163,7 +163,7 @@ def limit(
 
     quota = control.keys.limit(name, changed)
     _live(control)
-    click.echo(f"{name}: {_quota(quota)}")
+    click.echo(f"{name}: {quota}")
     return 0
 
 
@@ -237,7 +237,7 @@ def _row(key: KeyRecord, use: Use, now: float) -> Sequence[str]:
     return (
         key.client,
         " ".join(map(str, key.allow)) or "nothing",
-        _quota(key.quota),
+        str(key.quota),
         "; ".join(state),
         _ago(use, now),
         str(use.requests),
@@ -265,12 +265,6 @@ def _document(key: KeyRecord, use: Use, now: float) -> dict[str, Any]:
         "requests": use.requests,
         "refused": {str(status): count for status, count in sorted(use.refused.items())},
     }
-
-
-def _quota(quota: Quota) -> str:
-    parts = [str(quota.rate)] if quota.rate else []
-    parts += [f"{quota.concurrency} at once"] if quota.concurrency else []
-    return ", ".join(parts) or "no limit"
 
 
 def _ago(use: Use, now: float) -> str:

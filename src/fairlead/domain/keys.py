@@ -108,6 +108,11 @@ class Quota:
     def __bool__(self) -> bool:
         return self.rate is not None or self.concurrency is not None
 
+    def __str__(self) -> str:
+        parts = [str(self.rate)] if self.rate else []
+        parts += [f"{self.concurrency} at once"] if self.concurrency else []
+        return ", ".join(parts) or "no limit"
+
 
 @dataclass(frozen=True, slots=True)
 class Retiring:
