@@ -149,6 +149,8 @@ def limit(
     """
     if rate is None and concurrency is None and burst is None:
         raise click.UsageError("give --rate, --burst or --concurrency")
+    if rate == _NONE and burst is not None:
+        raise click.UsageError("--burst needs a --rate")
     most = _most(concurrency)
     control = _control(home)
 

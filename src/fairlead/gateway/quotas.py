@@ -58,7 +58,12 @@ def gate_route(key: KeyRecord) -> Document:
     marks = {QUOTA_HEADER: key.client, PEER_HEADER: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}
     return {
         "match": {"prefix": ""},
-        "route": {"cluster": gate_name(key), "timeout": "0s"},
+        "route": {
+            "cluster": gate_name(key),
+            "timeout": "0s",
+            # Workers are retried behind the gate; here it would count a request twice.
+            "retry_policy": {"retry_on": "connect-failure", "num_retries": 2},
+        },
         "request_headers_to_add": [
             {
                 "header": {"key": name, "value": value},

@@ -70,7 +70,9 @@ class KeyUse:
         self._saved_at = self._clock.monotonic()
         known = self._view.catalog.keys
         uses = self._view.uses
-        gone = [client for client in uses.keys if client not in known]
+        # Generation 0 is a store that is away, not one without keys.
+        empty = self._view.catalog.generation == 0
+        gone = [] if empty else [client for client in uses.keys if client not in known]
         if gone:
             keys = {client: use for client, use in uses.keys.items() if client in known}
             uses = self._view.uses = Uses(keys, uses.inode, uses.offset)

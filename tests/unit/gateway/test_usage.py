@@ -34,7 +34,7 @@ class Log:
         """A gateway that starts; both keys are in the catalog."""
         empty = index(RoutingTable())
         keys = {name: KeyRecord(name, (EVERYTHING,), 0.0, "") for name in ("a", "b")}
-        self.view = View(empty, empty, Catalog(keys=keys))
+        self.view = View(empty, empty, Catalog(1, keys=keys))
         self.counting = KeyUse(self.home, self.view, self.clock)
         return self.counting
 
@@ -136,6 +136,12 @@ def test_only_keys_that_are_known_are_kept(log: Log) -> None:
     log.counting.look()
     log.counting.save()
     assert set(uses_from_bytes(log.home.key_uses.read_bytes()).keys) == {"a"}
+    log.again()
+    log.view.catalog = Catalog()  # the store is away, and was never seen
+    log.write(("b", 200))
+    log.counting.look()
+    log.counting.save()
+    assert set(uses_from_bytes(log.home.key_uses.read_bytes()).keys) == {"a", "b"}
 
 
 @pytest.mark.parametrize(
