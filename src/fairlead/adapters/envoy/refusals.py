@@ -83,6 +83,10 @@ def _static(kind: str, resources: Mapping[str, Sequence[Document]]) -> Document:
         listeners = [_listener(routes) for routes in bare["rds"]]
     return {
         "static_resources": {"clusters": bare["cds"], "listeners": listeners},
+        "node": {
+            "id": "fairlead",
+            "cluster": "fairlead",
+        },  # a listener that reads its routes needs one
         "bootstrap_extensions": [_INSIDE],
     }
 
