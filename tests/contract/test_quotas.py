@@ -57,6 +57,9 @@ class Callers:
         }
         return await self._client.post(path, headers=sent)
 
+    async def ask_with(self, secret: str) -> httpx.Response:
+        return await self._client.post(PREDICT, headers={"x-api-key": secret})
+
     async def statuses(self, key: str, count: int, path: str = PREDICT) -> list[int]:
         return [(await self.ask(key, path)).status_code for _ in range(count)]
 
@@ -211,6 +214,27 @@ async def test_through_a_gate_a_request_is_told_once_and_stays_what_it_was(
     assert not [
         one for one in workers if {"x-fairlead-quota", "x-fairlead-peer", "x-api-key"} & set(one)
     ]
+
+
+async def test_no_file_but_those_for_secrets_holds_one(callers: Callers) -> None:
+    secrets = SecretsFile(callers.world.home.keys)
+    secrets.put("app", "very-secret-app", (OldSecret("very-secret-old", CLOCK.now() + 60),))
+    await callers.change(wanted(app=Quota(Rate(1, 3600, 2), 1)))
+
+    async def works() -> bool:
+        return (await callers.ask_with("very-secret-old")).status_code == 200
+
+    await eventually(works, 2, "the old secret works")
+    for secret in ("very-secret-app", "very-secret-app", "very-secret-wrong"):
+        await callers.ask_with(secret)
+    await eventually(lambda: len(callers.lines()) >= 4, 3, "the log is written")
+    root = callers.world.home.root
+    found = {
+        str(path.relative_to(root)): path.stat().st_mode & 0o777
+        for path in root.rglob("*")
+        if path.is_file() and b"very-secret" in path.read_bytes()
+    }
+    assert found == {"gateway/keys.json": 0o600, "gateway/envoy/rds/rds.json": 0o600}
 
 
 async def test_two_threads_share_one_bucket() -> None:

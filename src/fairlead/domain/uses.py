@@ -23,10 +23,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """Every key's, and how far in which access log they were counted."""
+    """Every key's, and how far in which access log they were counted (`log` is empty before the first line)."""
 
     keys: Mapping[str, Use] = field(default_factory=dict)
-    inode: int = 0
+    log: str = ""
     offset: int = 0
 
 
@@ -40,7 +40,7 @@ def uses_to_bytes(uses: Uses) -> bytes:
         }
         for client, use in uses.keys.items()
     }
-    log = {"inode": uses.inode, "offset": uses.offset}
+    log = {"first": uses.log, "offset": uses.offset}
     return json.dumps({"schema": SCHEMA, "log": log, "keys": keys}).encode()
 
 
@@ -63,6 +63,6 @@ def uses_from_bytes(data: bytes, source: str = "uses of keys") -> Uses:
         for client, child in node.child("keys").items()
     }
     log = node.child("log")
-    uses = Uses(keys, log.child("inode").integer(0), log.child("offset").integer(0))
+    uses = Uses(keys, log.child("first").text(), log.child("offset").integer(0))
     node.done(source)
     return uses

@@ -8,8 +8,8 @@ there, also through one rotation. They are bounded by the keys there are.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from fairlead.kits.clock import Clock
 _LOOK_SECONDS = 1.0
 _SAVE_SECONDS = 5.0
 _CHUNK_BYTES = 1 << 18
+_HEAD_BYTES = 4096
 # Envoy sorts the fields of a line by name.
 _LINE = re.compile(rb'"client":"([^"]+)".*"status":([0-9]+),"time":"([^"]+)"')
 _ABOUT_THE_KEY = frozenset({403, 429})
@@ -75,7 +76,7 @@ class KeyUse:
         gone = [] if empty else [client for client in uses.keys if client not in known]
         if gone:
             keys = {client: use for client, use in uses.keys.items() if client in known}
-            uses = self._view.uses = Uses(keys, uses.inode, uses.offset)
+            uses = self._view.uses = Uses(keys, uses.log, uses.offset)
         if uses == self._saved:
             return
         try:
@@ -99,22 +100,20 @@ class KeyUse:
         """Whole lines nobody has counted, of the log that was renamed first."""
         old = self._log.with_name(f"{self._log.name}.1")
         uses = self._view.uses
-        if _inode(old) and uses.inode != _inode(self._log):
-            yield from self._lines(old)
+        before = _first(old)
+        if before and uses.log != _first(self._log):
+            yield from self._lines(old, before)
             self._quiet = self._quiet + 1 if self._view.uses == uses else 0
             if self._quiet < _QUIET_LOOKS:
                 return
         self._quiet = 0
-        yield from self._lines(self._log)
+        yield from self._lines(self._log, _first(self._log))
 
-    def _lines(self, path: Path) -> Iterator[bytes]:
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
+    def _lines(self, path: Path, first: str) -> Iterator[bytes]:
+        if not first:
             return
-        with file:
-            inode = os.fstat(file.fileno()).st_ino
-            offset = self._view.uses.offset if inode == self._view.uses.inode else 0
+        offset = self._view.uses.offset if first == self._view.uses.log else 0
+        with path.open("rb") as file:
             while True:
                 file.seek(offset)
                 data = file.read(_CHUNK_BYTES)
@@ -122,7 +121,7 @@ class KeyUse:
                 if not whole and len(data) < _CHUNK_BYTES:
                     return
                 offset += len(whole) or len(data)  # no line of ours is that long: it is damaged
-                self._at = inode, offset
+                self._at = first, offset
                 yield whole
 
     def _count(self, chunk: bytes) -> None:
@@ -141,11 +140,19 @@ class KeyUse:
         self._view.uses = Uses(keys, *self._at)
 
 
-def _inode(path: Path) -> int:
+def _first(path: Path) -> str:
+    """Tells one log from another by its first line, which has a time and an id; empty while there is none.
+
+    Not by its inode: the next file may get the one that has just become free.
+    """
     try:
-        return path.stat().st_ino
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
     except OSError:
-        return 0
+        return ""
+    line, end, _ = head.partition(b"\n")
+    whole = end or len(head) == _HEAD_BYTES
+    return hashlib.sha256(line).hexdigest()[:16] if whole else ""
 
 
 def _seconds(time: bytes) -> float:

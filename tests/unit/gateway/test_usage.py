@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Log:
         self.path = root / "logs" / "access.jsonl"
         self.path.parent.mkdir()
         self.clock = FakeClock()
+        self.ids = itertools.count()
         self.counting = self.again()
 
     def again(self) -> KeyUse:
@@ -41,7 +43,8 @@ class Log:
     def write(self, *lines: tuple[str | None, int], at: str = "12:00:00.000") -> None:
         with self.path.open("a") as file:
             for client, status in lines:
-                fields = {"client": client, "details": "x", "path": "/p", "status": status}
+                fields = {"client": client, "details": "x", "request_id": str(next(self.ids))}
+                fields |= {"status": status}
                 fields |= {"time": f"2027-01-15T{at}Z", "upstream": "u"}
                 file.write(json.dumps(fields, separators=(",", ":")) + "\n")
 
@@ -104,6 +107,17 @@ def test_through_a_rotation_every_line_counts_also_those_that_come_late(log: Log
     for _ in range(5):
         counts = log.counts()
     assert counts == {"a": 4, "b": 3}
+
+
+def test_a_log_renamed_over_another_is_not_taken_for_it(log: Log) -> None:
+    """As if the new log had got the old one's inode: it is shorter, and then longer, than what was counted."""
+    log.write(*[("a", 200)] * 3)
+    assert log.counts() == {"a": 3}
+    for more in (1, 9):
+        log.path.write_bytes(b"")
+        log.write(*[("b", 200)] * more, at=f"12:00:0{more}.000")
+        log.counts()
+    assert log.counts() == {"a": 3, "b": 10}
 
 
 def test_the_next_gateway_goes_on_where_the_counts_were_kept(log: Log) -> None:
