@@ -9,13 +9,17 @@ import asyncio
 import json
 import random
 import secrets
+from dataclasses import replace
 
 import pytest
 import xxhash
 
+from fairlead.adapters.secrets import SecretsFile
 from fairlead.api.http_status import HTTP_STATUS
-from fairlead.domain.catalog import Catalog, Kill, with_kill
+from fairlead.domain.catalog import Catalog, Kill, with_key, with_kill
+from fairlead.domain.keys import Quota, Rate
 from fairlead.domain.paths import OpenPath, open_paths, parse_path
+from fairlead.domain.ports import OldSecret
 from fairlead.domain.routing import Ask, Forward, Open, Refusal, authenticate, route
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.replies import body_key
@@ -28,7 +32,27 @@ pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(90)]
 REQUESTS = 10_000
 CONNECTIONS = 32
 PATHS = {"stream": ("/api/stream", "/classify"), "validate": ("/api/validate",)}
-SECRETS = {"all": "s-all", "one": "s-one", "two": "s-two", "none": "s-none", "gone": "s-gone"}
+SCOPES = {
+    "all": ("*",),
+    "one": ("sentiment",),
+    "two": ("speech", "lsh"),
+    "none": (),
+    "line": ("speech/v9", "dead"),
+    "reads": ("*:read",),
+    "mixed": ("speech/v10:infer", "sentiment/v2:read", "sentiment/v1:infer"),
+    "off": ("*",),
+    "fast": ("*",),
+    "fastline": ("speech/v9:infer", "sentiment"),
+    "fastoff": ("speech",),
+}
+SECRETS = {client: f"s-{client}" for client in [*SCOPES, "gone"]}
+OLD = OldSecret("s-before", 4e9)
+ENDED = OldSecret("s-ended", 1.0)
+QUOTAS = {
+    "fast": Quota(Rate(10**8, 1, 10**8), 10**6),
+    "fastline": Quota(concurrency=10**6),
+    "fastoff": Quota(Rate(10**8, 1, 10**8)),
+}
 SERVICES = [*["sentiment", "speech"] * 4, "sentiment-2", "lsh", "dead", "nobody"]
 VERSIONS = [
     *("latest", "v1", "v2", "v9", "v10", "v1.1", "v1.2", "v1.3", "v2.1", "v9.1", "v9.2", "v10.1"),
@@ -62,8 +86,12 @@ def everything() -> Catalog:
             "dead/v1": {"1": 100},
         },
         pins={"sentiment": "v2", "sentiment-2": "v1", "speech": "v9", "lsh": "v1", "dead": "v1"},
-        keys={"all": ("*",), "one": ("sentiment",), "two": ("speech", "lsh"), "none": ()},
+        keys=SCOPES,
     )
+    for client, quota in QUOTAS.items():
+        wanted = with_key(wanted, replace(wanted.keys[client], quota=quota))
+    for client in ("off", "fastoff"):
+        wanted = with_key(wanted, replace(wanted.keys[client], killed="call the platform team"))
     return with_kill(wanted, "dead", Kill("off for repairs", 0.0))
 
 
@@ -120,9 +148,9 @@ def spoiled(path: str, dice: random.Random) -> str:
 def random_headers(dice: random.Random) -> list[tuple[str, str]]:
     headers = []
     sent = dice.random()
-    keys = list(SECRETS.values())
+    keys = [*SECRETS.values(), OLD.secret, ENDED.secret]
     if sent < 0.82:
-        headers.append(("X-Api-Key", dice.choice(["s-all", *keys, "s-all", "s-all"])))
+        headers.append(("X-Api-Key", dice.choice([*keys, *["s-all"] * 6, *["s-fast"] * 6])))
     elif sent < 0.9:
         odd = ["wrong", "", "s-al", "S-ALL", "Bearer s-all", "s-all,s-one", "bearer  s-all"]
         headers.append(("X-Api-Key", dice.choice(odd)))
@@ -134,6 +162,9 @@ def random_headers(dice: random.Random) -> list[tuple[str, str]]:
         headers.append(("X-Sticky-Key", dice.choice(["", "é"]) or f"user-{dice.random()}"))
     if dice.random() < 0.1:
         headers += [("X-Client", "all"), ("X-Fairlead-Key", "duplicate")]
+    if dice.random() < 0.1:
+        whose = dice.choice(["fast", "fastline", "all"])
+        headers += [("X-Fairlead-Quota", whose), ("X-Fairlead-Peer", "192.0.2.1")]
     dice.shuffle(headers)
     return headers
 
@@ -146,6 +177,7 @@ def expected(
     table: RoutingTable, world: World, method: str, target: str, headers: list[tuple[str, str]]
 ) -> Forward | Open | Refusal:
     known = {secret: client for client, secret in SECRETS.items() if client in table.keys}
+    known[OLD.secret] = "one"
     path = parse_path(target, "v1")
     client: str | Refusal = ""
     if not isinstance(path, OpenPath) or needs_key(path, world.settings):
@@ -197,6 +229,7 @@ async def test_ten_thousand_random_requests_fare_as_the_resolver_says() -> None:
 async def prepare(world: World) -> None:
     world.set_catalog(everything())
     world.set_keys(SECRETS)
+    SecretsFile(world.home.keys).put("one", SECRETS["one"], (OLD, ENDED))
     for number, one in enumerate(everything().live()):
         if one.service != "lsh":
             await world.add_worker(f"w{number}", str(one))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -13,8 +14,10 @@ import pytest_asyncio
 
 from fairlead.adapters.envoy.files import XdsFile
 from fairlead.domain.errors import FairleadError
+from fairlead.domain.keys import EVERYTHING, KeyRecord, Quota, Rate
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.listener import bootstrap
+from fairlead.gateway.quotas import gate_listeners
 from fairlead.gateway.run import run_gateway
 from fairlead.gateway.snapshot import Snapshot, snapshot
 from fairlead.kits import processes
@@ -39,7 +42,7 @@ async def started(world: World) -> Snapshot:
     await world.envoy.start(first.bootstrap)
     await world.envoy.set_clusters(list(first.clusters.values()))
     await world.envoy.set_routes(first.routes)
-    await world.envoy.set_listener(first.listener)
+    await world.envoy.set_listeners([first.listener])
     return first
 
 
@@ -48,7 +51,7 @@ async def test_what_is_there_already_is_not_written_again(world: World) -> None:
     before = await world.envoy.stats("update_attempt")
     assert not await world.envoy.set_clusters(list(first.clusters.values()))
     assert not await world.envoy.set_routes(first.routes)
-    assert not await world.envoy.set_listener(first.listener)
+    assert not await world.envoy.set_listeners([first.listener])
     assert await world.envoy.stats("update_attempt") == before
     await world.envoy.stop(3)
 
@@ -85,6 +88,22 @@ async def test_a_cluster_that_makes_no_sense_is_refused_with_envoys_reason(world
     nameless = {**first.clusters["front"], "name": ""}
     with pytest.raises(FairleadError, match=r"refused .* cds: .*Name"):
         await world.envoy.set_clusters([nameless])
+    await world.envoy.stop(3)
+
+
+async def test_a_listener_inside_envoy_is_refused_with_envoys_reason(world: World) -> None:
+    first = await started(world)
+    key = KeyRecord("app", (EVERYTHING,), 0.0, "", Quota(Rate(1, 1, 1)))
+    gates = gate_listeners(RoutingTable(keys={"app": key}), world.settings, world.home)
+    (gate,) = gates.values()
+    wrong = json.loads(
+        json.dumps(gate).replace('"fill_interval": "1s"', '"fill_interval": "0.01s"')
+    )
+    with pytest.raises(FairleadError, match=r"refused .* lds: .*50ms"):
+        await world.envoy.set_listeners([first.listener, wrong])
+    assert list(world.envoy.listeners()) == ["gateway"]
+    assert await world.envoy.set_listeners([first.listener, gate])
+    assert list(world.envoy.listeners()) == ["gateway", gate["name"]]
     await world.envoy.stop(3)
 
 

@@ -15,9 +15,10 @@ from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
 from fairlead.control import catalogs as changing
 from fairlead.control.publish import read_folder
-from fairlead.domain.catalog import Catalog, KeyRecord, with_key
+from fairlead.domain.catalog import Catalog, with_key
 from fairlead.domain.errors import FairleadError, Kind, StoreConflict
 from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.keys import EVERYTHING, KeyRecord
 from fairlead.domain.ports import ObjectStore
 from fairlead.kits.clock import FakeClock, SystemClock
 
@@ -109,7 +110,7 @@ def _add_key(root: Path, name: str, start: Callable[[], object]) -> None:
     catalogs = StoredCatalogs(DirectoryObjectStore(root), SystemClock())
     start()
     for turn in range(3):
-        key = KeyRecord(f"{name}-{turn}", ("*",), 0.0, "")
+        key = KeyRecord(f"{name}-{turn}", (EVERYTHING,), 0.0, "")
         changing.change(
             catalogs,
             SystemClock(),
@@ -124,7 +125,9 @@ class TestCatalogs:
 
     def test_a_commit_is_read_back_by_everybody(self, store: ObjectStore) -> None:
         catalogs = StoredCatalogs(store, FakeClock())
-        written = catalogs.commit(with_key(Catalog(), KeyRecord("a", ("*",), 1.0, "f")), "add a")
+        written = catalogs.commit(
+            with_key(Catalog(), KeyRecord("a", (EVERYTHING,), 1.0, "f")), "add a"
+        )
         assert written.generation == 1
         assert StoredCatalogs(store, FakeClock()).read() == written
         (audit,) = store.list("audit/")

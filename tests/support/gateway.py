@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,8 +22,9 @@ from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
-from fairlead.domain.catalog import Catalog, KeyRecord, Line, Pin, Revision, Service
+from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord, Scope
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import ObjectStore
 from fairlead.domain.release import EndpointSpec, TrafficShare
@@ -34,6 +36,7 @@ from fairlead.kits import files
 from fairlead.kits.clock import SystemClock
 
 CLOCK = SystemClock()
+MAIN = Path(__file__).with_name("gateway_main.py")
 DIGEST = "sha256:" + "0" * 64
 
 
@@ -62,7 +65,7 @@ def catalog(
     pins: Mapping[str, str],
     keys: Mapping[str, tuple[str, ...]],
 ) -> Catalog:
-    """`traffic` maps `speech/v9` to percents by revision, `keys` clients to their services."""
+    """`traffic` maps `speech/v9` to percents by revision, `keys` clients to their scopes."""
     services: dict[str, Service] = {}
     for one in revisions:
         line_id = one.id.line_id
@@ -73,7 +76,8 @@ def catalog(
         line = replace(line, revisions={**line.revisions, one.id.revision: one})
         services[line_id.service] = replace(service, lines={**service.lines, line_id.line: line})
     records = {
-        client: KeyRecord(client, allowed, 0.0, "fingerprint") for client, allowed in keys.items()
+        client: KeyRecord(client, tuple(map(Scope.parse, allowed)), 0.0, "fingerprint")
+        for client, allowed in keys.items()
     }
     return Catalog(1, services, records)
 
@@ -252,6 +256,22 @@ async def new_world(*, on_disk: bool = False, **settings: Any) -> AsyncIterator[
             await world.drop_worker(name)
         await world.new_envoy().adopt({})  # an Envoy that was left behind is none of ours: it ends
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(world: World, life: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A gateway in a process of its own; whatever it left is ended."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(MAIN), str(world.home.root), str(world.settings.port), str(life)),
+        pass_fds=[life],
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def eventually(condition: Any, seconds: float, what: str) -> None:

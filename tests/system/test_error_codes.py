@@ -116,6 +116,16 @@ def _overloaded(running: Fairlead) -> str:
     return _of(next(reply for reply in replies if reply.status != 200))
 
 
+def _quota(running: Fairlead) -> str:
+    created = running.cli("keys", "create", "slow", "--rate", "1/min")
+    key = created.stdout.split()[-1]
+    until(lambda: running.ask("/v2/models/trouble", key=key).status != 401, 10, "the key is known")
+    until(lambda: running.ask("/v2/models/trouble", key=key).status == 429, 10, "it is used up")
+    reply = running.ask("/v2/models/trouble", key=key)
+    assert int(reply.headers["retry-after"]) >= 1
+    return _of(reply)
+
+
 def _unavailable(running: Fairlead) -> str:
     running.cli("kill", "trouble")
     try:
@@ -212,6 +222,7 @@ CASES: dict[str, Callable[[Fairlead], str]] = {
     "conflict": _conflict,
     "too_large": _too_large,
     "overloaded": _overloaded,
+    "quota": _quota,
     "unavailable": _unavailable,
     "deadline": _deadline,
     "cancelled": _cancelled,

@@ -174,6 +174,37 @@ class TestMovingTraffic:
         examples.cli("keys", "revoke", "narrow")
         assert examples.ask("/v1/model/digits/bio", key=again).status == 401
 
+    def test_keys_are_limited_killed_and_listed_with_their_last_use(
+        self, examples: Fairlead
+    ) -> None:
+        path, body = "/v1/model/sentiment/predict", {"instances": ["fine"]}
+        scope = ("--allow", "sentiment/v1:infer", "--rate", "6/min", "--burst", "2")
+        secret = examples.cli("keys", "create", "app", *scope).stdout.strip()
+
+        def asked(key: str, version: str = "v1") -> tuple[int, str]:
+            reply = examples.ask(path, body, key=key, Accept_Version=version)
+            return reply.status, reply.json.get("message", "")
+
+        assert asked(secret, "v2") == (403, "You cannot consume this service")
+        assert asked(secret)[0] == 200
+        assert asked(secret) == (429, "API rate limit exceeded")
+        examples.cli("keys", "limit", "app", "--rate", "none", "--concurrency", "4")
+        again = examples.cli("keys", "rotate", "app", "--overlap", "1h").stdout.strip()
+        assert (asked(secret)[0], asked(again)[0]) == (200, 200)
+        examples.cli("keys", "kill", "app", "--message", "call us")
+        assert asked(again) == (403, "call us")
+        listing = examples.cli("keys", "ls").stdout
+        assert secret not in listing
+        assert again not in listing
+        row = next(line for line in listing.splitlines() if line.startswith("app "))
+        for told in ("sentiment/v1:infer", "4 at once", "killed: call us; old ", "until 20"):
+            assert told in row
+        examples.cli("keys", "revive", "app")
+        examples.cli("keys", "allow", "app", "sentiment:read")
+        assert asked(again)[0] == 403
+        examples.cli("keys", "revoke", "app")
+        assert (asked(secret)[0], asked(again)[0]) == (401, 401)
+
     def test_a_mistake_in_a_command_is_told_and_changes_nothing(self, examples: Fairlead) -> None:
         before = examples.cli("status", "--json").stdout
         for arguments, message in [
@@ -186,6 +217,8 @@ class TestMovingTraffic:
             (("traffic", "sentiment", "v1", "1:90"), "write REVISION=PERCENT"),
             (("kill", "nobody"), "no service 'nobody'"),
             (("keys", "create", "demo"), "a key 'demo' already"),
+            (("keys", "limit", "nobody", "--rate", "1/s"), "no key 'nobody'; keys:"),
+            (("keys", "create", "x", "--allow", "lsh/v9"), "has no line 'v9'"),
         ]:
             done = examples.cli(*arguments, code=1)
             assert message in done.stderr

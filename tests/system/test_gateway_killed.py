@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from fairlead.domain.catalog import Catalog
 from fairlead.kits import processes
-from support.gateway import World, catalog, eventually, new_world, revision
+from support.gateway import (
+    World,
+    catalog,
+    eventually,
+    gateway_process as gateway,
+    new_world,
+    revision,
+)
 from support.wire import Wire
 
-MAIN = Path(__file__).parents[1] / "support" / "gateway_main.py"
 KEY = ("x-api-key", "demo-secret")
 PREDICT = "/v1/model/speech/predict"
 
@@ -29,22 +33,6 @@ def at(number: int) -> Catalog:
         pins={"speech": "v1"},
         keys={"demo": ("*",)},
     )
-
-
-@contextlib.asynccontextmanager
-async def gateway(world: World, life: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A gateway process; whatever it left is ended."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(MAIN), str(world.home.root), str(world.settings.port), str(life)),
-        pass_fds=[life],
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 @contextlib.asynccontextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.manifest import check_schema
+from fairlead.domain.ports import OldSecret
 from fairlead.kits import files
 
-_SCHEMA = 1
+_SCHEMA = 2  # 2: `old`, the secrets that work on until a time
 _MODE = 0o600
 
 
@@ -20,24 +22,55 @@ class SecretsFile:
         self._path = path
 
     def read(self) -> dict[str, str]:
-        try:
-            document = files.read_json(self._path)
-            if document is None:
-                return {}
-            check_schema(document, _SCHEMA, str(self._path))
-            return {str(client): str(secret) for client, secret in document["keys"].items()}
-        except (ValueError, KeyError, AttributeError):
-            right = "restore it, or remove it and give each key a new secret: fairlead keys rotate"
-            raise InvalidInput(str(self._path), [Problem("", "is damaged", right)]) from None
+        return dict(self._document()["keys"])
 
-    def put(self, client: str, secret: str) -> None:
+    def put(self, client: str, secret: str, old: tuple[OldSecret, ...] = ()) -> None:
         with files.locked(self._path.with_suffix(".lock")):
-            self._write({**self.read(), client: secret})
+            document = self._without(client)
+            document["keys"][client] = secret
+            document["old"] += [
+                {"client": client, "secret": one.secret, "until": one.until} for one in old
+            ]
+            self._write(document)
+
+    def old(self, client: str) -> tuple[OldSecret, ...]:
+        return tuple(
+            OldSecret(one["secret"], one["until"])
+            for one in self._document()["old"]
+            if one["client"] == client
+        )
 
     def remove(self, client: str) -> None:
         with files.locked(self._path.with_suffix(".lock")):
-            self._write({name: secret for name, secret in self.read().items() if name != client})
+            self._write(self._without(client))
 
-    def _write(self, secrets: dict[str, str]) -> None:
-        data = json.dumps({"schema": _SCHEMA, "keys": secrets}).encode()
+    def _document(self) -> dict[str, Any]:
+        try:
+            document = files.read_json(self._path)
+            if document is None:
+                return {"keys": {}, "old": []}
+            check_schema(document, _SCHEMA, str(self._path), oldest=1)
+            keys = {str(client): str(secret) for client, secret in document["keys"].items()}
+            old = [
+                {
+                    "client": str(one["client"]),
+                    "secret": str(one["secret"]),
+                    "until": float(one["until"]),
+                }
+                for one in document.get("old", [])
+            ]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            right = "restore it, or remove it and give each key a new secret: fairlead keys rotate"
+            raise InvalidInput(str(self._path), [Problem("", "is damaged", right)]) from None
+        return {"keys": keys, "old": old}
+
+    def _without(self, client: str) -> dict[str, Any]:
+        document = self._document()
+        return {
+            "keys": {name: one for name, one in document["keys"].items() if name != client},
+            "old": [one for one in document["old"] if one["client"] != client],
+        }
+
+    def _write(self, document: dict[str, Any]) -> None:
+        data = json.dumps({"schema": _SCHEMA, **document}).encode()
         files.write_atomic(self._path, data, mode=_MODE)

@@ -23,6 +23,7 @@ HTTP_STATUS: Mapping[Kind, int] = {
     Kind.CONFLICT: 409,
     Kind.TOO_LARGE: 413,
     Kind.OVERLOADED: 503,  # S0-40
+    Kind.QUOTA: 429,
     Kind.UNAVAILABLE: 503,
     Kind.DEADLINE: 504,
     Kind.CANCELLED: 499,  # nobody reads it: the client is gone

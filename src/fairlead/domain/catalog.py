@@ -13,13 +13,13 @@ from typing import Any
 
 from fairlead.domain.errors import InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ids import DIGEST, ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord, key_from_json, key_to_json
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.reading import Node
 from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
 from fairlead.domain.versions import natural_key
 
-SCHEMA = 1
-ALL_SERVICES = "*"
+SCHEMA = 2  # 2: what keys may ask, by line and verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +73,6 @@ class Service:
     lines: Mapping[str, Line]
     pin: Pin
     kill: Kill | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What is known of a key besides its secret. `services` holds names, or `*` alone for all."""
-
-    client: str
-    services: tuple[str, ...]
-    created_at: float
-    fingerprint: str
-
-    def allows(self, service: str) -> bool:
-        """May this key call that service?"""
-        return ALL_SERVICES in self.services or service in self.services
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +191,7 @@ def catalog_to_bytes(catalog: Catalog) -> bytes:
         "schema": SCHEMA,
         "generation": catalog.generation,
         "services": {name: _service_to_json(service) for name, service in catalog.services.items()},
-        "keys": {
-            name: {
-                "services": list(key.services),
-                "createdAt": key.created_at,
-                "fingerprint": key.fingerprint,
-            }
-            for name, key in catalog.keys.items()
-        },
+        "keys": {name: key_to_json(key) for name, key in catalog.keys.items()},
     }
     return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
@@ -225,7 +204,7 @@ def catalog_from_bytes(data: bytes, source: str = "catalog") -> Catalog:
         raise InvalidInput(
             source, [Problem("", "is not JSON", f"restore it from a backup ({error})")]
         ) from None
-    check_schema(document, SCHEMA, source)
+    check_schema(document, SCHEMA, source, oldest=1)
     node = Node(document)
     node.mapping(["schema", "generation", "services", "keys"], ["services", "keys"])
     catalog = Catalog(
@@ -233,7 +212,7 @@ def catalog_from_bytes(data: bytes, source: str = "catalog") -> Catalog:
         services={
             name: _service_from_json(name, child) for name, child in node.child("services").items()
         },
-        keys={name: _key_from_json(name, child) for name, child in node.child("keys").items()},
+        keys={name: key_from_json(name, child) for name, child in node.child("keys").items()},
     )
     node.done(source)
     return catalog
@@ -314,14 +293,4 @@ def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
         tuple(read_endpoint(name, child) for name, child in node.child("endpoints").items()),
         node.child("applied").text(),
         node.child("createdAt").number(),
-    )
-
-
-def _key_from_json(name: str, node: Node) -> KeyRecord:
-    node.mapping(["services", "createdAt", "fingerprint"], ["services"])
-    return KeyRecord(
-        name,
-        tuple(child.text() for child in node.child("services").elements()),
-        node.child("createdAt").number(),
-        node.child("fingerprint").text(),
     )

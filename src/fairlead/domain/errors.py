@@ -26,6 +26,7 @@ class Kind(StrEnum):
     CONFLICT = "conflict"  # the state of the store says no
     TOO_LARGE = "too_large"
     OVERLOADED = "overloaded"  # a limit of ours is reached: try again later
+    QUOTA = "quota"  # the caller's key has used up what it may ask
     UNAVAILABLE = "unavailable"  # not ready, or switched off
     DEADLINE = "deadline"
     CANCELLED = "cancelled"  # the client left

@@ -98,6 +98,11 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
         ("more requests at once than `concurrency` and its queue hold",),
         "Try again after a pause, send less at once, or raise `concurrency` or the replicas in the release file.",
     ),
+    Kind.QUOTA: Explanation(
+        "The key has used up its quota: it asks more often, or more at once, than it may.",
+        ("a key with `--rate` or `--concurrency`, in use over its limit",),
+        "Wait as many seconds as `Retry-After` says; `fairlead keys ls` shows quotas, `fairlead keys limit NAME` changes them.",
+    ),
     Kind.UNAVAILABLE: Explanation(
         "What should answer is not ready, not running, or switched off.",
         (

@@ -127,6 +127,11 @@ class Home(Generic[PathT]):
         return self.root / "gateway" / "keys.json"
 
     @property
+    def key_uses(self) -> PathT:
+        """When each key was last used, and how often."""
+        return self.root / "gateway" / "key-uses.json"
+
+    @property
     def front_socket(self) -> PathT:
         """Where the gateway's own process answers what no worker does."""
         return self.sockets / "front.sock"

@@ -121,8 +121,11 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
     return manifest
 
 
-def check_schema(document: object, known: int, source: str) -> None:
-    """Refuse a document that a newer Fairlead wrote, before reading anything else of it."""
+def check_schema(document: object, known: int, source: str, oldest: int | None = None) -> None:
+    """Refuse a document that a newer Fairlead wrote, before reading anything else of it.
+
+    `oldest` is the first schema that can still be read; without it, only the newest can.
+    """
     schema = document.get("schema") if isinstance(document, Mapping) else None
     if isinstance(schema, int) and schema > known:
         raise FairleadError(
@@ -130,7 +133,7 @@ def check_schema(document: object, known: int, source: str) -> None:
             "use that version, or another directory",
             kind=Kind.CONFLICT,
         )
-    if schema != known:
+    if not isinstance(schema, int) or not (oldest or known) <= schema <= known:
         raise InvalidInput(source, [Problem("schema", f"is {schema!r}", f"write {known}")])
 
 

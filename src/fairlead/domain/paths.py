@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from fairlead.domain.keys import Verb
+
 GET = ("GET", "HEAD")
 READ = ("GET",)
 WRITE = ("POST",)
@@ -20,6 +22,15 @@ BIO = "bio"
 INFER = "infer"
 READY = "ready"
 METADATA = "metadata"
+
+# Every action has one verb: what a key needs to ask it. Whatever a release's own paths do is inference.
+VERBS: Mapping[str, Verb] = {
+    PREDICT: Verb.INFER,
+    INFER: Verb.INFER,
+    BIO: Verb.READ,
+    READY: Verb.READ,
+    METADATA: Verb.READ,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,10 @@ class ModelPath:
     methods: tuple[str, ...]
     artifact_version: str | None = None
 
+    @property
+    def verb(self) -> Verb:
+        return VERBS[self.action]
+
 
 @dataclass(frozen=True, slots=True)
 class CustomPath:
@@ -48,6 +63,10 @@ class CustomPath:
 
     path: str
     methods: tuple[str, ...] = CUSTOM
+
+    @property
+    def verb(self) -> Verb:
+        return Verb.INFER
 
 
 PathMatch = OpenPath | ModelPath | CustomPath

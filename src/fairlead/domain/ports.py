@@ -20,6 +20,14 @@ class ObjectMeta:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class OldSecret:
+    """A key's secret that has been replaced and works on until a time (seconds since 1970)."""
+
+    secret: str
+    until: float
+
+
 class ObjectStore(Protocol):
     """Objects under keys, with conditional writes: what a directory, S3 and GCS all can do.
 

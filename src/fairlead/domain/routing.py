@@ -1,17 +1,18 @@
 """Routing: the reference for every data plane.
 
 `route` decides one request by a `RoutingTable`.
-Order: key (401), path (404), method (405), scope of the key (403), kill switch (503), version (404, listing
-only what this key may use), contradiction (400). Never a silent fallback.
+Order: key (401), path (404), method (405), killed key and its scope (403), kill switch (503), version (404, listing
+only what this key may use; 403 if it is there but not this key's), contradiction (400). Never a silent fallback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import LATEST, EndpointId
+from fairlead.domain.keys import KeyRecord
 from fairlead.domain.paths import CustomPath, ModelPath, OpenPath, PathMatch, parse_path
 from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
 from fairlead.domain.versions import natural_key, split_version, version_key
@@ -26,6 +27,7 @@ Hash64 = Callable[
 NO_KEY = "No API key found in request"
 BAD_KEY = "Invalid authentication credentials"
 DUPLICATE_KEY = "Duplicate API key found"
+NOT_YOURS = "You cannot consume this service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,32 +135,57 @@ def _choose_service(
     table: RoutingTable, ask: Ask, path: ModelPath | CustomPath, owners: list[ServiceRoute]
 ) -> Choice | Refusal:
     key = table.keys.get(ask.client)
-    allowed = [owner for owner in owners if key is not None and key.allows(owner.name)]
-    if not allowed:
-        return Refusal(Kind.FORBIDDEN, "You cannot consume this service")
+    if key is not None and key.killed:
+        return Refusal(Kind.FORBIDDEN, key.killed)
+    whole = [owner for owner in owners if key is not None and key.allows(owner.name, path.verb)]
+    if key is None or not whole:
+        return Refusal(Kind.FORBIDDEN, NOT_YOURS)
+    allowed = [_with_lines_of(key, owner, path) for owner in whole]
     found = [
-        outcome for owner in allowed if (outcome := _choose_version(owner, ask, path)) is not None
+        outcome
+        for mine, owner in zip(allowed, whole, strict=True)
+        if (outcome := _choose_version(mine, ask, path, owner)) is not None
     ]
     if len(found) == 1:
         return found[0]
-    there = sorted({version for owner in allowed for version in owner.versions()}, key=version_key)
-    listed = ", ".join(there) or "none is ready yet"
     if found:
-        return Refusal(
-            Kind.NOT_FOUND, f"several services answer here: send Accept-Version; versions: {listed}"
-        )
+        message = f"several services answer here: send Accept-Version; versions: {_listed(allowed)}"
+        return Refusal(Kind.NOT_FOUND, message)
+    if any(_choose_version(owner, ask, path, owner) is not None for owner in whole):
+        return Refusal(Kind.FORBIDDEN, NOT_YOURS)
+    return _nothing_chosen(ask, path, allowed)
+
+
+def _nothing_chosen(ask: Ask, path: ModelPath | CustomPath, allowed: list[ServiceRoute]) -> Refusal:
     if isinstance(path, ModelPath) and path.artifact_version is not None:
         return Refusal(Kind.NOT_FOUND, _no_artifact_version(allowed[0], path.artifact_version))
     version = LATEST if ask.accept_version is None else ask.accept_version
-    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {listed}")
+    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {_listed(allowed)}")
+
+
+def _listed(services: Iterable[ServiceRoute]) -> str:
+    there = {version for service in services for version in service.versions()}
+    return ", ".join(sorted(there, key=version_key)) or "none is ready yet"
+
+
+def _with_lines_of(
+    key: KeyRecord, service: ServiceRoute, path: ModelPath | CustomPath
+) -> ServiceRoute:
+    """The service as if it held only the lines that this key may use for this path."""
+    mine = key.lines(service.name, path.verb, service.lines)
+    if len(mine) == len(service.lines):
+        return service
+    return replace(service, lines={name: service.lines[name] for name in mine})
 
 
 def _choose_version(
-    service: ServiceRoute, ask: Ask, path: ModelPath | CustomPath
+    service: ServiceRoute, ask: Ask, path: ModelPath | CustomPath, whole: ServiceRoute
 ) -> Choice | Refusal | None:
-    """None if this service has no such version for this path."""
+    """None if this service has no such version for this path; `whole` is it with all its lines."""
     if service.kill is not None:
         return Refusal(Kind.UNAVAILABLE, service.kill.message)
+    if ask.accept_version is not None and _hidden(_named(service, ask), service, whole):
+        return None
     if isinstance(path, ModelPath) and path.artifact_version is not None:
         return _choose_artifact_version(service, ask, path)
     name, revision = split_version(_named(service, ask))
@@ -169,6 +196,12 @@ def _choose_version(
         exact = line.revisions.get(revision)
         return None if exact is None else _exactly(service, path, exact)
     return _by_traffic(service, path, line)
+
+
+def _hidden(version: str, service: ServiceRoute, whole: ServiceRoute) -> bool:
+    """Does this version lie in a line that the key may not use?"""
+    line, _ = split_version(version)
+    return line in whole.lines and line not in service.lines
 
 
 def _by_traffic(
@@ -264,8 +297,7 @@ def _wrong_method(ask: Ask, methods: Iterable[str]) -> Refusal:
 
 
 def _no_version(service: ServiceRoute, version: str) -> Refusal:
-    listed = ", ".join(service.versions()) or "none is ready yet"
-    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {listed}")
+    return Refusal(Kind.NOT_FOUND, f"no version {version!r} here; versions: {_listed([service])}")
 
 
 def _no_artifact_version(service: ServiceRoute, version: str) -> str:

@@ -95,6 +95,7 @@ class GatewayStatus:
     pins: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
     coming: tuple[str, ...] = ()  # those of `workers` that a move under way leads to
+    keys: str = ""  # which state of the key file is in force
 
 
 def node_status_to_bytes(status: NodeStatus) -> bytes:
@@ -139,6 +140,7 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
         ],
         "pins": dict(status.pins),
         "problem": status.problem,
+        "keys": status.keys,
     }
     return json.dumps(document, ensure_ascii=False).encode()
 
@@ -160,6 +162,7 @@ def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> Ga
         effective=dict(_effective(child) for child in node.child("effective").elements()),
         pins={service: child.text() for service, child in node.child("pins").items()},
         problem=str(node.child("problem").value or ""),
+        keys=str(node.child("keys").value or ""),
     )
     node.done(source)
     return status

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fairlead.domain.catalog import Catalog, KeyRecord, Kill, Line, Service
+from fairlead.domain.catalog import Catalog, Kill, Line, Service
 from fairlead.domain.ids import DEFAULT_ENDPOINT, EndpointId, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord
 from fairlead.domain.paths import CustomPath, PathMatch
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.versions import version_key

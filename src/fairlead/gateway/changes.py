@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fairlead.domain.keys import KeyRecord
 from fairlead.domain.table import LineRoute, RoutingTable, ServiceRoute
 
 _MOST = 6  # changes that one line tells
@@ -14,6 +15,8 @@ def told(before: RoutingTable, after: RoutingTable) -> str:
     found: list[str] = []
     for name in sorted({*before.services, *after.services}):
         found += _of_service(name, before.services.get(name), after.services.get(name))
+    for client in sorted({*before.keys, *after.keys}):
+        found += _of_key(client, before.keys.get(client), after.keys.get(client))
     rest = len(found) - _MOST
     more = [f"and {rest} more"] if rest > 0 else []
     return ", ".join([*found[:_MOST], *more])
@@ -30,6 +33,20 @@ def _of_service(name: str, old: ServiceRoute | None, new: ServiceRoute | None) -
         yield f"{name} latest is now {new.pin}"
     if bool(old and old.kill) != bool(new.kill):
         yield f"{name} {'killed' if new.kill else 'revived'}"
+
+
+def _of_key(client: str, old: KeyRecord | None, new: KeyRecord | None) -> Iterator[str]:
+    if old is None or new is None:
+        yield f"key {client} {'made' if new else 'revoked'}"
+        return
+    if bool(old.killed) != bool(new.killed):
+        yield f"key {client} {'killed' if new.killed else 'revived'}"
+    if old.allow != new.allow:
+        yield f"key {client} may ask {' '.join(map(str, new.allow))}"
+    if old.quota != new.quota:
+        yield f"key {client} limited to {new.quota}" if new.quota else f"key {client} not limited"
+    if old.fingerprint != new.fingerprint:
+        yield f"key {client} rotated"
 
 
 def _of_line(old: LineRoute | None, new: LineRoute | None) -> Iterator[str]:

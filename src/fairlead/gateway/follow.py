@@ -26,7 +26,9 @@ from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.changes import told
 from fairlead.gateway.clusters import named_clusters, replicas_of
 from fairlead.gateway.index import index
+from fairlead.gateway.listener import LISTENER
 from fairlead.gateway.ports import Envoy
+from fairlead.gateway.quotas import without_gates
 from fairlead.gateway.report import BEAT_SECONDS, Reporter
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.snapshot import Snapshot, snapshot
@@ -93,7 +95,7 @@ class Follower:
         self._envoy = envoy
         self._view = view
         self._clock = clock
-        self._inputs = Inputs(home, view)
+        self._inputs = Inputs(home, view, clock)
         self._reporter = Reporter(settings, home, view, clock)
         # What the gateway before this one left counts as routed until the first move.
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
@@ -122,6 +124,8 @@ class Follower:
         wanted = self._wanted()
         if wanted is not None:
             await self._apply(*wanted)
+        elif not self._move_pause.failed:
+            self._view.keys_mark = self._inputs.keys_mark
         await self._drop_idle()
         self._reporter.beat(self._workers)
 
@@ -172,6 +176,7 @@ class Follower:
         before = view.index.table
         view.previous, view.index = view.index, index(table)
         view.replicas = replicas
+        view.keys_mark = self._inputs.keys_mark
         if text := told(before, table):
             extra = {"event": "routes", "generation": table.generation}
             _log.info("routes: %s", text, extra=extra)
@@ -190,14 +195,25 @@ class Follower:
         for name in new.clusters:
             self._draining.pop(name, None)
         kept = {**old, **self._drain_clusters(), **new.clusters}
+        await self._open_gates(new)
         await self._envoy.set_clusters([kept[name] for name in sorted(kept)])
         await self._envoy.set_routes(new.routes)
-        await self._envoy.set_listener(new.listener)
+        await self._envoy.set_listeners(_in_order({**self._gates(new), LISTENER: new.listener}))
         self._routed = new.clusters
         now = self._clock.monotonic()
         for name, cluster in old.items():
             if name not in new.clusters:
                 self._draining[name] = _Draining(cluster, now)
+
+    async def _open_gates(self, new: Snapshot) -> None:
+        """What is inside Envoy has to be there before anybody is sent to it; before the first move nobody is."""
+        outer = self._envoy.listeners().get(LISTENER)
+        if outer is not None:
+            await self._envoy.set_listeners(_in_order({**self._gates(new), LISTENER: outer}))
+
+    def _gates(self, new: Snapshot) -> Mapping[str, Document]:
+        """The gates there are, until their clusters have drained, and the new ones."""
+        return {**self._envoy.listeners(), **new.gates}
 
     async def _drop_idle(self) -> None:
         """Drop the clusters that nobody uses any more, or for too long."""
@@ -209,6 +225,8 @@ class Follower:
         kept = {**self._routed, **self._drain_clusters()}
         try:
             await self._envoy.set_clusters([kept[name] for name in sorted(kept.keys() - done)])
+            left = without_gates(self._envoy.listeners(), kept.keys() - done)
+            await self._envoy.set_listeners(_in_order(left))
         except (FairleadError, OSError) as error:
             self._drop_pause.fail()
             self._view.rejected_updates += 1
@@ -290,6 +308,12 @@ def first_catalog(catalogs: Catalogs, cache: CatalogCache, view: View) -> Catalo
     except (FairleadError, OSError) as error:
         view.note("store", f"the store is away, the last catalog stays: {error}")
         return cache.read() or Catalog()
+
+
+def _in_order(listeners: Mapping[str, Document]) -> list[Document]:
+    """The outer listener first: the first that reads the routes gives their statistics its name."""
+    names = sorted(listeners, key=lambda name: (name != LISTENER, name))
+    return [listeners[name] for name in names]
 
 
 def _workers_of(clusters: Mapping[str, Document]) -> set[str]:

@@ -76,13 +76,13 @@ class FrontDesk:
 
     async def answer(self, visit: Visit) -> Response:
         """The page, or the refusal."""
-        refused = self._unauthenticated(visit)
+        refused = self._unwelcome(visit)
         outcome = refused if refused is not None else self._decide(visit)
         if isinstance(outcome, Open):
             return await self._pages[outcome.name](visit)
         return refusal_response(visit, outcome, self._settings.api_version)
 
-    def _unauthenticated(self, visit: Visit) -> Refusal | None:
+    def _unwelcome(self, visit: Visit) -> Refusal | None:
         path = parse_path(visit.path, self._settings.api_version)
         if isinstance(path, OpenPath) and not needs_key(path, self._settings):
             return None
@@ -91,6 +91,9 @@ class FrontDesk:
             return Refusal(Kind.UNAUTHENTICATED, _MARKED.get(mark, BAD_KEY))
         if CLIENT_HEADER not in visit.headers:
             return Refusal(Kind.UNAUTHENTICATED, NO_KEY)
+        key = self._view.index.table.keys.get(visit.headers[CLIENT_HEADER])
+        if isinstance(path, OpenPath) and key is not None and key.killed:
+            return Refusal(Kind.FORBIDDEN, key.killed)
         return None
 
     def _decide(self, visit: Visit) -> Open | Refusal:

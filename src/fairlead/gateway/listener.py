@@ -6,13 +6,15 @@ from pathlib import PurePath
 from typing import Any
 
 from fairlead.domain.layout import Home
-from fairlead.gateway.replies import local_reply_config
+from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
 
 Document = dict[str, Any]
 
 ROUTES = "fairlead"  # name of the one route configuration
+LISTENER = "gateway"  # name of the one listener that callers reach
 STAT_PREFIX = "ingress"
+INNER_STAT_PREFIX = "quota"
 ACCESS_LOG = "access.jsonl"
 KEY_FILTER = "envoy.filters.http.api_key_auth"
 CLIENT_HEADER = "x-client"
@@ -51,6 +53,14 @@ def bootstrap(home: Home[Any]) -> Document:
             "lds_config": _watched(home, "lds"),
             "cds_config": _watched(home, "cds"),
         },
+        "bootstrap_extensions": [
+            {
+                "name": "envoy.bootstrap.internal_listener",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+                },
+            }
+        ],
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -79,7 +89,7 @@ def listener(settings: GatewaySettings, home: Home[Any]) -> Document:
         chain["transport_socket"] = _tls(settings)
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "name": "gateway",
+        "name": LISTENER,
         "address": {"socket_address": {"address": settings.address, "port_value": settings.port}},
         # One thread gets a socket of its own, so that a port that is taken is an error of the kernel's.
         "enable_reuse_port": settings.concurrency > 1,
@@ -95,7 +105,7 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
         "rds": {"route_config_name": ROUTES, "config_source": _watched(home, "rds")},
         "http_filters": _http_filters(),
         "local_reply_config": local_reply_config(),
-        "access_log": [_access_log(home)],
+        "access_log": [{**_access_log(home), "filter": _told_here()}],
         "use_remote_address": True,
         "server_header_transformation": "PASS_THROUGH",
         # Paths are matched as they were sent, as the resolver does.
@@ -120,19 +130,54 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
                 "pack_trace_reason": False,
             }
         },
-        "early_header_mutation_extensions": [_arrival()],
+        "early_header_mutation_extensions": [
+            _arrival([CLIENT_HEADER, MARK_HEADER, QUOTA_HEADER, PEER_HEADER])
+        ],
     }
 
 
-def _arrival() -> Document:
+def inner_connection_manager(
+    settings: GatewaySettings, home: Home[Any], filters: list[Document]
+) -> Document:
+    """The same behind a gate: the key is checked, the caller's address and our headers are to be trusted."""
+    return {
+        **_connection_manager(settings, home),
+        "stat_prefix": INNER_STAT_PREFIX,
+        "http_filters": [*filters, _http_filters()[-1]],
+        "access_log": [_access_log(home)],
+        "use_remote_address": False,
+        "skip_xff_append": True,
+        "early_header_mutation_extensions": [_arrival([])],
+        "original_ip_detection_extensions": [
+            {
+                "name": "envoy.http.original_ip_detection.custom_header",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig",
+                    "header_name": PEER_HEADER,
+                },
+            }
+        ],
+    }
+
+
+def _told_here() -> Document:
+    """A request has one line: what went into a gate is told inside, unless it did not get there."""
+    outside = {"header": {"name": QUOTA_HEADER, "present_match": True, "invert_match": True}}
+    filters: list[Document] = [
+        {"header_filter": outside},
+        {"response_flag_filter": {"flags": ["UO", "UF"]}},
+    ]
+    return {"or_filter": {"filters": filters}}
+
+
+def _arrival(ours: list[str]) -> Document:
     """What no caller may bring along: our own headers, and those that steer Envoy."""
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
             "mutations": [
-                {"remove": CLIENT_HEADER},
-                {"remove": MARK_HEADER},
+                *({"remove": name} for name in ours),
                 {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}},
                 {
                     "append": {

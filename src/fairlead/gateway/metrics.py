@@ -38,6 +38,7 @@ class Metrics:
         agent = await self._agent()
         lines = [
             *_families(self._own(stats)),
+            *_families(self._of_keys()),
             *_family(
                 "fairlead_agent_up",
                 "gauge",
@@ -93,6 +94,24 @@ class Metrics:
             [({}, restarts)],
         )
         yield f"{prefix}_envoy_up", "gauge", "Whether Envoy runs.", [({}, float(view.envoy_up))]
+
+    def _of_keys(self) -> Iterable[tuple[str, str, str, list[Sample]]]:
+        """By key, for the keys that have been used; a second behind, and going on where a gateway before this one ended."""
+        uses = sorted(self._view.uses.keys.items())
+        requests: list[Sample] = [({"key": key}, float(use.requests)) for key, use in uses]
+        yield (
+            "fairlead_key_requests",
+            "counter",
+            "Requests that showed a key, by its name.",
+            requests,
+        )
+        refused: list[Sample] = [
+            ({"key": key, "status": str(status)}, float(count))
+            for key, use in uses
+            for status, count in sorted(use.refused.items())
+        ]
+        text = "Requests refused because of the key: 403 by scope or kill, 429 by quota."
+        yield "fairlead_key_refused", "counter", text, refused
 
     async def _agent(self) -> list[str] | None:
         try:

@@ -130,7 +130,13 @@ def _sticky_parameter() -> Document:
 
 def _refusals() -> Document:
     error: Document = {"oneOf": [_ref("Error"), _ref("OpenInferenceError")]}
-    texts = {"401": "No key, or a wrong one", "404": "No such version", "503": "Not ready"}
+    texts = {
+        "401": "No key, or a wrong one",
+        "403": "Not for this key, or the key is killed",
+        "404": "No such version",
+        "429": "Over the key's quota: Retry-After says when to try again",
+        "503": "Not ready",
+    }
     return {status: _content(text, error) for status, text in texts.items()}
 
 

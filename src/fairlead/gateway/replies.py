@@ -13,6 +13,8 @@ from fairlead.api.http_status import ERROR_CODE
 from fairlead.domain.errors import Kind
 from fairlead.domain.routing import BAD_KEY, NO_KEY
 
+RATE_EXCEEDED = "API rate limit exceeded"
+CONCURRENCY_EXCEEDED = "API concurrency limit exceeded"
 GATEWAY_TEXTS: Mapping[int, str] = {
     400: "Bad request",
     404: "Not found",
@@ -22,6 +24,7 @@ GATEWAY_TEXTS: Mapping[int, str] = {
     413: "Payload too large",
     414: "URI too long",
     417: "Expectation failed",
+    429: RATE_EXCEEDED,
     431: "Request header or cookie too large",  # Kong's own number for it is 494
     500: "An unexpected error occurred",
     502: "An invalid response was received from the upstream server",
@@ -39,6 +42,7 @@ GATEWAY_KINDS: Mapping[int, Kind] = {
     413: Kind.TOO_LARGE,
     414: Kind.TOO_LARGE,
     417: Kind.INVALID,
+    429: Kind.QUOTA,
     431: Kind.TOO_LARGE,
     500: Kind.INTERNAL,
     502: Kind.INTERNAL,
@@ -46,8 +50,11 @@ GATEWAY_KINDS: Mapping[int, Kind] = {
     504: Kind.DEADLINE,
 }
 
+QUOTA_HEADER = "x-fairlead-quota"  # whose gate a request goes through; see quotas.py
+PEER_HEADER = "x-fairlead-peer"  # and where it came from
 CHALLENGE = 'Key realm="kong"'
 _UNAUTHORIZED = 401
+_TOO_MANY = 429
 _OPEN_INFERENCE = "^/v2([/?].*)?$"
 
 Document = dict[str, Any]
@@ -65,6 +72,7 @@ def local_reply_config() -> Document:
         mappers += [
             _unauthorized(key, path, NO_KEY, sent=False),
             _unauthorized(key, path, BAD_KEY, sent=True),
+            _too_many_at_once(key, path),
             *(
                 _mapper(key, [path, _status_filter(status)], text, status)
                 for status, text in GATEWAY_TEXTS.items()
@@ -82,6 +90,17 @@ def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> 
     }
     mapper = _mapper(key, [path, _status_filter(_UNAUTHORIZED), present], text, _UNAUTHORIZED)
     mapper["headers_to_add"].append(_header("www-authenticate", CHALLENGE))
+    return mapper
+
+
+def _too_many_at_once(key: str, path: Document | None) -> Document:
+    """The circuit breaker of a key's gate, the only one that ever opens by a count of requests."""
+    gate = {"header_filter": {"header": {"name": QUOTA_HEADER, "present_match": True}}}
+    full = {"response_flag_filter": {"flags": ["UO"]}}
+    mapper = _mapper(key, [path, full, gate], CONCURRENCY_EXCEEDED, _TOO_MANY)
+    mapper["status_code"] = _TOO_MANY
+    # How long requests take nobody knows; a place may be free at any time.
+    mapper["headers_to_add"].append(_header("retry-after", "1"))
     return mapper
 
 

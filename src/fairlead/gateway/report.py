@@ -48,6 +48,7 @@ class Reporter:
             effective={line.id: line.traffic for line in lines if line.traffic},
             pins={name: service.pin for name, service in table.services.items()},
             problem="; ".join(self._view.problems.values()),
+            keys=self._view.keys_mark,
         )
         # A status that a power cut loses is written again half a second later.
         try:

@@ -1,9 +1,9 @@
 """The route tree: key → path → version → exact path and method, each entry an answer of the resolver.
 
 What no entry matches goes to the front desk, last in every list; so a case that is forgotten here is a
-refusal worded by the resolver, never another revision's answer. A key restricted to some services has a
-tree of its own with just those, found by the key's secret, because who may call what also decides which
-service a shared path means.
+refusal worded by the resolver, never another revision's answer. A key that may not ask everything has a
+tree of its own, found by the key's secret, because who may call what also decides which service a shared
+path means. A key with a quota is sent through its gate (quotas.py) and finds its tree behind it.
 
 Paths are found by their longest registered prefix and then compared whole, because only an exact `path`
 match ignores the query.
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fairlead.domain.catalog import ALL_SERVICES
 from fairlead.domain.ids import LATEST, RevisionId
+from fairlead.domain.keys import KeyRecord
 from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.table import RoutingTable
@@ -29,6 +29,8 @@ from fairlead.gateway.listener import (
     MARK_HEADER,
     ROUTES,
 )
+from fairlead.gateway.quotas import gate_route
+from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER
 from fairlead.gateway.settings import GatewaySettings
 
 Document = dict[str, Any]
@@ -67,9 +69,11 @@ def route_configuration(
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
-        "response_headers_to_remove": ["server"],
+        "response_headers_to_remove": ["server", "x-envoy-ratelimited"],
         # The key finds the route, twice; after that nobody may see it. `hide_credentials` would be too early.
-        "request_headers_to_remove": ["x-api-key"],
+        "request_headers_to_remove": ["x-api-key", QUOTA_HEADER, PEER_HEADER],
+        # The way into a gate adds what is removed behind it.
+        "most_specific_header_mutations_wins": True,
         "request_headers_to_add": [_deadline(settings)],
         "virtual_hosts": [
             {
@@ -78,7 +82,7 @@ def route_configuration(
                 # Only before the request has reached a worker: nothing is ever run twice.
                 "retry_policy": {"retry_on": "connect-failure", "num_retries": 2},
                 "typed_per_filter_config": {KEY_FILTER: _credentials(known)},
-                "matcher": _odd_keys(_by_key(table, clusters, known, settings), settings),
+                "matcher": _by_key(table, clusters, known, settings)["matcher"],
             }
         ],
     }
@@ -106,7 +110,7 @@ def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
     """Keys sent twice are refused by us; so are empty ones and `Bearer …`, which Envoy would read kindly."""
     twice = {"contains": ","}
     odd = {"safe_regex": {"google_re2": {}, "regex": "(?i)(bearer .*)?"}}
-    return {
+    odd_first = {
         "matcher_list": {
             "matchers": [
                 {
@@ -120,6 +124,7 @@ def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
         },
         "on_no_match": rest,
     }
+    return {"matcher": odd_first}
 
 
 def _by_key(
@@ -128,19 +133,41 @@ def _by_key(
     known: Mapping[str, str],
     settings: GatewaySettings,
 ) -> Document:
-    free = [client for client in known.values() if ALL_SERVICES in table.keys[client].services]
-    own = {}
+    free = [client for client in known.values() if table.keys[client].free]
+
+    def scoped(key: KeyRecord) -> Document:
+        services = {name: one for name, one in table.services.items() if key.allows(name)}
+        part = index(replace(table, services=services))
+        return _by_path(_Tree(part, key.client, clusters, settings))
+
+    own, inside = {}, {}
     for secret, client in sorted(known.items()):
-        if client not in free:
-            key = table.keys[client]
-            services = {name: one for name, one in table.services.items() if key.allows(name)}
-            part = index(replace(table, services=services))
-            own[secret] = _by_path(_Tree(part, client, clusters, settings))
+        key = table.keys[client]
+        if key.killed:
+            own[secret] = _routes([*_open_routes(table.api_version, settings), _front(settings)])
+        elif key.quota:
+            own[secret] = _routes([*_open_routes(table.api_version, settings), gate_route(key)])
+            if not key.free:
+                inside[client] = scoped(key)
+        elif not key.free:
+            own[secret] = scoped(key)
     whole = index(table if free else replace(table, services={}))
     rest = _by_path(_Tree(whole, free[0] if free else "", clusters, settings))
-    if not own:
-        return rest
-    return {"matcher": _tree("x-api-key", "exact_match_map", own, rest)}
+    if own:
+        rest = {"matcher": _tree("x-api-key", "exact_match_map", own, rest)}
+    rest = _odd_keys(rest, settings)
+    # Behind its gate a request has no secret any more; a key that may ask everything finds the tree of all.
+    return {"matcher": _tree(QUOTA_HEADER, "exact_match_map", inside, rest)} if inside else rest
+
+
+def _open_routes(api_version: str, settings: GatewaySettings) -> list[Document]:
+    """The paths that need no key, whoever asks."""
+    exact = [
+        _open_route({"path": path}, settings)
+        for path, one in open_paths(api_version).items()
+        if not needs_key(one, settings)
+    ]
+    return [*exact, _open_route({"prefix": STATIC_PREFIX}, settings)]
 
 
 def _by_path(tree: _Tree) -> Document:

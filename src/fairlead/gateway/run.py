@@ -27,6 +27,7 @@ from fairlead.gateway.ports import Envoy
 from fairlead.gateway.settings import GatewaySettings, PortBusy, check
 from fairlead.gateway.site import Site
 from fairlead.gateway.state import CatalogCache, View, read_gateway_status, table_before
+from fairlead.gateway.usage import KeyUse
 from fairlead.kits import files, processes
 from fairlead.kits.clock import Clock
 
@@ -156,6 +157,7 @@ class _Gateway:
             follower.heartbeat(),
             self._keep_envoy(),
             self._rotate(),
+            KeyUse(self._home, self._view, self._clock).follow(),
         ]
         if life_fd is not None:
             works.append(self._watch_owner(life_fd))

@@ -12,6 +12,7 @@ from fairlead.domain.status import Replica
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.clusters import FRONT, cluster_name, front_cluster, worker_cluster
 from fairlead.gateway.listener import bootstrap, listener
+from fairlead.gateway.quotas import gate_clusters, gate_listeners
 from fairlead.gateway.routes import route_configuration
 from fairlead.gateway.settings import GatewaySettings
 
@@ -24,6 +25,7 @@ class Snapshot:
 
     bootstrap: Document
     listener: Document
+    gates: Mapping[str, Document]  # the listeners inside Envoy, by name
     clusters: Mapping[str, Document]
     routes: Document
 
@@ -48,6 +50,11 @@ def snapshot(
     return Snapshot(
         bootstrap=bootstrap(home),
         listener=listener(settings, home),
-        clusters={FRONT: front_cluster(str(home.front_socket)), **clusters},
+        gates=gate_listeners(table, settings, home),
+        clusters={
+            FRONT: front_cluster(str(home.front_socket)),
+            **clusters,
+            **gate_clusters(table),
+        },
         routes=route_configuration(table, names, credentials, settings),
     )

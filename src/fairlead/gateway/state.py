@@ -19,13 +19,13 @@ from fairlead.domain.status import (
     node_status_from_bytes,
 )
 from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
+from fairlead.domain.uses import Uses
 from fairlead.gateway.index import TableIndex
-from fairlead.gateway.keys import read_credentials, warn_if_readable
+from fairlead.gateway.keys import Credentials, read_credentials, warn_if_readable
 from fairlead.kits import files
+from fairlead.kits.clock import Clock
 
 _log = logging.getLogger(__name__)
-
-Mark = tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class View:
     envoy_up: bool = False
     envoy_restarts: int = 0
     rejected_updates: int = 0
+    keys_mark: str = ""  # the state of the key file that is in force
+    uses: Uses = field(default_factory=Uses)
 
     def note(self, part: str, problem: str) -> None:
         """Remember a problem, or with an empty text that it is gone; a new one is logged once."""
@@ -61,11 +63,14 @@ class View:
 class Inputs:
     """The files the gateway follows. What cannot be read keeps its last value, and is a problem."""
 
-    def __init__(self, home: Home[Path], view: View) -> None:
+    def __init__(self, home: Home[Path], view: View, clock: Clock) -> None:
         self._home = home
         self._view = view
-        self._marks: dict[str, Mark | None] = {}
-        self.credentials: Mapping[str, str] = {}
+        self._clock = clock
+        self._marks: dict[str, str] = {}
+        self._keys = Credentials()
+        self.credentials: Mapping[str, str] = {}  # clients by every secret that works now
+        self.keys_mark = ""  # which state of the key file `credentials` are
 
     def look(self) -> None:
         """Read what has changed."""
@@ -74,9 +79,11 @@ class Inputs:
         if self._changed("keys", self._home.keys):
             warn_if_readable(self._home.keys)
             self._read("keys", self._read_keys)
+            self.keys_mark = self._marks["keys"]
+        self.credentials = self._keys.at(self._clock.now())
 
     def _changed(self, part: str, path: Path) -> bool:
-        mark = _mark(path)
+        mark = files.mark(path)
         if part in self._marks and self._marks[part] == mark:
             return False
         self._marks[part] = mark
@@ -102,7 +109,7 @@ class Inputs:
         self._view.node = node_status_from_bytes(data, str(self._home.node_status))
 
     def _read_keys(self) -> None:
-        self.credentials = read_credentials(self._home.keys)
+        self._keys = read_credentials(self._home.keys)
 
 
 class CatalogCache:
@@ -158,11 +165,3 @@ def table_before(catalog: Catalog, status: GatewayStatus | None, api_version: st
         pin = status.pins.get(line_id.service, service.pin.line)
         services[line_id.service] = ServiceRoute(line_id.service, lines, pin)
     return RoutingTable(services, catalog.keys, api_version, status.generation)
-
-
-def _mark(path: Path) -> Mark | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

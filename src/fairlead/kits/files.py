@@ -70,6 +70,15 @@ def read_json(path: Path) -> Any | None:  # noqa: ANN401 - a JSON value
         raise ValueError("nested too deeply") from None
 
 
+def mark(path: Path) -> str:
+    """Tells one state of a file from the next, as far as it is replaced and never written into; empty without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock among processes; waits for its turn, freed even by kill -9."""

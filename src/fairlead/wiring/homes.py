@@ -12,6 +12,7 @@ from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
+from fairlead.control.keys import Keys
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.layout import SCHEMA, Home
@@ -33,6 +34,10 @@ class Control:
     artifacts: StoredArtifacts
     secrets: SecretsFile
     clock: Clock
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.catalogs, self.secrets, self.clock)
 
 
 def open_home(root: Path | None, *, create: bool = False) -> Control:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from fairlead.domain.status import (
     health_problems,
     node_status_from_bytes,
 )
+from fairlead.domain.uses import Use, uses_from_bytes
 from fairlead.kits import files, processes
 from fairlead.wiring.homes import Control
 
@@ -35,6 +36,7 @@ class Observed:
     node: NodeStatus | None
     gateway: GatewayStatus | None
     running: dict[str, Any] | None
+    keys_mark: str  # the state of the key file
 
     def problems(self) -> list[str]:
         """Why not everything serves; empty if everything does."""
@@ -77,6 +79,8 @@ class Observed:
         if gateway.generation < self.catalog.generation:
             yield f"the gateway is at generation {gateway.generation} of {self.catalog.generation}"
             return
+        if gateway.keys != self.keys_mark:
+            yield "the gateway has not read the keys' secrets yet"
         for name in services:
             service = self.catalog.services.get(name)
             if service is not None and service.kill is None:
@@ -107,7 +111,14 @@ def observe(control: Control) -> Observed:
         node if node is not None and _fresh(node.written_at, now) else None,
         gateway if gateway is not None and _fresh(gateway.written_at, now) else None,
         running(control),
+        files.mark(home.keys),
     )
+
+
+def key_uses(control: Control) -> Mapping[str, Use]:
+    """What the gateway counted of each key; empty if none ever ran here."""
+    uses = _read(control.home.key_uses, uses_from_bytes)
+    return uses.keys if uses is not None else {}
 
 
 def _fresh(written_at: float, now: float) -> bool:

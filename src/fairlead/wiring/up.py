@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.control import catalogs as changing, keys, releases
+from fairlead.control import catalogs as changing, releases
 from fairlead.domain.catalog import Catalog, with_pin
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.explanations import REFUSED
@@ -315,9 +315,9 @@ def _demo_key(control: Control, catalog: Catalog) -> None:
         if control.home.keys.exists():  # revoked, or somebody made keys of their own first
             there.unlink(missing_ok=True)
             return
-        known = keys.create(control.catalogs, control.secrets, control.clock, DEMO, ())
+        known = control.keys.create(DEMO)
     elif known is None:
-        known = keys.rotate(control.catalogs, control.secrets, control.clock, DEMO)
+        known = control.keys.rotate(DEMO)
     if not there.exists() or there.read_bytes() != known.encode():
         files.write_atomic(there, known.encode(), mode=0o600)
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from fairlead.adapters.memory.secrets import MemorySecrets
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
-from fairlead.control import catalogs as changing, keys, releases
+from fairlead.control import catalogs as changing, releases
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.catalog import Catalog, with_pin, with_traffic
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Refused
@@ -206,52 +205,3 @@ def test_a_command_about_something_unknown_lists_what_there_is(catalogs: StoredC
         with pytest.raises(Refused) as caught:
             with_pin(catalog, line)
         assert str(caught.value) == message
-
-
-class TestKeys:
-    def test_a_secret_is_kept_beside_the_catalog_and_never_in_it(self) -> None:
-        store, secrets = MemoryObjectStore(), MemorySecrets()
-        catalogs = StoredCatalogs(store, FakeClock())
-        secret = keys.create(catalogs, secrets, FakeClock(), "demo", ())
-        assert secrets.read() == {"demo": secret}
-        assert len(secret) >= 43
-        assert not any(secret.encode() in store.get(one.key)[0] for one in store.list(""))
-
-    def test_rotating_replaces_the_secret_and_revoking_removes_both(
-        self, catalogs: StoredCatalogs
-    ) -> None:
-        secrets = MemorySecrets()
-        first = keys.create(catalogs, secrets, FakeClock(), "demo", ())
-        fingerprint = catalogs.read().key("demo").fingerprint
-        second = keys.rotate(catalogs, secrets, FakeClock(), "demo")
-        assert secrets.read() == {"demo": second} != {"demo": first}
-        assert catalogs.read().key("demo").fingerprint != fingerprint
-        keys.revoke(catalogs, secrets, FakeClock(), "demo")
-        assert secrets.read() == {}
-        assert catalogs.read().keys == {}
-
-    def test_what_cannot_be_is_refused(self, catalogs: StoredCatalogs) -> None:
-        secrets = MemorySecrets()
-        keys.create(catalogs, secrets, FakeClock(), "demo", ())
-        for action, message in [
-            (
-                lambda: keys.create(catalogs, secrets, FakeClock(), "demo", ()),
-                "a key 'demo' already",
-            ),
-            (lambda: keys.create(catalogs, secrets, FakeClock(), "a b", ()), "no key's name"),
-            (
-                lambda: keys.create(catalogs, secrets, FakeClock(), "x", ("nobody",)),
-                "no service 'nobody'",
-            ),
-            (
-                lambda: keys.rotate(catalogs, secrets, FakeClock(), "other"),
-                "no key 'other'; keys: demo",
-            ),
-            (
-                lambda: keys.revoke(catalogs, secrets, FakeClock(), "other"),
-                "no key 'other'; keys: demo",
-            ),
-        ]:
-            with pytest.raises(Refused, match=message):
-                action()
-        assert set(secrets.read()) == {"demo"}

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fairlead.domain import catalog as catalogs
-from fairlead.domain.catalog import Catalog, KeyRecord, Kill, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Kill, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord, Quota, Rate, Retiring, Scope
 from fairlead.domain.manifest import (
     Manifest,
     ManifestFile,
@@ -59,7 +60,11 @@ def full_catalog() -> Catalog:
     found = catalogs.with_revision(Catalog(), revision())
     found = catalogs.with_traffic(found, LineId("s", "v1"), (TrafficShare("1", 100),))
     found = catalogs.with_kill(found, "s", Kill("later", 3.0))
-    return catalogs.with_key(found, KeyRecord("demo", ("s",), 1.0, "ab"))
+    quota = Quota(Rate(600, 60, 20), 8)
+    old = (Retiring("cd", 9.0),)
+    scopes = (Scope("s", "v1", "infer"), Scope("*", verb="read"))
+    found = catalogs.with_key(found, KeyRecord("app", scopes, 1.0, "ef", quota, "too loud", old))
+    return catalogs.with_key(found, KeyRecord("demo", (Scope("s"),), 1.0, "ab"))
 
 
 def test_a_manifest_reads_back_and_its_digest_fixes_every_byte() -> None:
@@ -120,7 +125,7 @@ def test_a_damaged_manifest_is_an_error_in_words_or_another_manifest(data: st.Da
 
 
 def test_a_document_of_a_newer_version_is_refused_in_words() -> None:
-    newer = json.dumps({"schema": 2, "whatever": []}).encode()
+    newer = json.dumps({"schema": 9, "whatever": []}).encode()
     for read in (
         manifest_from_bytes,
         catalog_from_bytes,
@@ -133,6 +138,36 @@ def test_a_document_of_a_newer_version_is_refused_in_words() -> None:
 
 def test_a_catalog_reads_back() -> None:
     assert catalog_from_bytes(catalog_to_bytes(full_catalog())) == full_catalog()
+
+
+def test_a_catalog_of_before_keys_had_lines_and_verbs_is_read() -> None:
+    document = json.loads(catalog_to_bytes(full_catalog()))
+    document["schema"] = 1
+    document["keys"] = {
+        "all": {"services": ["*"], "createdAt": 1.0, "fingerprint": "ab"},
+        "some": {"services": ["s", "other"], "createdAt": 2.0, "fingerprint": "cd"},
+    }
+    keys = catalog_from_bytes(json.dumps(document).encode()).keys
+    assert keys["all"] == KeyRecord("all", (Scope("*"),), 1.0, "ab")
+    assert keys["some"] == KeyRecord("some", (Scope("s"), Scope("other")), 2.0, "cd")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("allow", ["s:eat"], "keys.app.allow[0]: is no scope"),
+        ("rate", {"requests": 1, "seconds": 7, "burst": 1}, "keys.app.rate.seconds: is 7"),
+        ("concurrency", 0, "keys.app.concurrency: is 0"),
+        ("retiring", [{"fingerprint": "x"}], "keys.app.retiring[0].until: is null"),
+        ("secret", "s3cret", "keys.app.secret: unknown key"),
+    ],
+)
+def test_a_damaged_key_is_told_with_its_place(key: str, value: object, told: str) -> None:
+    document = json.loads(catalog_to_bytes(full_catalog()))
+    document["keys"]["app"][key] = value
+    with pytest.raises(InvalidInput) as caught:
+        catalog_from_bytes(json.dumps(document).encode())
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from hypothesis import given, settings, strategies as st
 
 from fairlead.domain.catalog import (
     Catalog,
-    KeyRecord,
     Kill,
     Revision,
     with_key,
@@ -21,6 +20,7 @@ from fairlead.domain.catalog import (
 )
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import ArtifactRef, EndpointId, LineId, RevisionId
+from fairlead.domain.keys import EVERYTHING, KeyRecord, Scope
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.routing import (
     BUCKETS,
@@ -80,8 +80,8 @@ def catalog() -> Catalog:
     found = with_traffic(found, LineId("speech", "v9"), shares(r1=90, r2=10, r3=0))
     found = with_traffic(found, LineId("speech", "v10"), shares(r1=100))
     found = with_traffic(found, LineId("other", "v1"), shares(r1=100))
-    found = with_key(found, KeyRecord("all", ("*",), 0.0, ""))
-    return with_key(found, KeyRecord("narrow", ("other",), 0.0, ""))
+    found = with_key(found, KeyRecord("all", (EVERYTHING,), 0.0, ""))
+    return with_key(found, KeyRecord("narrow", (Scope("other"),), 0.0, ""))
 
 
 def table(desired: Catalog | None = None, before: RoutingTable | None = None) -> RoutingTable:
@@ -339,9 +339,81 @@ def test_a_path_the_pinned_line_lacks_names_latest_not_none() -> None:
     catalog = with_revision(catalog, revision("speech", "v2", "1", 2, speech))
     catalog = with_traffic(catalog, LineId("speech", "v1"), shares(r1=100))
     catalog = with_traffic(catalog, LineId("speech", "v2"), shares(r1=100))
-    catalog = with_key(catalog, KeyRecord("demo", ("*",), 0.0, ""))
+    catalog = with_key(catalog, KeyRecord("demo", (EVERYTHING,), 0.0, ""))
     table = table_from(catalog, catalog.live(), {}, RoutingTable())
     outcome = route(table, Ask("POST", "/api/stream", "demo"), hash64)
     assert outcome == Refusal(
         Kind.NOT_FOUND, "no version 'latest' here; versions: v1, v1.1, v2, v2.1"
     )
+
+
+class TestScopes:
+    """What a key may ask, by line and verb; speech is pinned to v9 and has v10 too."""
+
+    def asked(self, scopes: str, path: str = PREDICT, version: str | None = None) -> object:
+        key = KeyRecord("k", tuple(Scope.parse(one) for one in scopes.split()), 0.0, "")
+        method = "POST" if path.endswith(("predict", "infer")) else "GET"
+        asking = Ask(method, path, "k", version)
+        outcome = route(table(with_key(catalog(), key)), asking, hash64)
+        return (
+            (outcome.kind.value, outcome.message)
+            if isinstance(outcome, Refusal)
+            else served(outcome).partition(".")[0]
+        )
+
+    NO = ("forbidden", "You cannot consume this service")
+
+    def test_a_line_is_allowed_and_the_others_are_not(self) -> None:
+        assert self.asked("speech/v9") == "v9"
+        assert self.asked("speech/v10", version="v10") == "v10"
+        assert self.asked("speech/v10") == self.NO
+        assert self.asked("speech/v10", version="v9.1") == self.NO
+        assert self.asked("speech/v9", version="v10") == self.NO
+
+    def test_what_is_not_there_lists_only_what_is_allowed(self) -> None:
+        wrong = ("not_found", "no version 'v11' here; versions: v10, v10.1")
+        assert self.asked("speech/v10", version="v11") == wrong
+        wrong = ("not_found", "no version 'v9.7' here; versions: v9, v9.1, v9.2, v9.3")
+        assert self.asked("speech/v9 speech/v10:read", version="v9.7") == wrong
+
+    def test_a_verb_is_allowed_for_its_paths(self) -> None:
+        assert self.asked("speech:read", "/v2/models/speech") == "v9"
+        assert self.asked("speech:read") == self.NO
+        assert self.asked("*:infer", "/v1/model/speech/bio") == self.NO
+        assert self.asked("speech/v10:infer speech:read", "/v1/model/speech/bio") == "v9"
+        assert self.asked("speech/v10:infer speech:read") == self.NO
+
+    def test_an_artifacts_version_is_looked_for_in_the_allowed_lines(self) -> None:
+        two = "/v2/models/speech/versions/2/infer"
+        assert self.asked("speech", two) == "v9"
+        assert self.asked("speech/v10", two) == "v10"
+        assert self.asked("speech/v10", "/v2/models/speech/versions/1/infer") == self.NO
+        kind, message = self.asked("speech/v10", "/v2/models/speech/versions/9/infer")  # type: ignore[misc]
+        assert (kind, message.rpartition("; ")[2]) == ("not_found", "artifact versions: 2")
+
+    def test_a_killed_key_hears_why_after_path_and_method(self) -> None:
+        key = KeyRecord("k", (EVERYTHING,), 0.0, "", killed="call us")
+        killed = table(with_key(catalog(), key))
+        for asking, wanted in [
+            (Ask("POST", PREDICT, "k"), (Kind.FORBIDDEN, "call us")),
+            (Ask("GET", "/api/stream", "k", "v99"), (Kind.FORBIDDEN, "call us")),
+            (Ask("GET", PREDICT, "k"), (Kind.METHOD, "GET is not for this path; use POST")),
+        ]:
+            assert refused(route(killed, asking, hash64)) == wanted
+        assert isinstance(route(killed, Ask("GET", "/livez", "k"), hash64), Open)
+
+    @given(
+        st.lists(st.sampled_from(["speech", "speech/v9", "speech/v10:infer", "*:read", "other"])),
+        st.sampled_from([PREDICT, "/v2/models/speech", "/v2/models/speech/versions/2"]),
+        st.sampled_from([None, "latest", "v9", "v10", "v9.3", "v10.1", "v11"]),
+    )
+    def test_a_narrower_key_gets_the_same_answer_or_none(
+        self, scopes: list[str], path: str, version: str | None
+    ) -> None:
+        """Unless an artifact's version is asked for, which the newest allowed line answers."""
+        whole, mine = self.asked("*", path, version), self.asked(" ".join(scopes), path, version)
+        if isinstance(mine, str):
+            assert isinstance(whole, str)
+            assert mine == whole or "/versions/" in path
+        elif isinstance(whole, str):
+            assert mine == self.NO

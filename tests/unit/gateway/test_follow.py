@@ -14,8 +14,9 @@ import pytest
 from fairlead.adapters.memory.envoy import MemoryEnvoy
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
-from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog import Catalog, with_key
 from fairlead.domain.ids import RevisionId
+from fairlead.domain.keys import Quota, Rate
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.domain.table import RoutingTable
@@ -24,6 +25,7 @@ from fairlead.gateway.follow import Follower, watch_catalog
 from fairlead.gateway.index import index
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import CatalogCache, View, read_gateway_status, table_before
+from fairlead.kits import files
 from fairlead.kits.clock import FakeClock
 from support.gateway import CLOCK, DIGEST, catalog, eventually, revision
 
@@ -103,6 +105,66 @@ async def test_clusters_come_before_routes_and_routes_before_the_listener(node: 
     assert node.envoy.told == ["clusters", "routes", "listener"]
     assert node.says()["workers"] == ["w1"]
     assert node.says()["generation"] == 1
+
+
+def gated(wanted: Catalog, requests: int) -> Catalog:
+    quota = Quota(Rate(requests, 1, requests))
+    return with_key(wanted, replace(wanted.keys["demo"], quota=quota))
+
+
+async def test_a_gate_opens_before_its_routes_and_closes_after_its_last_request(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    node.envoy.told.clear()
+    node.view.catalog = gated(at("1", 2), 5)
+    await node.step()
+    assert node.envoy.told == ["listener", "clusters", "routes"]
+    assert next(iter(node.envoy.listeners())) == "gateway"
+    (gate,) = set(node.envoy.listeners()) - {"gateway"}
+    assert gate in named_clusters(node.envoy.routes())
+    node.envoy.numbers[f"cluster.{gate}.upstream_rq_active"] = 1
+    node.view.catalog = gated(at("1", 3), 6)
+    for _ in range(9):
+        await node.step()
+    assert gate not in named_clusters(node.envoy.routes())
+    assert len(node.envoy.listeners()) == 3, "a request is still in the old gate"
+    node.envoy.numbers[f"cluster.{gate}.upstream_rq_active"] = 0
+    for _ in range(9):
+        await node.step()
+    assert gate not in {**node.envoy.listeners(), **node.envoy.clusters()}
+    assert len(node.envoy.listeners()) == 2
+
+
+async def test_the_status_says_which_key_file_is_in_force(node: Node) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    first = files.mark(node.home.keys)
+    assert node.says()["keys"] == first
+    node.envoy.refuse = "routes"
+    node.home.keys.write_text('{"schema": 1, "keys": {"demo": "s-another"}}')
+    await node.step(0.6)
+    assert node.says()["keys"] == first
+    node.envoy.refuse = ""
+    await node.step(1.0)
+    assert node.says()["keys"] == files.mark(node.home.keys) != first
+
+
+async def test_an_old_secret_ends_without_anybody_writing(node: Node) -> None:
+    until = node.clock.now() + 5
+    old = {"client": "demo", "secret": "s-old", "until": until}
+    document = {"schema": 2, "keys": {"demo": "s-demo"}, "old": [old]}
+    node.home.keys.write_text(json.dumps(document))
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    assert "s-old" in str(node.envoy.routes())
+    await node.step(4.0)
+    assert "s-old" in str(node.envoy.routes())
+    await node.step(1.0)
+    assert "s-old" not in str(node.envoy.routes())
+    assert "s-demo" in str(node.envoy.routes())
 
 
 async def test_nothing_is_told_twice(node: Node) -> None:
@@ -324,6 +386,6 @@ async def test_a_move_says_once_what_it_changed(
     await node.step()
     told = [one.getMessage() for one in caplog.records if getattr(one, "event", "") == "routes"]
     assert told == [
-        "routes: speech/v1.1 added, speech v1 now 1=100",
+        "routes: speech/v1.1 added, speech v1 now 1=100, key demo made",
         "routes: speech/v1.2 added, speech/v1.1 removed, speech v1 now 2=100",
     ]

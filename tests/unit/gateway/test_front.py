@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -81,6 +82,17 @@ async def test_beyond_loopback_the_numbers_need_a_client() -> None:
     answering = FrontDesk(view, GatewaySettings(host="192.0.2.7"), {"metrics": home})  # type: ignore[dict-item]
     assert (await ask(answering, "GET", "/metrics"))[0] == 401
     assert (await ask(answering, "GET", "/metrics", x_client="demo"))[0] == 200
+
+
+async def test_a_killed_key_reads_nothing_that_needs_a_key() -> None:
+    key = replace(WANTED.keys["demo"], killed="call us")
+    killed = replace(table(), keys={"demo": key})
+    view = View(index(killed), index(killed))
+    answering = FrontDesk(view, GatewaySettings(host="192.0.2.7"), {"metrics": home, "home": home})  # type: ignore[dict-item]
+    wanted = (403, {"message": "call us"})
+    assert await ask(answering, "GET", "/metrics", x_client="demo") == wanted
+    assert await ask(answering, "POST", PREDICT, x_client="demo") == wanted
+    assert (await ask(answering, "GET", "/", x_client="demo"))[0] == 200
 
 
 async def test_a_wrong_method_names_the_right_ones() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from hypothesis import given, strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog import Catalog, with_key
 from fairlead.domain.ids import RevisionId
+from fairlead.domain.keys import Quota, Rate, Scope
 from fairlead.domain.layout import Home
 from fairlead.domain.status import Replica, State
 from fairlead.domain.table import RoutingTable, table_from
@@ -52,6 +54,32 @@ def test_a_split_line_with_a_path_of_its_own_becomes_these_documents(
     assert dict(taken.clusters) == snapshot(name="clusters")
     assert taken.listener == snapshot(name="listener")
     assert taken.bootstrap == snapshot(name="bootstrap")
+
+
+def test_a_key_with_a_quota_gets_a_gate_of_its_own(snapshot: SnapshotAssertion) -> None:
+    wanted, quota = speech(), Quota(Rate(6, 60, 20), 8)
+    gated = with_key(wanted, replace(wanted.keys["part"], quota=quota))
+    before, taken = snapped(wanted), snapped(gated)
+    new = taken.clusters.keys() - before.clusters.keys()
+    assert new == taken.gates.keys() == named_clusters(taken.routes) - named_clusters(before.routes)
+    (gate,) = taken.gates.values()
+    inner, outer = _manager(gate), _manager(taken.listener)
+    differing = {name: one for name, one in inner.items() if one != outer.get(name)}
+    assert {**gate, "filter_chains": differing} == snapshot(name="listener")
+    assert {name: taken.clusters[name] for name in new} == snapshot(name="cluster")
+    # Nothing that other keys meet has changed.
+    assert taken.listener == before.listener
+    assert {**taken.clusters, **before.clusters} == taken.clusters
+    # Another quota is another gate; whatever else a key has is not its gate's business.
+    other = with_key(gated, replace(gated.keys["part"], quota=replace(quota, concurrency=9)))
+    assert not snapped(other).gates.keys() & new
+    scoped = with_key(gated, replace(gated.keys["part"], allow=(Scope("speech", "v9"),)))
+    assert snapped(scoped).gates == taken.gates
+    assert not snapped(with_key(gated, replace(gated.keys["part"], killed="off"))).gates
+
+
+def _manager(listener: dict[str, Any]) -> dict[str, Any]:
+    return dict(listener["filter_chains"][0]["filters"][0]["typed_config"])
 
 
 def test_an_empty_table_leads_everybody_to_the_front_desk() -> None:

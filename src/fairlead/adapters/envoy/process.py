@@ -124,14 +124,17 @@ class EnvoyProcess:
     async def set_routes(self, routes: Document) -> bool:
         return await self._set("rds", [routes])
 
-    async def set_listener(self, listener: Document) -> bool:
-        changed = await self._set("lds", [listener])
+    async def set_listeners(self, listeners: Sequence[Document]) -> bool:
+        changed = await self._set("lds", listeners)
         if changed:
             await self._wait_taken("rds", None)
         return changed
 
     def clusters(self) -> Mapping[str, Document]:
         return {one["name"]: one for one in self._files["cds"].resources}
+
+    def listeners(self) -> Mapping[str, Document]:
+        return {one["name"]: one for one in self._files["lds"].resources}
 
     def routes(self) -> Document:
         return next(iter(self._files["rds"].resources), {})

@@ -19,6 +19,13 @@ Document = dict[str, Any]
 
 _SECONDS = 10.0
 _LONGEST = 600  # characters; Envoy quotes the whole document before it comes to the point
+# Without it every listener inside Envoy would be the reason.
+_INSIDE = {
+    "name": "envoy.bootstrap.internal_listener",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+    },
+}
 _POINT = re.compile(r"(?:\n: |\n\}\s*)(?=\S)")
 
 
@@ -74,7 +81,14 @@ def _static(kind: str, resources: Mapping[str, Sequence[Document]]) -> Document:
     listeners = bare["lds"] if kind == "lds" else []
     if kind == "rds":
         listeners = [_listener(routes) for routes in bare["rds"]]
-    return {"static_resources": {"clusters": bare["cds"], "listeners": listeners}}
+    return {
+        "static_resources": {"clusters": bare["cds"], "listeners": listeners},
+        "node": {
+            "id": "fairlead",
+            "cluster": "fairlead",
+        },  # a listener that reads its routes needs one
+        "bootstrap_extensions": [_INSIDE],
+    }
 
 
 def _bare(resource: Document) -> Document:

@@ -19,7 +19,7 @@ class MemoryEnvoy:
         self.told: list[str] = []
         self._clusters: dict[str, Document] = {}
         self._routes: Document = {}
-        self.listener: Document = {}
+        self._listeners: dict[str, Document] = {}
         self.numbers: dict[str, int] = {}
         self.alive = False
         self.refuse = ""  # the kind it refuses: clusters, routes or listener
@@ -49,15 +49,19 @@ class MemoryEnvoy:
         self._routes = routes
         return True
 
-    async def set_listener(self, listener: Document) -> bool:
-        if listener == self.listener:
+    async def set_listeners(self, listeners: Sequence[Document]) -> bool:
+        wanted = {one["name"]: one for one in listeners}
+        if wanted == self._listeners:
             return False
         await self._take("listener")
-        self.listener = listener
+        self._listeners = wanted
         return True
 
     def clusters(self) -> Mapping[str, Document]:
         return self._clusters
+
+    def listeners(self) -> Mapping[str, Document]:
+        return self._listeners
 
     def routes(self) -> Document:
         return self._routes
