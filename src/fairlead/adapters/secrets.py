@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.ports import OldSecret
 from fairlead.kits import files
@@ -21,8 +22,7 @@ class SecretsFile:
         self._path = path
 
     def read(self) -> dict[str, str]:
-        document = self._document()
-        return {str(client): str(secret) for client, secret in document["keys"].items()}
+        return dict(self._document()["keys"])
 
     def put(self, client: str, secret: str, old: tuple[OldSecret, ...] = ()) -> None:
         with files.locked(self._path.with_suffix(".lock")):
@@ -35,7 +35,7 @@ class SecretsFile:
 
     def old(self, client: str) -> tuple[OldSecret, ...]:
         return tuple(
-            OldSecret(str(one["secret"]), float(one["until"]))
+            OldSecret(one["secret"], one["until"])
             for one in self._document()["old"]
             if one["client"] == client
         )
@@ -45,11 +45,26 @@ class SecretsFile:
             self._write(self._without(client))
 
     def _document(self) -> dict[str, Any]:
-        document = files.read_json(self._path)
-        if document is None:
-            return {"keys": {}, "old": []}
-        check_schema(document, _SCHEMA, str(self._path), oldest=1)
-        return {"keys": document["keys"], "old": document.get("old", [])}
+        try:
+            document = files.read_json(self._path)
+            if document is None:
+                return {"keys": {}, "old": []}
+            check_schema(document, _SCHEMA, str(self._path), oldest=1)
+            return {
+                "keys": {str(name): str(secret) for name, secret in document["keys"].items()},
+                "old": [
+                    {
+                        "client": str(one["client"]),
+                        "secret": str(one["secret"]),
+                        "until": float(one["until"]),
+                    }
+                    for one in document.get("old", [])
+                ],
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # In our own words: the parser's would quote the file, and with it a secret.
+            right = "restore it, or remove it and give each key a new secret: fairlead keys rotate"
+            raise InvalidInput(str(self._path), [Problem("", "is damaged", right)]) from None
 
     def _without(self, client: str) -> dict[str, Any]:
         document = self._document()
