@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -214,6 +216,22 @@ async def test_through_a_gate_a_request_is_told_once_and_stays_what_it_was(
     assert not [
         one for one in workers if {"x-fairlead-quota", "x-fairlead-peer", "x-api-key"} & set(one)
     ]
+
+
+async def test_an_envoy_that_died_comes_back_with_its_gates_and_moves_on(callers: Callers) -> None:
+    await callers.change(wanted(app=Quota(Rate(10, 1, 10), 5), narrow=Quota(concurrency=5)))
+    os.kill(callers.world.envoy_pid(), signal.SIGKILL)
+
+    async def back() -> bool:
+        try:
+            return (await callers.ask("app")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    await eventually(back, 5, "Envoy is back")
+    assert (await callers.ask("narrow")).status_code == 200
+    await callers.change(wanted(app=Quota(Rate(1, 3600, 1))))
+    assert await callers.statuses("app", 2) == [200, 429]
 
 
 async def test_no_file_but_those_for_secrets_holds_one(callers: Callers) -> None:

@@ -12,6 +12,7 @@ from fairlead.adapters.memory.secrets import MemorySecrets
 from fairlead.adapters.secrets import SecretsFile
 from fairlead.control.keys import Secrets
 from fairlead.domain.errors import FairleadError
+from fairlead.domain.ports import OldSecret
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -28,6 +29,48 @@ def test_secrets_are_kept_replaced_and_removed(secrets: Secrets) -> None:
     secrets.remove("a")
     secrets.remove("a")
     assert secrets.read() == {"b": "two"}
+
+
+def test_old_secrets_are_kept_until_the_client_gets_others(secrets: Secrets) -> None:
+    old = (OldSecret("zero", 5.0), OldSecret("half", 9.5))
+    secrets.put("a", "one", old)
+    secrets.put("b", "two", (OldSecret("b0", 1.0),))
+    assert secrets.old("a") == old
+    assert secrets.read() == {"a": "one", "b": "two"}
+    secrets.put("b", "three")
+    assert secrets.old("b") == ()
+    secrets.remove("a")
+    assert (secrets.old("a"), secrets.read()) == ((), {"b": "three"})
+
+
+def test_a_file_from_before_secrets_could_overlap_is_read_and_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('{"schema": 1, "keys": {"a": "one"}}')
+    secrets = SecretsFile(path)
+    assert (secrets.read(), secrets.old("a")) == ({"a": "one"}, ())
+    secrets.put("b", "two")
+    assert json.loads(path.read_bytes())["schema"] == 2
+    assert secrets.read() == {"a": "one", "b": "two"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"schema": 2}',
+        '{"schema": 2, "keys": []}',
+        '{"schema": 2, "keys": {}, "old": [{"secret": "s3cret"}]}',
+    ],
+)
+def test_a_damaged_file_is_told_without_its_content(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    for act in (SecretsFile(path).read, lambda: SecretsFile(path).put("a", "one")):
+        with pytest.raises(FairleadError) as caught:
+            act()
+        assert "s3cret" not in str(caught.value)
+    assert path.read_text() == text
 
 
 def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:

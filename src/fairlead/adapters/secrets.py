@@ -50,19 +50,21 @@ class SecretsFile:
             if document is None:
                 return {"keys": {}, "old": []}
             check_schema(document, _SCHEMA, str(self._path), oldest=1)
-            keys = {str(client): str(secret) for client, secret in document["keys"].items()}
-            old = [
-                {
-                    "client": str(one["client"]),
-                    "secret": str(one["secret"]),
-                    "until": float(one["until"]),
-                }
-                for one in document.get("old", [])
-            ]
-        except (ValueError, KeyError, AttributeError, TypeError):
+            return {
+                "keys": {str(name): str(secret) for name, secret in document["keys"].items()},
+                "old": [
+                    {
+                        "client": str(one["client"]),
+                        "secret": str(one["secret"]),
+                        "until": float(one["until"]),
+                    }
+                    for one in document.get("old", [])
+                ],
+            }
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # In our own words: the parser's would quote the file, and with it a secret.
             right = "restore it, or remove it and give each key a new secret: fairlead keys rotate"
             raise InvalidInput(str(self._path), [Problem("", "is damaged", right)]) from None
-        return {"keys": keys, "old": old}
 
     def _without(self, client: str) -> dict[str, Any]:
         document = self._document()

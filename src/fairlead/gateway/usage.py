@@ -29,7 +29,7 @@ _SAVE_SECONDS = 5.0
 _CHUNK_BYTES = 1 << 18
 _HEAD_BYTES = 4096
 # Envoy sorts the fields of a line by name.
-_LINE = re.compile(rb'"client":"([^"]+)".*"status":([0-9]+),"time":"([^"]+)"')
+_LINE = re.compile(rb'"client":"([^"]+)".*"status":([0-9]+),.*?"time":"([^"]+)"')
 _ABOUT_THE_KEY = frozenset({403, 429})
 _QUIET_LOOKS = 3  # after which a log that was renamed is done: Envoy writes into it for a moment
 _log = logging.getLogger(__name__)
