@@ -10,6 +10,7 @@ from typing import Protocol
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.manifest import Manifest
+from fairlead.domain.rollout import Entry, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +88,20 @@ class Catalogs(Protocol):
         `catalog.generation` is the generation it was read at; the returned one is one higher.
         `message` goes into the audit entry. Raises StoreConflict if the head has moved.
         """
+        ...
+
+
+class Rollouts(Protocol):
+    """The journals of rollouts in a store."""
+
+    def append(self, rollout: str, entry: Entry) -> None:
+        """Write one entry for ever. Raises StoreConflict if its number is taken: somebody else leads it now."""
+        ...
+
+    def ids(self) -> list[str]:
+        """Every rollout there is, oldest first."""
+        ...
+
+    def read(self, rollout: str) -> Record:
+        """Raises Refused(NOT_FOUND) if there is no such rollout."""
         ...
