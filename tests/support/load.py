@@ -89,7 +89,7 @@ def _request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-def _drive(  # noqa: PLR0913, PLR0917 - what a process is given
+def _drive(
     port: int, requests: list[bytes], pause: float, stop: Event, begun: Event, results: Any
 ) -> None:
     answers: list[tuple[float, int, str, float, bytes]] = []
@@ -104,7 +104,7 @@ def _drive(  # noqa: PLR0913, PLR0917 - what a process is given
     results.put(answers)
 
 
-async def _client(  # noqa: PLR0913, PLR0917 - as above
+async def _client(
     port: int,
     requests: Iterator[bytes],
     pause: float,

@@ -41,7 +41,7 @@ async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> 
     """Ask a loaded worker the first `examples` golden examples; returns how many there were.
 
     Raises FairleadError that says which example was answered how; a worker it is raised for is never
-    routed. MODEL: an answer that is wrong; any other kind: no answer that could be judged.
+    routed. Kind UNAVAILABLE, DEADLINE or CONFLICT: nobody there answered; any other: the answer is wrong.
     """
     exam = await asyncio.to_thread(read_exam, spec.artifact)
     try:

@@ -8,59 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from fairlead.control.meter import Meter
 from fairlead.control.releases import split_text
 from fairlead.control.rollouts import Desk, Interfered, check_ours
 from fairlead.domain.errors import FairleadError, StoreConflict
-from fairlead.domain.ids import LineId, RevisionId
+from fairlead.domain.ids import RevisionId
 from fairlead.domain.judge import Decision, Verdict, Window, judge
+from fairlead.domain.ports import Scene
 from fairlead.domain.release import WHOLE
-from fairlead.domain.rollout import Event, Outcome, Record, Rollout, Traffic, judged
+from fairlead.domain.rollout import Event, Exam, Outcome, Record, Rollout, Traffic, judged
 from fairlead.domain.samples import Reading, Sample, without_deaths
 
 _MOVE_SECONDS = 30.0  # for the gateway to route as the catalog says
 _STARTS = 3  # a revision that failed to start so many times will not
 _ASKS = 3  # golden examples that a busy worker did not answer at all
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a revision's workers are. `failed`: `reason` is why its last start failed."""
-
-    ready: bool
-    failed: bool = False
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """How the golden examples were answered. `wrong` says which was not, `missed` that nobody answered."""
-
-    asked: int = 0
-    wrong: str = ""
-    missed: str = ""
-
-
-class Scene(Protocol):
-    """What can be seen of the machine that serves."""
-
-    def standing(self, revision: RevisionId) -> Standing:
-        """How far its workers are."""
-        ...
-
-    def flowing(self, line: LineId) -> Traffic | None:
-        """What the gateway routes; None if it does not say."""
-        ...
-
-    def reading(self) -> Reading | None:
-        """What the workers have counted; None if nobody answers."""
-        ...
-
-    def golden(self, revision: RevisionId, stop: Callable[[], str]) -> Exam:
-        """Ask every ready worker of a revision its golden examples, giving up once `stop` says why."""
-        ...
 
 
 class _Undo(Exception):
@@ -227,7 +189,7 @@ class Leader:
             exam = self.scene.golden(self._rollout.candidate, self.stop)
             self._check()
             if exam.wrong:
-                raise _Undo(f"{name} gives a wrong answer: {exam.wrong}")
+                raise _Undo(f"{name} fails its golden examples: {exam.wrong}")
             if not exam.missed:
                 return exam
             self.desk.clock.pause(self._pause)

@@ -10,7 +10,7 @@ from fairlead.control import catalogs as changing, releases
 from fairlead.control.releases import SourcedRelease, split_text
 from fairlead.domain.catalog import Catalog, Line, ordered_traffic, with_traffic
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, Refused
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.judge import Policy
 from fairlead.domain.ports import Artifacts, Catalogs, Rollouts
 from fairlead.domain.release import WHOLE
@@ -76,9 +76,9 @@ class Desk:
             return releases.plan(catalog, [sourced], manifests, self.clock.now()).catalog
 
         before = self.catalogs.read()
-        planned(before)
+        planned(before)  # before anything else of the file is used: it names what is wrong with it
+        self._check_alone(sourced.release.revision_id.line_id)
         rollout = self._rollout(before, sourced, policy, planned(before))
-        self._check_alone(rollout)
         body = {**rollout_to_json(rollout), "process": process}
         entry = Entry(1, self.clock.now(), Event.STARTED, body)
         self.rollouts.append(rollout.id, entry)
@@ -117,9 +117,9 @@ class Desk:
             name, candidate, stable, line.traffic, goal, policy, sourced.source, artifacts
         )
 
-    def _check_alone(self, rollout: Rollout) -> None:
+    def _check_alone(self, line: LineId) -> None:
         for other in self.unfinished():
-            if other.rollout.line == rollout.line:
+            if other.rollout.line == line:
                 name = other.rollout.id
                 message = (
                     f"rollout {name} of {other.rollout.candidate} has not ended: wait for it, take it up with "

@@ -218,4 +218,4 @@ def _time(seconds: float) -> str:
 
 
 def _kib(amount: float) -> str:
-    return f"{amount / 1024:.3g} KiB"
+    return f"{amount / 1024:.0f} KiB"

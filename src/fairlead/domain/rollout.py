@@ -157,6 +157,24 @@ class Record:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a revision's workers are. `failed`: `reason` is why its last start failed."""
+
+    ready: bool
+    failed: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """How the golden examples were answered. `wrong` says which was not, `missed` that nobody answered."""
+
+    asked: int = 0
+    wrong: str = ""
+    missed: str = ""
+
+
 def judged(percent: int, window: Window | None, verdict: Verdict) -> dict[str, Any]:
     """The body of a JUDGED entry."""
     body: dict[str, Any] = {

@@ -15,12 +15,12 @@ from fairlead.adapters.store.rollouts import StoredRollouts
 from fairlead.agent.prove import prove
 from fairlead.agent.settings import AgentSettings
 from fairlead.api.worker import ServingSettings, WorkerSpec
-from fairlead.control.leading import Exam, Leader, Standing
+from fairlead.control.leading import Leader
 from fairlead.control.rollouts import Desk
 from fairlead.domain.errors import FairleadError, Kind, Refused, StoreConflict
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.judge import Policy
-from fairlead.domain.rollout import Event, Record, Traffic
+from fairlead.domain.rollout import Event, Exam, Record, Standing, Traffic
 from fairlead.domain.samples import Reading
 from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.kits import processes
@@ -75,9 +75,9 @@ class LocalScene:
         try:
             asked = asyncio.run(self._ask_all(replicas, settings, stop))
         except FairleadError as error:
-            if error.kind is Kind.MODEL:
-                return Exam(wrong=error.message)
-            return Exam(missed=error.message)
+            if error.kind in (Kind.UNAVAILABLE, Kind.DEADLINE, Kind.CONFLICT):
+                return Exam(missed=error.message)
+            return Exam(wrong=error.message)
         return Exam(asked)
 
     async def _ask_all(
