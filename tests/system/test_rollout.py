@@ -47,7 +47,7 @@ PLANTED = {  # version -> what its code does when the node loads it, and when a 
     2: ("pass", "time.sleep(0.05)"),
     3: ("pass", "self.off = 1 if self.asked > 15 else 0"),
     4: ("pass", "os._exit(3) if self.asked > 10 else None"),
-    5: ("pass", "self.kept.append(b'x' * (4 << 20))"),
+    5: ("pass", "self.kept.append(b'x' * (1 << 20))"),
     6: ("if 'node' in directory.parts: raise OSError('no such device')", "pass"),
     7: ("pass", "pass"),
     8: ("pass", "raise KeyError('lost')"),
@@ -55,7 +55,18 @@ PLANTED = {  # version -> what its code does when the node loads it, and when a 
 }
 # `make rollouts` leads through the real steps; fewer requests are enough for these.
 STEPS = os.environ.get("ROLLOUT_STEPS", "10,50,100")
-QUICK = ("--steps", STEPS, "--step-seconds", "1", "--min-requests", "20", "--timeout", "40")
+QUICK = (
+    "--steps",
+    STEPS,
+    "--step-seconds",
+    "1",
+    "--min-requests",
+    "20",
+    "--timeout",
+    "40",
+    "--max-growth",
+    "16",
+)
 
 
 def plant(directory: Path) -> list[str]:

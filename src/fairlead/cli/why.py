@@ -97,9 +97,7 @@ def _entry(entry: Entry) -> Iterator[str]:
 def _window(window: Mapping[str, Any] | None) -> Iterator[str]:
     if window is None:
         return
-    told = (
-        "the window before, where it still had a share" if window["earlier"] else "the same window"
-    )
+    told = "the first window, when it carried most" if window["earlier"] else "the same window"
     yield f"  in {window['seconds']:.1f} s; the stable revision's figures are of {told}"
     header = (
         "",

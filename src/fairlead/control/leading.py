@@ -140,7 +140,7 @@ class Leader:
             else:
                 verdict = Verdict(verdict.decision, (*verdict.reasons, _answered(exam)))
         self._judged(percent, window, verdict)
-        if not window.earlier:
+        if self._stable is None:
             self._stable = without_deaths(window.stable)
         if verdict.decision is Decision.ROLL_BACK:
             raise _Undo(*verdict.reasons)

@@ -53,11 +53,6 @@ class Desk:
         self.rollouts.append(record.rollout.id, entry)
         return Record(record.rollout, (*record.entries, entry))
 
-    def unfinished(self) -> list[Record]:
-        """Every rollout that nobody has ended, led by a living process or not."""
-        records = [self.rollouts.read(name) for name in self.rollouts.ids()]
-        return [record for record in records if record.outcome is None]
-
     def begin(
         self,
         artifacts: Artifacts,
@@ -118,7 +113,7 @@ class Desk:
         )
 
     def _check_alone(self, line: LineId) -> None:
-        for other in self.unfinished():
+        for other in self.rollouts.unfinished():
             if other.rollout.line == line:
                 name = other.rollout.id
                 message = (
@@ -141,6 +136,9 @@ def check_ours(rollout: Rollout, catalog: Catalog, ours: Collection[Traffic]) ->
 
 def _line(catalog: Catalog, candidate: RevisionId) -> Line:
     service = catalog.services.get(candidate.service)
+    if service is not None and service.kill is not None:
+        message = f"{service.name} is switched off, so there is nothing to judge by: `fairlead revive {service.name}`"
+        raise Refused(Kind.CONFLICT, message)
     line = service.lines.get(candidate.line) if service else None
     if line is None or not line.traffic:
         message = (

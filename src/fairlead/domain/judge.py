@@ -71,7 +71,7 @@ class Policy:
 class Window:
     """What both revisions did between two moments.
 
-    `earlier`: the stable revision has no share any more, and its sample is that of the window before.
+    `earlier`: the stable revision has no share any more, and its sample is that of the first window.
     """
 
     seconds: float

@@ -103,6 +103,10 @@ class Rollouts(Protocol):
         """Every rollout there is, oldest first."""
         ...
 
+    def unfinished(self) -> list[Record]:
+        """Every rollout that nobody has ended, led by a living process or not."""
+        ...
+
     def read(self, rollout: str) -> Record:
         """Raises Refused(NOT_FOUND) if there is no such rollout."""
         ...

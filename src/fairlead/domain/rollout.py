@@ -138,8 +138,12 @@ class Record:
 
     @property
     def yardstick(self) -> Sample | None:
-        """The stable revision's sample of the last window in which it had a share."""
-        for entry in self.entries[::-1]:
+        """The stable revision's sample of the first window, in which it had most of the traffic.
+
+        A worker that carries everything is slower than one that carries half, so the last step is
+        measured by when the stable one carried nearly everything.
+        """
+        for entry in self.entries:
             window = entry.body.get("window")
             if window and not window["earlier"]:
                 node = Node(window["stable"])
@@ -214,6 +218,11 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "event": str(entry.event),
         **entry.body,
     }
+
+
+def is_end(document: Any) -> bool:  # noqa: ANN401 - untrusted
+    """Is this the entry that ends a rollout?"""
+    return isinstance(document, Mapping) and document.get("event") == Event.ENDED
 
 
 def record_to_json(record: Record) -> dict[str, Any]:

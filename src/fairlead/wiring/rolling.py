@@ -258,7 +258,7 @@ def state_of(record: Record) -> str:
 def open_rollouts(control: Control) -> list[str]:
     """One line for each rollout that has not ended, with what to do about one that nobody leads."""
     found = []
-    for record in Desk(control.catalogs, StoredRollouts(control.store), control.clock).unfinished():
+    for record in StoredRollouts(control.store).unfinished():
         name, led = record.rollout.id, record.rollout
         line = f"rollout {name} of {led.candidate} is {state_of(record)}"
         if is_led(record):

@@ -6,7 +6,7 @@ import json
 
 from fairlead.domain.errors import InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ports import ObjectStore
-from fairlead.domain.rollout import Entry, Record, entry_to_json, record_from_json
+from fairlead.domain.rollout import Entry, Record, entry_to_json, is_end, record_from_json
 
 _PREFIX = "rollouts/"
 
@@ -30,6 +30,12 @@ class StoredRollouts:
         listed = self._store.list(f"{_PREFIX}{rollout}/") if sane else ()
         documents = [self._document(meta.key) for meta in listed]
         return record_from_json(rollout, documents)
+
+    def unfinished(self) -> list[Record]:
+        # Only the last entry tells; those of rollouts that have ended are not read.
+        last = {meta.key.split("/")[1]: meta.key for meta in self._store.list(_PREFIX)}
+        documents = {name: self._document(key) for name, key in last.items()}
+        return [self.read(name) for name, found in documents.items() if not is_end(found)]
 
     def find(self, text: str) -> Record:
         found = [one for one in self.ids() if one.startswith(text)]
