@@ -214,6 +214,34 @@ def test_ctrl_c_rolls_back_at_once(running: Fairlead, load: Outcome) -> None:
     assert traffic(running) == before
 
 
+def test_what_a_person_does_meanwhile_stops_the_rollout_and_stands(
+    running: Fairlead, load: Outcome
+) -> None:
+    file = release(running.directory, 9)
+    (stable,) = traffic(running)
+    slow = ("--step-seconds", "30")
+
+    leader = started(running, "rollout", file, *QUICK, *slow)
+    until(lambda: moved(running, 1), 30, "it moves")
+    running.cli("traffic", "gauge", "v1", f"{stable}=60", "9=40")
+    output, _ = leader.communicate(timeout=20)
+    assert leader.returncode == 1
+    assert "somebody else moved the traffic of gauge/v1" in output
+    assert traffic(running) == {stable: 60, "9": 40}
+    running.cli("traffic", "gauge", "v1", f"{stable}=100")
+
+    leader = started(running, "rollout", file, *QUICK, *slow)
+    until(lambda: moved(running, 1), 30, "it moves again")
+    name = max((running.home / "store" / "rollouts").iterdir()).name
+    assert "is running at" in running.cli("status", code=None).stdout
+    assert "is led by process" in running.cli("rollout", "--resume", name, code=1).stderr
+    assert "aborted by hand" in running.cli("rollout", "--abort", name).stdout
+    _, told = leader.communicate(timeout=20)
+    assert leader.returncode == 1
+    assert "was taken over from elsewhere" in told
+    assert traffic(running) == {stable: 100}
+
+
 def started(running: Fairlead, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*FAIRLEAD, *arguments],
