@@ -166,13 +166,14 @@ class Rolling:
         """Roll out one release file; returns the record with its end."""
         (sourced,) = read_releases([path])
         root = self._root()
-        record = self.desk.begin(self.control.artifacts, sourced, policy, _me())
-        rollout = record.rollout
-        self.tell(
-            f"rollout {rollout.id}: {rollout.candidate} against {rollout.stable.served_version}, "
-            f"{' % → '.join(map(str, policy.steps))} %"
-        )
-        return self._lead(record, root)
+        with self.interruption.watching(self.tell):
+            record = self.desk.begin(self.control.artifacts, sourced, policy, _me())
+            rollout = record.rollout
+            self.tell(
+                f"rollout {rollout.id}: {rollout.candidate} against {rollout.stable.served_version}, "
+                f"{' % → '.join(map(str, policy.steps))} %"
+            )
+            return self._lead(record, root)
 
     def resume(self, name: str) -> Record:
         """Take up a rollout whose command is gone."""
@@ -182,9 +183,10 @@ class Rolling:
             message = f"rollout {record.rollout.id} is led by process {pid}: nothing to take up"
             raise Refused(Kind.CONFLICT, message)
         root = self._root()
-        record = self.desk.write(record, Event.RESUMED, {"process": _me()})
-        self.tell(f"rollout {record.rollout.id}: resumed at {record.percent} %")
-        return self._lead(record, root)
+        with self.interruption.watching(self.tell):
+            record = self.desk.write(record, Event.RESUMED, {"process": _me()})
+            self.tell(f"rollout {record.rollout.id}: resumed at {record.percent} %")
+            return self._lead(record, root)
 
     def abort(self, name: str) -> Record:
         """End an unfinished rollout: its line gets back the traffic it had."""
@@ -204,8 +206,7 @@ class Rolling:
         leader = self._leader(record, root)
         name = record.rollout.id
         try:
-            with self.interruption.watching(self.tell):
-                leader.lead()
+            leader.lead()
         except (FairleadError, KeyboardInterrupt):
             if self.rollouts.read(name).outcome is None:
                 self.tell(
