@@ -41,8 +41,9 @@ unit: setup-dev ## Only the fast tests
 system: setup-dev ## Only the tests that start real processes
 	@$(PY) -m pytest tests/contract tests/system
 
-rollouts: setup-dev ## Planted revisions under load through the real steps, 1 % to 100 % (about two minutes)
-	@ROLLOUT_STEPS=1,10,50,100 $(PY) -m pytest tests/system/test_rollout.py --durations=0
+rollouts: setup-dev ## Planted bad revisions and a good one rolled out under load; figures in build/rollouts.md
+	@mkdir -p build; ROLLOUT_REPORT=$(CURDIR)/build/rollouts.md $(PY) -m pytest tests/system/test_rollout.py -q
+	@cat build/rollouts.md
 
 bench: setup-dev ## Side by side with FastAPI and MLServer (needs wrk; some minutes)
 	@$(PY) bench/run.py

@@ -127,32 +127,30 @@ class Leader:
             self._judged(0, None, verdict)
 
     def _step(self, percent: int) -> None:
-        """Give the new revision `percent` of the traffic and judge it."""
+        """Give the new revision `percent` of the traffic and judge it; whatever comes of it is written down."""
         self.record = self.desk.write(self.record, Event.MOVED, {"percent": percent})
-        self._move(self._rollout.traffic_at(percent))
-        self._golden()
-        window, verdict = self._watch(percent)
-        if verdict.decision is Decision.GO_ON:
-            try:
-                exam = self._golden()
-            except _Undo as undo:
-                verdict = Verdict(Decision.ROLL_BACK, undo.reasons)
-            else:
-                verdict = Verdict(verdict.decision, (*verdict.reasons, _answered(exam)))
+        window = None
+        try:
+            self._move(self._rollout.traffic_at(percent))
+            self._golden()
+            window, verdict = self._watch(percent)
+            if verdict.decision is Decision.GO_ON:
+                verdict = Verdict(verdict.decision, (*verdict.reasons, _answered(self._golden())))
+        except _Undo as undo:
+            verdict = Verdict(Decision.ROLL_BACK, undo.reasons)
         self._judged(percent, window, verdict)
-        if self._stable is None:
-            self._stable = without_deaths(window.stable)
         if verdict.decision is Decision.ROLL_BACK:
             raise _Undo(*verdict.reasons)
+        if self._stable is None and window is not None:
+            self._stable = without_deaths(window.stable)
 
     def _watch(self, percent: int) -> tuple[Window, Verdict]:
-        """Look at one window until it is settled."""
+        """Look at one window until it is settled, or until the rollout may not go on."""
         clock, policy = self.desk.clock, self._rollout.policy
         began = clock.monotonic()
         candidate, stable = self._meters()
         while True:
             clock.pause(self._pause)
-            self._check()
             reading = self._read()
             candidate.add(reading)
             stable.add(reading)
@@ -160,16 +158,23 @@ class Leader:
                 self._rollout.candidate: candidate.deaths_last,
                 self._rollout.stable: stable.deaths_last,
             }
-            seconds = clock.monotonic() - began
-            earlier = percent == WHOLE and self._stable is not None
-            compared = self._stable if earlier and self._stable else stable.sample
-            window = Window(seconds, candidate.sample, compared, earlier)
+            yardstick = self._stable if percent == WHOLE else None
+            window = Window(
+                clock.monotonic() - began,
+                candidate.sample,
+                yardstick or stable.sample,
+                earlier=yardstick is not None,
+            )
+            try:
+                self._check()
+            except _Undo as undo:
+                return window, Verdict(Decision.ROLL_BACK, undo.reasons)
             verdict = judge(window, policy)
             if verdict.decision is not Decision.WAIT:
                 return window, self._explained(window, verdict)
             self.show(
                 f"{percent:>3} %: {window.candidate.requests} requests of the new revision, "
-                f"{stable.sample.requests} of the stable one, {seconds:.0f} s: {verdict.reasons[0]}"
+                f"{stable.sample.requests} of the stable one, {window.seconds:.0f} s: {verdict.reasons[0]}"
             )
 
     def _explained(self, window: Window, verdict: Verdict) -> Verdict:

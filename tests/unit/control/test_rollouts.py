@@ -22,7 +22,13 @@ from fairlead.domain.ids import ArtifactRef, LineId
 from fairlead.domain.judge import Decision, Policy
 from fairlead.domain.manifest import Manifest, ManifestFile
 from fairlead.domain.release import TrafficShare, release_from_document
-from fairlead.domain.rollout import Event, Outcome, Record, record_from_json, record_to_json
+from fairlead.domain.rollout import (
+    Event,
+    Outcome,
+    Record,
+    record_from_json,
+    record_to_json,
+)
 from fairlead.domain.signature import DocumentSignature
 from fairlead.kits.clock import FakeClock
 
@@ -137,6 +143,8 @@ BAD = {
     "crashing": (Manner(requests=5, deaths=1), "1 worker died (stable: 0)"),
     "leaking": (Manner(grows_bytes=4 * MIB), "goes on growing"),
     "failing": (Manner(failing=0.5), "of requests failed"),
+    "mute": (Manner(requests=5, mute=True), "v9.2 did not answer its golden examples: the worker"),
+    "dying": (Manner(requests=5, mute=True, deaths=1), "died"),
     "late": (Manner(requests=300, seconds=0.05), "of requests over 10 ms"),
 }
 
@@ -163,6 +171,20 @@ def test_a_revision_that_never_starts_gets_no_traffic(stage: Stage) -> None:
     assert events(record) == ["started", "ended"]
     assert "never started, 3 times" in record.reasons[0]
     assert stage.traffic == shares(_1=100)
+
+
+def test_a_revision_that_takes_too_long_to_start_gets_no_traffic(stage: Stage) -> None:
+    stage.scene.manners["2"] = Manner(hangs=True)
+    outcome, record = stage.lead()
+    assert outcome is Outcome.ROLLED_BACK
+    assert record.reasons == ("v9.2 was not ready in 120 s: starting",)
+
+
+def test_a_model_that_is_wrong_from_the_beginning_gets_no_traffic(stage: Stage) -> None:
+    stage.scene.manners["2"] = Manner(wrong=True)
+    outcome, record = stage.lead()
+    assert outcome is Outcome.ROLLED_BACK
+    assert events(record) == ["started", "ended"]
 
 
 def test_without_traffic_nothing_is_promoted(stage: Stage) -> None:
@@ -227,6 +249,9 @@ def test_an_interruption_rolls_back(stage: Stage) -> None:
     outcome, record = stage.lead()
     assert outcome is Outcome.ROLLED_BACK
     assert record.reasons == ("interrupted (SIGINT)",)
+    last = record.entries[-2].body  # what was seen until then is kept
+    assert (last["decision"], last["reasons"]) == ("roll back", ["interrupted (SIGINT)"])
+    assert last["window"]["candidate"]["requests"] > 0
 
 
 class Killed(BaseException):
@@ -352,6 +377,25 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_changes(stage: Sta
         stage.begin(release("3"))
 
 
+def test_two_that_begin_at_once_do_not_both_begin(stage: Stage) -> None:
+    begun: list[Record] = []
+    append = stage.rollouts.append
+
+    def overtaken(name: str, entry: Any) -> None:
+        append(name, entry)
+        if not begun:
+            begun.append(stage.rollouts.read(name))
+            stage.set_traffic(shares(_1=100, _2=0))
+
+    releases.apply(stage.catalogs, Published(), stage.clock, [release("2")])
+    stage.set_traffic(shares(_1=100))
+    stage.rollouts.append = overtaken  # type: ignore[method-assign]
+    with pytest.raises(Interfered, match="somebody else moved"):
+        stage.begin(release("3"))
+    assert stage.rollouts.read(begun[0].rollout.id).outcome is Outcome.STOPPED
+    assert "3" not in stage.catalogs.read().line(LINE).revisions
+
+
 def test_a_record_reads_back_from_its_journal(stage: Stage) -> None:
     _, record = stage.lead()
     document = record_to_json(record)
@@ -362,6 +406,11 @@ def test_rollouts_are_found_by_the_beginning_of_their_name(stage: Stage) -> None
     _, record = stage.lead()
     name = record.rollout.id
     assert stage.rollouts.find(name[:-2]) == record
+    stage.desk.clock.pause(1.0)  # the next name begins otherwise
+    releases.apply(stage.catalogs, Published(), stage.clock, [release("3")])
+    _, other = stage.lead(sourced=release("4"))
+    with pytest.raises(Refused, match=f"may mean {name}, {other.rollout.id}"):
+        stage.rollouts.find(name[:4])
     for unknown in ("nothing", "..", "../catalog"):
         with pytest.raises(Refused, match="there is no rollout"):
             stage.rollouts.find(unknown)

@@ -20,6 +20,8 @@ class Manner:
 
     requests: int = 0
     starts: bool = True
+    hangs: bool = False  # it neither gets ready nor fails
+    mute: bool = False  # it does not answer its golden examples
     seconds: float = 0.0005
     failing: float = 0.0  # share of requests
     wrong: bool = False
@@ -42,6 +44,8 @@ class MemoryScene:
 
     def standing(self, revision: RevisionId) -> Standing:
         manner = self.manners.get(revision.revision, Manner())
+        if manner.hangs:
+            return Standing(ready=False, reason="starting")
         if manner.starts:
             return Standing(ready=True)
         self._starts += 1
@@ -69,6 +73,8 @@ class MemoryScene:
 
     def golden(self, revision: RevisionId, stop: Callable[[], str]) -> Exam:
         del stop
+        if self._late(revision).mute:
+            return Exam(missed="the worker does not answer")
         wrong = "example 1 of 1: label: 1 expected, 2 answered"
         return Exam(wrong=wrong) if self._late(revision).wrong else Exam(1)
 
