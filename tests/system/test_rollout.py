@@ -44,7 +44,7 @@ class Model:
 """
 PLANTED = {  # version -> what its code does when the node loads it, and when a caller asks it
     1: ("pass", "pass"),
-    2: ("pass", "time.sleep(0.05)"),
+    2: ("pass", "time.sleep(0.1)"),
     3: ("pass", "self.off = 1 if self.asked > 15 else 0"),
     4: ("pass", "os._exit(3) if self.asked > 10 else None"),
     5: ("pass", "self.kept.append(b'x' * (1 << 20))"),
@@ -58,6 +58,7 @@ STEPS = (1, 10, 50, 100)
 QUICK = (
     *("--step-seconds", "1", "--min-requests", "20"),
     *("--timeout", "40", "--max-growth", "16"),
+    *("--max-slower", "400"),  # other tests run on the same two cores
 )
 # Where `make rollouts` wants the figures; it also runs what would make `make test` long.
 REPORT = os.environ.get("ROLLOUT_REPORT")

@@ -224,6 +224,23 @@ def test_somebody_elses_choice_stops_the_rollout_and_stands(
     assert outcome is Outcome.STOPPED
     assert stage.traffic == choice
     assert "somebody else moved the traffic of speech/v9" in record.reasons[0]
+    assert events(record)[-2:] == [
+        "moved 10",
+        "ended",
+    ]  # seen at the next look, not at the next step
+
+
+def test_a_choice_made_between_a_verdict_and_the_next_move_stands_too(stage: Stage) -> None:
+    record = stage.begin()
+    leader = stage.leader(record)
+
+    def tell(line: str) -> None:
+        if "10 %: go on" in line:
+            stage.set_traffic(shares(_1=95, _2=5))
+
+    leader.tell = tell
+    assert leader.lead() is Outcome.STOPPED
+    assert stage.traffic == shares(_1=95, _2=5)
 
 
 def test_a_service_that_is_switched_off_is_no_place_for_a_rollout(stage: Stage) -> None:

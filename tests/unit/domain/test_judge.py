@@ -92,6 +92,7 @@ WAITING = {
     "too few of the stable one": (sample(), sample(20), 30.0, "the stable revision had 20"),
     "few failures": (sample(100, failed=9), sample(), 30.0, "9 % of requests failed"),
     "all of very few failed": (sample(3, failed=3), sample(), 5.0, "had 3 of at least 100"),
+    "all of very few are slow": (sample(9, 0.02), sample(), 5.0, "requests over 10 ms"),
     "nothing to compare with": (sample(failed=1000), sample(0), 5.0, "had 0 of"),
     "one very slow request": (
         Sample(**latencies(*[0.002] * 99, 1.0)),
