@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from fairlead.adapters.memory.scene import Manner, MemoryScene
 from fairlead.adapters.memory.store import MemoryObjectStore
@@ -433,3 +434,61 @@ def test_rollouts_are_found_by_the_beginning_of_their_name(stage: Stage) -> None
             stage.rollouts.find(unknown)
     with pytest.raises(StoreConflict):
         stage.rollouts.append(name, record.entries[-1])
+
+
+manners = st.builds(
+    Manner,
+    requests=st.integers(0, 3000),
+    starts=st.integers(0, 9).map(bool),
+    hangs=st.integers(0, 9).map(lambda number: number == 0),
+    mute=st.integers(0, 9).map(lambda number: number == 0),
+    seconds=st.sampled_from([0.0005, 0.0009, 0.005, 0.05]),
+    failing=st.sampled_from([0.0, 0.0, 0.01, 0.3]),
+    wrong=st.integers(0, 9).map(lambda number: number == 0),
+    deaths=st.integers(0, 9).map(lambda number: int(number == 0)),
+    grows_bytes=st.sampled_from([0, 0, 1000, 1 << 20]),
+)
+
+
+@given(
+    manner=manners,
+    rate=st.sampled_from([0.0, 50.0, 1000.0]),
+    choice=st.integers(0, 100),
+    chosen_at=st.sampled_from([None, 1, 10, 50, 100]),
+    killed_at=st.sampled_from([None, 1, 10, 50, 100]),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_happens_a_rollout_ends_with_all_nothing_or_somebody_elses_choice(
+    manner: Manner, rate: float, choice: int, chosen_at: int | None, killed_at: int | None
+) -> None:
+    stage = Stage()
+    stage.scene.manners["2"], stage.scene.rate = manner, rate
+    wanted = shares(_1=100 - choice, _2=choice)
+    happened: list[str] = []
+
+    def show(line: str) -> None:
+        shown = line.partition("%")[0].strip()
+        if shown == str(killed_at) and "killed" not in happened:
+            happened.append("killed")
+            raise Killed
+        if shown == str(chosen_at) and "chosen" not in happened:
+            happened.append("chosen")
+            stage.set_traffic(wanted)
+
+    stage.on_show = show
+    record = stage.begin()
+    try:
+        outcome = stage.leader(record).lead()
+    except Killed:
+        found = stage.rollouts.read(record.rollout.id)
+        found = stage.desk.write(found, Event.RESUMED, {"process": {}})
+        outcome = stage.leader(found).lead()
+    ends = {Outcome.PROMOTED: shares(_2=100), Outcome.ROLLED_BACK: shares(_1=100)}
+    assert stage.traffic == ends.get(outcome, wanted)
+    end = stage.rollouts.read(record.rollout.id)
+    assert end.outcome is outcome
+    assert end.reasons
+    harmful = manner.failing > 0.2 or manner.wrong or manner.deaths or manner.mute
+    if outcome is Outcome.PROMOTED:
+        assert rate
+        assert not (harmful and manner.requests < 1000)
