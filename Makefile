@@ -5,7 +5,7 @@ PY := .venv/bin/python
 MODELS := build/models
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system bench lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system rollouts bench lock docs clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ unit: setup-dev ## Only the fast tests
 
 system: setup-dev ## Only the tests that start real processes
 	@$(PY) -m pytest tests/contract tests/system
+
+rollouts: setup-dev ## Planted bad revisions and a good one rolled out under load; figures in build/rollouts.md
+	@mkdir -p build; ROLLOUT_REPORT=$(CURDIR)/build/rollouts.md $(PY) -m pytest tests/system/test_rollout.py -q
+	@cat build/rollouts.md
 
 bench: setup-dev ## Side by side with FastAPI and MLServer (needs wrk; some minutes)
 	@$(PY) bench/run.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import time
@@ -42,14 +43,29 @@ class Outcome:
 
 
 @contextmanager
-def constant_load(port: int, path: str, body: Any, headers: dict[str, str]) -> Iterator[Outcome]:
-    """Keep asking while the block runs; the outcome is filled when it ends."""
+def constant_load(
+    port: int,
+    path: str,
+    body: Any,
+    headers: dict[str, str],
+    *,
+    crowd: int = 0,
+    pause: float = 0.0,
+) -> Iterator[Outcome]:
+    """Keep asking while the block runs; the outcome is filled when it ends.
+
+    `crowd`: as so many users, each with a sticky key. `pause`: seconds after each answer.
+    """
     context = multiprocessing.get_context("spawn")
     stop, begun = context.Event(), context.Event()
     results: Any = context.Queue()
-    request = _request(path, json.dumps(body).encode(), headers)
+    data = json.dumps(body).encode()
+    requests = [_request(path, data, headers)]
+    if crowd:
+        users = [{**headers, "X-Sticky-Key": f"user-{number}"} for number in range(crowd)]
+        requests = [_request(path, data, one) for one in users]
     process = context.Process(
-        target=_drive, args=(port, request, stop, begun, results), daemon=True
+        target=_drive, args=(port, requests, pause, stop, begun, results), daemon=True
     )
     process.start()
     outcome = Outcome()
@@ -73,19 +89,29 @@ def _request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-def _drive(port: int, request: bytes, stop: Event, begun: Event, results: Any) -> None:
+def _drive(
+    port: int, requests: list[bytes], pause: float, stop: Event, begun: Event, results: Any
+) -> None:
     answers: list[tuple[float, int, str, float, bytes]] = []
 
     async def everybody() -> None:
         async with asyncio.TaskGroup() as group:
-            for _ in range(CONNECTIONS):
-                group.create_task(_client(port, request, stop, begun, answers))
+            for number in range(CONNECTIONS):
+                own = requests[number::CONNECTIONS] or requests
+                group.create_task(_client(port, itertools.cycle(own), pause, stop, begun, answers))
 
     asyncio.run(everybody())
     results.put(answers)
 
 
-async def _client(port: int, request: bytes, stop: Event, begun: Event, answers: list[Any]) -> None:
+async def _client(
+    port: int,
+    requests: Iterator[bytes],
+    pause: float,
+    stop: Event,
+    begun: Event,
+    answers: list[Any],
+) -> None:
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
     while not stop.is_set():
@@ -94,7 +120,7 @@ async def _client(port: int, request: bytes, stop: Event, begun: Event, answers:
         try:
             if writer is None or reader is None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request)
+            writer.write(next(requests))
             status, version, body, keep = await asyncio.wait_for(_answer(reader), _ANSWER_SECONDS)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             keep = False
@@ -105,6 +131,8 @@ async def _client(port: int, request: bytes, stop: Event, begun: Event, answers:
             writer = None
         if status == 0:
             await asyncio.sleep(0.01)  # nobody listens: ask again, without spinning
+        elif pause:
+            await asyncio.sleep(pause)
     if writer is not None:
         writer.close()
 

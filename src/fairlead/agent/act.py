@@ -246,7 +246,7 @@ class Actor:
         if process is not None:
             self.ports.launcher.signal(process, number)
 
-    async def _contained(self, work: Awaitable[None], failed: Callable[[str], object]) -> bool:
+    async def _contained(self, work: Awaitable[object], failed: Callable[[str], object]) -> bool:
         """Did it work? If not, `failed` has the reason; one worker's trouble never ends the agent."""
         try:
             await work

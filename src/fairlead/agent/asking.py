@@ -18,6 +18,7 @@ from fairlead.kits.unixhttp import unix_client
 
 _SHOWN = 300  # characters of a worker's refusal that a reason may hold
 _OK = 200
+_UNAVAILABLE = 503
 _OPENMETRICS = "application/openmetrics-text"
 
 
@@ -109,7 +110,9 @@ class WorkerClient:
             raise FairleadError(message, kind=Kind.UNAVAILABLE) from None
         if answer.status_code != _OK:
             message = f"the worker answered {answer.status_code}: {answer.text[:_SHOWN]}"
-            raise FairleadError(message, kind=Kind.MODEL)
+            # One that is only busy, or ends, has not answered wrongly.
+            busy = answer.status_code == _UNAVAILABLE
+            raise FairleadError(message, kind=Kind.UNAVAILABLE if busy else Kind.MODEL)
         try:
             return json.loads(answer.content)
         except ValueError:

@@ -20,9 +20,11 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from fairlead.agent.asking import WorkerClient, socket_of
 from fairlead.agent.table import Table
 from fairlead.domain.status import State
+from fairlead.kits import processes
 
 ENDED = "ended"
 _LABEL = "worker"
+_REVISION = ("service", "line", "revision")
 _SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
 _OPENMETRICS = "application/openmetrics-text"
 _CUMULATIVE = ("counter", "histogram", "summary")
@@ -123,12 +125,35 @@ class Metrics:
             ("worker_failures", "Workers that never got ready.", counts.failures),
         ):
             yield CounterMetricFamily(f"fairlead_agent_{name}", text, value=value)
+        yield from self._by_revision()
         catalog = self._table.catalog
         yield GaugeMetricFamily(
             "fairlead_agent_catalog_generation",
             "Generation of the catalog the agent follows.",
             value=catalog.generation if catalog else 0,
         )
+
+    def _by_revision(self) -> Iterator[Metric]:
+        deaths = CounterMetricFamily(
+            "fairlead_agent_revision_deaths",
+            "Ready workers that ended without being asked, by revision.",
+            labels=_REVISION,
+        )
+        for revision, number in self._table.counts.deaths_of.items():
+            deaths.add_metric([revision.service, revision.line, revision.revision], number)
+        yield deaths
+        resident = GaugeMetricFamily(
+            "fairlead_agent_worker_resident_bytes",
+            "Memory of each worker's process.",
+            labels=[*_REVISION, _LABEL],
+        )
+        for worker in self._table.workers.values():
+            process, of = worker.record.process, worker.replica.revision
+            size = processes.resident_bytes(process) if process else None
+            if size is not None:
+                labels = [of.service, of.line, of.revision, worker.replica.worker]
+                resident.add_metric(labels, size)
+        yield resident
 
 
 def _family(families: dict[str, _Family], metric: Metric) -> _Family:

@@ -37,11 +37,11 @@ def read_exam(directory: Path) -> Exam:
         raise FairleadError(f"{error.filename}: {error.strerror}") from None
 
 
-async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> None:
-    """Ask a loaded worker the first `examples` golden examples.
+async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> int:
+    """Ask a loaded worker the first `examples` golden examples; returns how many there were.
 
     Raises FairleadError that says which example was answered how; a worker it is raised for is never
-    routed.
+    routed. Kind UNAVAILABLE, DEADLINE or CONFLICT: nobody there answered; any other: the answer is wrong.
     """
     exam = await asyncio.to_thread(read_exam, spec.artifact)
     try:
@@ -54,11 +54,12 @@ async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> 
             for number, example in enumerate(exam.golden.examples[:examples], start=1):
                 wrong = await _answer(client, spec, exam, example, settings)
                 if wrong is not None:
-                    message = f"golden example {number} of {total}: {wrong}"
-                    raise FairleadError(message, kind=Kind.MODEL)
+                    message = f"golden example {number} of {total}: {wrong.message}"
+                    raise FairleadError(message, kind=wrong.kind)
     except TimeoutError:
         message = f"the golden examples took more than {settings.proof_seconds:g} s"
         raise FairleadError(message, kind=Kind.DEADLINE) from None
+    return total
 
 
 async def check_identity(client: WorkerClient, spec: WorkerSpec) -> None:
@@ -78,7 +79,7 @@ async def check_identity(client: WorkerClient, spec: WorkerSpec) -> None:
 
 async def _answer(
     client: WorkerClient, spec: WorkerSpec, exam: Exam, example: Example, settings: AgentSettings
-) -> str | None:
+) -> FairleadError | None:
     service = spec.revision.service
     signature = exam.manifest.signature
     try:
@@ -93,5 +94,6 @@ async def _answer(
             path = f"{settings.serving.root}/model/{service}/predict"
             actual = await client.predict(path, example.request)
     except FairleadError as error:
-        return error.message
-    return difference(example.response, actual, exam.golden.tolerance)
+        return error
+    wrong = difference(example.response, actual, exam.golden.tolerance)
+    return None if wrong is None else FairleadError(wrong, kind=Kind.MODEL)

@@ -43,6 +43,7 @@ class Counts:
     deaths: int = 0
     adoptions: int = 0
     failures: int = 0
+    deaths_of: dict[RevisionId, int] = field(default_factory=dict)
 
 
 class Table:
@@ -166,6 +167,8 @@ class Table:
         before = worker.replica
         if before.state is State.READY:
             self.counts.deaths += 1
+            deaths_of = self.counts.deaths_of
+            deaths_of[before.revision] = deaths_of.get(before.revision, 0) + 1
             if self._clock.monotonic() - worker.since >= self._settings.settled_seconds:
                 self._failures.pop(before.revision, None)
             self.became(worker, State.FAILED, reason)

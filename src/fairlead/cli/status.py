@@ -27,11 +27,14 @@ def status(home: Path | None, as_json: bool) -> int:
     """
     from fairlead.wiring.control import control_for
     from fairlead.wiring.observe import observe
+    from fairlead.wiring.rolling import open_rollouts
 
-    seen = observe(control_for(home, say))
+    control = control_for(home, say)
+    seen = observe(control)
+    rollouts = open_rollouts(control)
     problems = seen.problems()
     if as_json:
-        click.echo(json.dumps(_document(seen), indent=1))
+        click.echo(json.dumps(_document(seen) | {"rollouts": rollouts}, indent=1))
         return 1 if problems else 0
     where = (
         f"running at {seen.running['url']} (pid {seen.running['pid']})"
@@ -45,6 +48,8 @@ def status(home: Path | None, as_json: bool) -> int:
         click.echo(
             table(("SERVICE", "VERSION", "ARTIFACT", "TRAFFIC", "STATE", "WORKERS", "WHY"), rows)
         )
+    for line in rollouts:
+        click.echo(line)
     for problem in problems:
         click.echo(f"! {problem}")
     return 1 if problems else 0

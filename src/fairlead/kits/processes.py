@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,15 @@ def identify(pid: int) -> ProcessId | None:
 def alive(process: ProcessId) -> bool:
     """Does exactly this process still run?"""
     return identify(process.pid) == process
+
+
+def resident_bytes(process: ProcessId) -> int | None:
+    """How much memory exactly this process has in use; None if it has ended."""
+    try:
+        pages = int((_PROC / str(process.pid) / "statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * resource.getpagesize() if alive(process) else None
 
 
 def holds_open(pid: int, path: Path) -> bool:

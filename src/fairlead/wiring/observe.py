@@ -102,17 +102,23 @@ class Observed:
 
 def observe(control: Control) -> Observed:
     """Read everything once."""
-    home = control.home
-    node = _read(home.node_status, node_status_from_bytes)
-    gateway = _read(home.gateway_status, gateway_status_from_bytes)
-    now = control.clock.now()
+    node, gateway = node_status(control), gateway_status(control)
     return Observed(
-        control.catalogs.read(),
-        node if node is not None and _fresh(node.written_at, now) else None,
-        gateway if gateway is not None and _fresh(gateway.written_at, now) else None,
-        running(control),
-        files.mark(home.keys),
+        control.catalogs.read(), node, gateway, running(control), files.mark(control.home.keys)
     )
+
+
+def node_status(control: Control) -> NodeStatus | None:
+    """What the agent says, if it says anything now."""
+    node = _read(control.home.node_status, node_status_from_bytes)
+    return node if node is not None and _fresh(node.written_at, control.clock.now()) else None
+
+
+def gateway_status(control: Control) -> GatewayStatus | None:
+    """What the gateway says, if it says anything now."""
+    gateway = _read(control.home.gateway_status, gateway_status_from_bytes)
+    fresh = gateway is not None and _fresh(gateway.written_at, control.clock.now())
+    return gateway if fresh else None
 
 
 def key_uses(control: Control) -> Mapping[str, Use]:

@@ -540,4 +540,5 @@ class TestMetrics:
             assert sum(then["fake_requests_total"].values()) == 3.0
             assert set(then["fake_busy"]) == set(world.ready()["digits/v1.1"])
             assert then["fairlead_agent_worker_deaths_total"] == {"": 1.0}
+            assert then["fairlead_agent_revision_deaths_total"] == {"": 1.0}
             assert then["fairlead_agent_worker_starts_total"] == {"": 3.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -13,6 +14,7 @@ from fairlead.cli.main import COMMANDS, cli
 from fairlead.cli.traffic import _shares
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.release import TrafficShare
+from fairlead.wiring.homes import open_home
 
 
 def run(*arguments: str) -> Result:
@@ -65,3 +67,46 @@ def test_a_split_is_read_with_and_without_the_sign() -> None:
 
 def test_a_table_is_as_wide_as_its_content() -> None:
     assert table(("A", "B"), [("long", "x"), ("s", "y")]) == "A     B\nlong  x\ns     y"
+
+
+class TestRollouts:
+    @pytest.fixture
+    def home(self, tmp_path: Path) -> str:
+        open_home(tmp_path / "home", create=True)
+        return str(tmp_path / "home")
+
+    def test_there_is_one_file_or_one_rollout_to_name(self, home: str) -> None:
+        for wrong in ((), ("a.yaml", "--resume", "x"), ("--resume", "x", "--abort", "x")):
+            with pytest.raises(click.UsageError, match="name one release file"):
+                raise run("rollout", "--home", home, *wrong).exception or AssertionError
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (("--steps", "1,x"), "steps: are '1,x'; write rising percents"),
+            (("--steps", "1,50"), "steps: are 1,50; write two or more rising percents"),
+            (("--step-seconds", "700"), "step-seconds: is 700, the timeout 600"),
+            (("--min-requests", "0"), "min-requests: is 0; write a number above 0"),
+        ],
+    )
+    def test_a_policy_that_cannot_be_is_told(
+        self, home: str, options: tuple[str, ...], told: str
+    ) -> None:
+        assert told in str(run("rollout", "a.yaml", "--home", home, *options).exception)
+
+    def test_without_any_rollout_that_is_said(self, home: str) -> None:
+        assert run("rollouts", "--home", home).output == "none yet\n"
+        assert json.loads(run("rollouts", "--json", "--home", home).output) == []
+        assert "no rollout yet" in str(run("why", "rollout", "--home", home).exception)
+        for option in ("--resume", "--abort"):
+            found = str(run("rollout", option, "x", "--home", home).exception)
+            assert found == "there is no rollout 'x'; see `fairlead rollouts`"
+
+    def test_where_nothing_runs_there_is_nothing_to_judge_by(
+        self, home: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "release.yaml"
+        file.write_text('service: s\nmodel: v1\nversion: "2"\nartifact: s/1\n')
+        found = str(run("rollout", str(file), "--home", home).exception)
+        assert "nothing runs in" in found
+        assert "so there is no traffic to judge by" in found

@@ -209,3 +209,18 @@ async def test_a_closed_life_pipe_is_noticed_and_what_is_written_into_it_is_not(
                 await waiting
     finally:
         os.close(read)
+
+
+def test_a_process_memory_is_known_while_it_lives(start: Start) -> None:
+    me = processes.identify(os.getpid())
+    assert me is not None
+    size = processes.resident_bytes(me)
+    assert size is not None
+    assert 1 << 20 < size < 1 << 34
+    assert processes.resident_bytes(replace(me, started=1)) is None
+    child = start(WAITS)
+    identity = processes.identify(child.pid)
+    assert identity is not None
+    child.kill()
+    child.wait()
+    assert processes.resident_bytes(identity) is None
