@@ -11,7 +11,7 @@ import pytest
 
 from fairlead.cli.guard import guarded
 from fairlead.cli.main import COMMANDS, cli
-from fairlead.control import keys, releases
+from fairlead.control import releases
 from fairlead.domain.explanations import UNEXPECTED
 from fairlead.wiring.homes import open_home, read_releases
 from support.models import echo_artifact
@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "release.yaml").write_text(RELEASE)
     sourced = read_releases([directory / "release.yaml"])
     releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
-    secret = keys.create(control.catalogs, control.secrets, control.clock, "demo", ())
+    secret = control.keys.create("demo")
     control.home.demo_key.write_text(secret)
     control.home.logs.mkdir()
     (control.home.logs / "agent.jsonl").write_text('{"event": "x", "message": "y"}\n')
@@ -72,6 +72,10 @@ CALLS = [
     ("keys", "ls"),
     ("keys", "create", "other"),
     ("keys", "rotate", "demo"),
+    ("keys", "rotate", "demo", "--overlap", "1h"),
+    ("keys", "limit", "demo", "--rate", "5/s"),
+    ("keys", "kill", "demo", "--message", "moved"),
+    ("keys", "revive", "demo"),
     ("keys", "revoke", "demo"),
     ("pin", "echo", "v1"),
     ("traffic", "echo", "v1", "1=100"),
@@ -80,6 +84,9 @@ CALLS = [
     ("predict", "echo"),
     ("predict", "echo", '{"text": "a"}'),
     ("logs",),
+    ("rollouts",),
+    ("why", "rollout"),
+    ("rollout", "--abort", "echo-1"),
 ]
 FILES = [
     "home.json",

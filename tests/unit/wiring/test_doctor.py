@@ -17,7 +17,7 @@ import pytest
 from fairlead.agent import records
 from fairlead.cli.guard import guarded
 from fairlead.cli.main import cli
-from fairlead.control import keys, releases
+from fairlead.control import releases
 from fairlead.domain.findings import Finding
 from fairlead.domain.status import NodeStatus, node_status_to_bytes
 from fairlead.kits import files, processes
@@ -46,7 +46,7 @@ def control(
     (tmp_path / "release.yaml").write_text(RELEASE)
     sourced = read_releases([tmp_path / "release.yaml"])
     releases.apply(made.catalogs, made.artifacts, made.clock, sourced)
-    keys.create(made.catalogs, made.secrets, made.clock, "demo", ())
+    made.keys.create("demo")
     shutil.copytree(artifact.directory, made.home.artifact(artifact.digest))
     shutil.rmtree(made.home.artifact(artifact.digest) / "__pycache__", ignore_errors=True)
     made.home.sockets.mkdir(mode=0o700, parents=True)

@@ -9,8 +9,9 @@ import pytest
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.samples import FAILURES
+from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.metrics import exposition
-from fairlead.server.stats import BUCKETS, Stats
+from fairlead.server.stats import BUCKETS
 from fairlead.wiring.figures import read_figures, reading_from
 
 REVISION = RevisionId("speech", "v9", "2")
@@ -19,7 +20,8 @@ OF = 'service="speech",line="v9",revision="2"'
 
 def said(worker: str, *, wrong: tuple[Kind, ...] = ()) -> str:
     """What a worker with two endpoints says, as the agent labels it."""
-    stats = Stats()
+    plane = DataPlane()
+    stats = plane.stats
     for name, path in (("predict", "/v1/model/{m}/predict"), ("stream", "/stream")):
         route = stats.route(path, "POST", EndpointId("speech", "v9", "2", name))
         for seconds in (0.0004, 0.003, 0.003, 70.0):
@@ -27,7 +29,7 @@ def said(worker: str, *, wrong: tuple[Kind, ...] = ()) -> str:
     route = stats.route("/stream", "POST", EndpointId("speech", "v9", "2", "stream"))
     for kind in wrong:
         route.error(kind)
-    text = exposition(stats, "app", "pod").decode().removesuffix("# EOF\n")
+    text = exposition(plane, "app", "pod").decode().removesuffix("# EOF\n")
     return text.replace('revision="2"', f'revision="2",worker="{worker}"')
 
 
