@@ -99,7 +99,11 @@ async def test_the_access_log_says_who_was_served_what(
     await eventually(lambda: log.exists() and log.read_bytes(), 5, "the log is written")
     line = json.loads(log.read_text().splitlines()[-1])
     assert (line["request_id"], line["client"], line["method"]) == ("mine", "demo", "POST")
-    assert (line["path"], line["status"], line["served_version"]) == (PREDICT, 200, "v2.1")
+    assert (line["path"], line["status"]) == (PREDICT, 200)
+    assert line["upstream"].startswith("speech/v2.1@")
+    assert (line["route"], line["accept_version"]) == ("line speech/v2 1=100", "v2")
+    assert (line["attempts"], line["has_sticky_key"]) == (1, None)
+    assert line["upstream_host"] == str(world.home.sockets / "v2-1.sock")
 
 
 @pytest.mark.parametrize(("path", "shape"), [(PREDICT, "message"), (INFER, "error")])

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "publish": ("models", "publish", "Prove a model and publish it as an artifact."),
     "models": ("models", "models", "The published artifacts."),
     "keys": ("keys", "keys", "The keys of callers."),
+    "why": ("why", "why", "Why something was decided as it was."),
     "pin": ("traffic", "pin", "Which line `latest` means."),
     "traffic": ("traffic", "traffic", "Split a line's traffic over its revisions."),
     "kill": ("traffic", "kill", "Switch a service off: its callers get 503."),
