@@ -10,6 +10,7 @@ did not happen is left out. The gateway's access log keeps it, and `fairlead why
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from xxhash import xxh64_intdigest
 
@@ -64,9 +65,13 @@ def _bucket(headers: Headers, raw: Raw) -> bytes:
     """
     caller = headers.get(_STICKY)
     if caller is None:
-        caller = headers.get(_CLIENT)
-        if caller is None:
-            return b""
-    elif len(raw) != len(headers) and sum(name == _STICKY for name, _ in raw) > 1:
+        client = headers.get(_CLIENT)
+        return b"" if client is None else _bucket_of_client(client)
+    if len(raw) != len(headers) and sum(name == _STICKY for name, _ in raw) > 1:
         return b""
     return b", bucket;desc=%d" % (xxh64_intdigest(caller) % BUCKETS)
+
+
+@lru_cache(1024)  # a key's client is the same in each of its requests; sticky keys are as many as people
+def _bucket_of_client(client: bytes) -> bytes:
+    return b", bucket;desc=%d" % (xxh64_intdigest(client) % BUCKETS)
