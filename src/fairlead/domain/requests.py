@@ -16,6 +16,9 @@ _METRIC = re.compile(r'([a-z]+)((?:;(?:dur|desc)=(?:"(?:[^"\\]|\\.)*"|[^,;"]*))*
 _PARAMETER = re.compile(r';(dur|desc)=(?:"((?:[^"\\]|\\.)*)"|([^,;"]*))')
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NO_FLAGS = "-"
+# With no attempt counted, these say that one was made all the same; without them (a refused key, a quota) the
+# route that the log names was found, and nothing was sent along it.
+_TRIED = frozenset({"UH", "UF", "UO", "NC", "URX", "UC", "UR", "UT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ class LoggedRequest:
 def read_request(line: Mapping[str, Any]) -> LoggedRequest:
     """Read one line's JSON; fields it lacks, or that are of another kind, are as if they were not said."""
     worker = _text(line, "upstream_host").rpartition("/")[2]
-    flags = _text(line, "flags")
+    said = _text(line, "flags")
+    flags = () if said in ("", _NO_FLAGS) else tuple(said.split(","))
+    attempts = _whole(line, "attempts") or 0
+    led = attempts > 0 or not _TRIED.isdisjoint(flags)
     return LoggedRequest(
         id=_text(line, "request_id"),
         time=_text(line, "time"),
@@ -81,14 +87,14 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
         accept_version=_text_or_none(line, "accept_version"),
         has_sticky_key=line.get("has_sticky_key") is not None,
         status=_whole(line, "status") or 0,
-        flags=() if flags in ("", _NO_FLAGS) else tuple(flags.split(",")),
+        flags=flags,
         details=_text(line, "details"),
         error_code=_text(line, "error_code") or None,
-        rule=read_rule(_text(line, "route")),
-        upstream=_text(line, "upstream") or None,
+        rule=read_rule(_text(line, "route")) if led else None,
+        upstream=(_text(line, "upstream") or None) if led else None,
         worker=worker.removesuffix(".sock") or None,
         digest=_text(line, "digest") or None,
-        attempts=_whole(line, "attempts") or 0,
+        attempts=attempts,
         timing=read_timing(_text(line, "timing")),
         upstream_ms=_whole(line, "upstream_ms"),
         total_ms=_whole(line, "total_ms") or 0,

@@ -137,29 +137,34 @@ def why(then: Catalog | None = None, *, exact: bool = True, **changes: Any) -> E
             "outcome",
             "404, refused by the gateway: no version 'v9' here",
         ),
-        ({**FRONT, "timing": "refusal;desc=\"x\""}, "not_found", "worker", "none: the gateway"),
+        ({**FRONT, "timing": 'refusal;desc="x"'}, "not_found", "worker", "none: the gateway"),
         ({**FRONT, "status": 200, "timing": None}, "page", "outcome", "the gateway's own pages"),
         (
-            {"status": 401, "client": None, "upstream": None, "upstream_host": None, "attempts": 0},
+            {"status": 401, "client": None, "upstream_host": None, "attempts": 0},
             "unauthenticated",
             "outcome",
             "401: no key, or one that is not known (via_upstream)",
         ),
         (
-            {"status": 401, "client": None, "upstream": None, "upstream_host": None, "attempts": 0},
+            {"status": 401, "client": None, "upstream_host": None, "attempts": 0},
             "unauthenticated",
             "retries",
             "none: it was sent to no process",
         ),
-        ({"status": 429, "upstream": None, "upstream_host": None}, "quota", "outcome", "a quota"),
+        ({"status": 429, "attempts": 0, "upstream_host": None}, "quota", "outcome", "a quota"),
     ],
 )  # fmt: skip
-def test_a_line_is_told_in_words(
-    changes: dict[str, Any], code: str, part: str, told: str
-) -> None:
+def test_a_line_is_told_in_words(changes: dict[str, Any], code: str, part: str, told: str) -> None:
     found = why(**changes)
     assert found.document["outcome"]["code"] == code
     assert told in dict(found.parts)[part]
+
+
+def test_a_route_that_was_found_for_a_refused_key_led_nowhere() -> None:
+    found = why(status=401, client=None, upstream_host=None, attempts=0, timing=None, digest=None)
+    for name in ("revision", "rule", "bucket", "worker", "digest"):
+        assert found.document[name] is None
+    assert "revision" not in dict(found.parts)
 
 
 def test_a_refusal_by_the_kill_switch_is_told_as_one() -> None:

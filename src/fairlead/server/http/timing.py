@@ -72,6 +72,8 @@ def _bucket(headers: Headers, raw: Raw) -> bytes:
     return b", bucket;desc=%d" % (xxh64_intdigest(caller) % BUCKETS)
 
 
-@lru_cache(1024)  # a key's client is the same in each of its requests; sticky keys are as many as people
+@lru_cache(
+    1024
+)  # a key's client is the same in each of its requests; sticky keys are as many as people
 def _bucket_of_client(client: bytes) -> bytes:
     return b", bucket;desc=%d" % (xxh64_intdigest(client) % BUCKETS)
