@@ -239,9 +239,9 @@ def test_what_a_worker_refuses_is_explained(running: Fairlead) -> None:
         assert document["worker"] == running.replicas()[document["revision"]]["worker"]
         ran = code in ("internal", "deadline")
         assert (document["engineMs"] is not None) == ran, document
-    failed = explained(running, "suite-2005")
+    failed = explained(running, "suite-2004")
     assert any("RuntimeError" in record["message"] for record in failed.worker_log)
-    late = explained(running, "suite-2006").explanation
+    late = explained(running, "suite-2005").explanation
     assert "while the model ran" in late.document["outcome"]["text"]
     assert 20 < late.document["engineMs"] < 5000
     huge = connect(running, "huge", "/v2/models/digits/infer", 100 << 20)

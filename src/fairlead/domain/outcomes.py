@@ -57,6 +57,8 @@ _WORKERS: Mapping[str, str] = {
 # Where a worker's answer does not name its kind of error.
 _BY_STATUS: Mapping[int, Kind] = {
     400: Kind.INVALID,
+    401: Kind.UNAUTHENTICATED,
+    403: Kind.FORBIDDEN,
     404: Kind.NOT_FOUND,
     405: Kind.METHOD,
     413: Kind.TOO_LARGE,
