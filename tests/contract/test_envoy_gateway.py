@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from fairlead.domain.catalog import Catalog, Kill, with_kill, with_pin, with_tra
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import LineId
 from fairlead.domain.release import TrafficShare
+from fairlead.domain.requests import read_request
+from fairlead.domain.why import Then, explain
 from support.gateway import World, catalog, eventually, new_world, revision
 from support.wire import Wire
 
@@ -99,7 +102,63 @@ async def test_the_access_log_says_who_was_served_what(
     await eventually(lambda: log.exists() and log.read_bytes(), 5, "the log is written")
     line = json.loads(log.read_text().splitlines()[-1])
     assert (line["request_id"], line["client"], line["method"]) == ("mine", "demo", "POST")
-    assert (line["path"], line["status"], line["served_version"]) == (PREDICT, 200, "v2.1")
+    assert (line["path"], line["status"]) == (PREDICT, 200)
+    assert line["upstream"].startswith("speech/v2.1@")
+    assert (line["route"], line["accept_version"]) == ("line speech/v2 1=100", "v2")
+    assert (line["attempts"], line["has_sticky_key"]) == (1, None)
+    assert line["upstream_host"] == str(world.home.sockets / "w3.sock")
+
+
+async def test_a_retry_is_in_the_access_log(world: World, client: httpx.AsyncClient) -> None:
+    """A worker that has gone before the agent noticed: its requests go to the other one."""
+    await world.add_worker("w4", "speech/v2.1")
+    world.write_status()
+    log = world.home.logs / "access.jsonl"
+
+    def lines() -> list[dict[str, Any]]:
+        text = log.read_text() if log.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    async def both_asked() -> bool:
+        await client.post(PREDICT, headers={**KEY, "accept-version": "v2"})
+        return all(world.workers[name].seen for name in ("w3", "w4"))
+
+    await eventually_asked(both_asked)
+    await world.workers["w4"].stop()
+
+    async def retried() -> bool:
+        answer = await client.post(PREDICT, headers={**KEY, "accept-version": "v2"})
+        assert answer.status_code == 200
+        return any(line["attempts"] == 2 and line["status"] == 200 for line in lines())
+
+    await eventually_asked(retried)
+    line = next(line for line in lines() if line["attempts"] == 2)
+    request = read_request(line)
+    told = explain(request, Then(world.catalogs.read(), "v1"), xxhash.xxh64_intdigest)
+    assert told.document["retries"] == 1
+    assert told.document["worker"] == "w3"
+    assert "1, because a connection to a worker failed" in dict(told.parts)["retries"]
+
+
+async def eventually_asked(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(400):
+        if await condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("never")
+
+
+async def test_what_a_caller_makes_long_is_cut_in_the_access_log(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    sent = {**KEY, "accept-version": "v" * 9000, "x-sticky-key": "somebody" * 100}
+    await client.get("/" + "p" * 9000, headers={**sent, "x-request-id": "i" * 9000})
+    log = world.home.logs / "access.jsonl"
+    await eventually(lambda: log.exists() and log.read_bytes(), 5, "the log is written")
+    (line,) = [one for one in log.read_bytes().splitlines() if b"pppp" in one]
+    assert len(line) < 2048
+    assert b"somebody" not in line
+    assert json.loads(line)["has_sticky_key"] == ""
 
 
 @pytest.mark.parametrize(("path", "shape"), [(PREDICT, "message"), (INFER, "error")])

@@ -20,7 +20,7 @@ from fairlead.domain.errors import FairleadError, Kind, StoreConflict
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.keys import EVERYTHING, KeyRecord
 from fairlead.domain.ports import ObjectStore
-from fairlead.kits.clock import FakeClock, SystemClock
+from fairlead.kits.clock import FakeClock, SystemClock, iso
 
 WRITERS = 20
 
@@ -142,6 +142,23 @@ class TestCatalogs:
         with pytest.raises(StoreConflict):
             catalogs.commit(Catalog(), "late")
         assert [one.key for one in store.list("")] == before
+
+    def test_the_catalog_of_any_time_is_found(self, store: ObjectStore) -> None:
+        clock = FakeClock()
+        catalogs = StoredCatalogs(store, clock)
+        assert catalogs.at(iso(clock.now())) is None
+        written = [Catalog()]
+        for number in range(9):
+            clock.advance(10)
+            key = KeyRecord(f"k{number}", ("*",), 1.0, "f")
+            written.append(catalogs.commit(with_key(written[-1], key), "add"))
+        start = clock.now() - 90
+        for number in range(1, 10):
+            for passed in (0, 9.9):
+                assert catalogs.at(iso(start + 10 * number + passed)) == written[number]
+        assert catalogs.at(iso(start + 9.9)) is None
+        store.put("catalog/00000005-other.json", b"of a writer that died")
+        assert catalogs.at(iso(start + 50)) is None
 
     def test_a_store_of_a_newer_version_is_refused_in_words(self, store: ObjectStore) -> None:
         catalogs = StoredCatalogs(store, FakeClock())

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fairlead.cli.common import home_option, json_option, say, table
+from fairlead.cli.requests import OrRequest
 from fairlead.control.releases import split_text
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.rollout import Entry, Event, Record, record_to_json
@@ -18,9 +19,13 @@ from fairlead.kits.clock import iso
 _MIB = 1 << 20
 
 
-@click.group()
+@click.group(cls=OrRequest, subcommand_metavar="REQUEST-ID [OPTIONS]")
 def why() -> None:
-    """Say why something was decided as it was."""
+    """Say why something went as it went.
+
+    With a request's id (the X-Request-Id of its answer): its key, the rule that chose, its bucket, revision,
+    artifact, worker, times and retries, and how it ended. `why rollout [ID]` tells of a rollout.
+    """
 
 
 @why.command("rollout")

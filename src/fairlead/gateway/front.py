@@ -27,6 +27,7 @@ from fairlead.domain.routing import (
     Forward,
     Open,
     Refusal,
+    bucket_of,
     route,
 )
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
@@ -38,6 +39,7 @@ from fairlead.gateway.state import View
 _MARKED = {DUPLICATE: DUPLICATE_KEY, MALFORMED: BAD_KEY}
 # A body nobody will read is taken off the wire up to here, so that the connection can be used again.
 _UNREAD_BYTES = 1 << 20
+_LONGEST_REASON = 300  # characters that the access log keeps
 _MOVING = "the routes to this service are moving: try again"
 
 
@@ -80,7 +82,9 @@ class FrontDesk:
         outcome = refused if refused is not None else self._decide(visit)
         if isinstance(outcome, Open):
             return await self._pages[outcome.name](visit)
-        return refusal_response(visit, outcome, self._settings.api_version)
+        response = refusal_response(visit, outcome, self._settings.api_version)
+        response.headers["server-timing"] = _how_it_went(visit, outcome)
+        return response
 
     def _unwelcome(self, visit: Visit) -> Refusal | None:
         path = parse_path(visit.path, self._settings.api_version)
@@ -97,19 +101,23 @@ class FrontDesk:
         return None
 
     def _decide(self, visit: Visit) -> Open | Refusal:
-        ask = Ask(
-            visit.method,
-            visit.path,
-            visit.headers.get(CLIENT_HEADER, ""),
-            visit.headers.get("accept-version"),
-            visit.headers.get("x-sticky-key"),
-        )
+        ask = _ask(visit)
         for index in (self._view.index, self._view.previous):
             outcome = route(index.for_path(visit.path), ask, xxhash.xxh64_intdigest)
             if not isinstance(outcome, Forward):
                 return outcome
         # Envoy and this process learn of a move one after the other.
         return Refusal(Kind.UNAVAILABLE, _MOVING)
+
+
+def _ask(visit: Visit) -> Ask:
+    return Ask(
+        visit.method,
+        visit.path,
+        visit.headers.get(CLIENT_HEADER, ""),
+        visit.headers.get("accept-version"),
+        visit.headers.get("x-sticky-key"),
+    )
 
 
 def refusal_response(visit: Visit, refusal: Refusal, api_version: str) -> Response:
@@ -128,6 +136,15 @@ def json_response(
 ) -> Response:
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(body, status, dict(headers or {}), "application/json")
+
+
+def _how_it_went(visit: Visit, refusal: Refusal) -> str:
+    """For the access log, in the header by which workers say how a request went: why it was refused."""
+    kept = "".join(sign if " " <= sign <= "~" else "?" for sign in refusal.message)
+    reason = kept[:_LONGEST_REASON].replace("\\", "\\\\").replace('"', '\\"')
+    ask = _ask(visit)
+    bucket = f", bucket;desc={bucket_of(ask, xxhash.xxh64_intdigest)}" if ask.client else ""
+    return f'refusal;desc="{reason}"{bucket}'
 
 
 async def _discard(receive: Receive) -> None:

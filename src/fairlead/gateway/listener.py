@@ -21,6 +21,8 @@ CLIENT_HEADER = "x-client"
 MARK_HEADER = "x-fairlead-key"  # tells the front desk why a request has no client
 DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"  # how long the caller waits; workers obey it
 LONGEST_REQUEST_ID = 128  # characters of a caller's id that are kept
+_LONGEST_PATH = 512  # and of what else a caller writes into the access log
+_LONGEST_VERSION = 64
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _MOST_CONNECTIONS = 20_000
 _STREAM_IDLE_SECONDS = 300
@@ -250,7 +252,11 @@ def _tls(settings: GatewaySettings) -> Document:
 
 
 def _access_log(home: Home[Any]) -> Document:
-    """One JSON line a request. Without the query and without the key: neither is ours to keep."""
+    """One JSON line a request: all that `fairlead why` tells.
+
+    Without the query, the key and the sticky key: they are not ours to keep. What a caller can make long is
+    cut, so that a line stays far below 4 KiB.
+    """
     return {
         "name": "envoy.access_loggers.file",
         "typed_config": {
@@ -261,14 +267,22 @@ def _access_log(home: Home[Any]) -> Document:
                     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
                     "request_id": "%REQ(x-request-id)%",
                     "client": f"%REQ({CLIENT_HEADER})%",
+                    "accept_version": f"%REQ(accept-version):{_LONGEST_VERSION}%",
+                    # Whether one was sent, as "" or null: it may be somebody's name.
+                    "has_sticky_key": "%REQ(x-sticky-key):0%",
                     "method": "%REQ(:METHOD)%",
-                    "path": "%PATH(NQ)%",
+                    "path": f"%PATH(NQ):{_LONGEST_PATH}%",
                     "protocol": "%PROTOCOL%",
                     "status": "%RESPONSE_CODE%",
                     "flags": "%RESPONSE_FLAGS%",
                     "details": "%RESPONSE_CODE_DETAILS%",
-                    "served_version": "%RESP(x-served-version)%",
+                    "error_code": "%RESP(x-error-code)%",
+                    "digest": "%RESP(x-artifact-digest)%",
+                    "timing": "%RESP(server-timing)%",
+                    "route": "%ROUTE_NAME%",
                     "upstream": "%UPSTREAM_CLUSTER%",
+                    "upstream_host": "%UPSTREAM_HOST%",
+                    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
                     "upstream_ms": "%RESPONSE_DURATION%",
                     "total_ms": "%DURATION%",
                     "bytes_received": "%BYTES_RECEIVED%",

@@ -19,6 +19,7 @@ from fairlead.domain.ids import LATEST, RevisionId
 from fairlead.domain.keys import KeyRecord
 from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
+from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.clusters import FRONT
 from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
@@ -241,7 +242,8 @@ def _worker_routes(
         for method in parse_path(path, part.api_version).methods:
             choice = choose(part, Ask(method, path, tree.client, version))
             if isinstance(choice, Choice):
-                routes.append(_worker_route(tree, choice, method))
+                rule = str(rule_of(choice, version))
+                routes.append({"name": rule, **_worker_route(tree, choice, method)})
     return routes
 
 

@@ -195,12 +195,12 @@ class _Gateway:
             self._view.note("envoy", "")
 
     async def _rotate(self) -> None:
-        """Keep the access log below its bound, and one older one."""
+        """Keep the access log below its bound, and as many older ones as the settings say."""
         log = self._home.logs / ACCESS_LOG
         while True:
             with contextlib.suppress(OSError):  # a log that cannot be renamed goes on growing
                 if log.stat().st_size > self._settings.access_log_bytes:
-                    log.replace(log.with_name(f"{log.name}.1"))
+                    files.shift(log, self._settings.access_log_files)
                     await self._envoy.reopen_logs()
             await self._clock.sleep(_ROTATE_SECONDS)
 

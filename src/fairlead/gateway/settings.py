@@ -18,7 +18,8 @@ class GatewaySettings:
 
     `deadline_seconds` bounds a request from its last byte in to the answer's last byte out,
     `upload_seconds` how long a caller may take to send one, `drain_seconds` how long old requests may
-    keep a worker that has been replaced, `stop_seconds` the same when the gateway ends.
+    keep a worker that has been replaced, `stop_seconds` the same when the gateway ends. The access log is
+    renamed when it has `access_log_bytes`; `access_log_files` older ones are kept, each of about that size.
     """
 
     host: str = "127.0.0.1"
@@ -31,6 +32,7 @@ class GatewaySettings:
     drain_seconds: float = 30.0
     stop_seconds: float = 10.0
     access_log_bytes: int = 64 * _MEBIBYTE
+    access_log_files: int = 3
     api_version: str = "v1"
     name: str = "fairlead"
     version: str = "0"
@@ -67,7 +69,13 @@ class GatewaySettings:
 def check(settings: GatewaySettings) -> None:
     """Raises InvalidInput with everything that is wrong."""
     problems = [*_address_problems(settings), *_file_problems(settings)]
-    positive = ("concurrency", "deadline_seconds", "upload_seconds", "access_log_bytes")
+    positive = (
+        "concurrency",
+        "deadline_seconds",
+        "upload_seconds",
+        "access_log_bytes",
+        "access_log_files",
+    )
     problems += [
         Problem(name, f"is {getattr(settings, name)}", "more than 0")
         for name in positive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import stat
@@ -38,6 +39,17 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
         raise
     if durable:
         sync_directory(path.parent)
+
+
+def shift(path: Path, keep: int) -> None:
+    """Rename `path` to `path.1`, that to `path.2`, and so on; what would come after `keep` (at least 1) goes.
+
+    Whoever has it open writes on under its new name.
+    """
+    older = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
+    for source, target in reversed(list(itertools.pairwise(older))):
+        with contextlib.suppress(FileNotFoundError):
+            source.replace(target)
 
 
 def sync_directory(path: Path) -> None:

@@ -21,6 +21,7 @@ from fairlead.server.admission import Admission
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
 from fairlead.server.stats import Stats
+from fairlead.server.times import Times
 
 
 def late(seconds: float) -> Refused:
@@ -75,18 +76,26 @@ class Endpoint:
         assert isinstance(answer, InferResponse)
         return answer
 
-    async def infer(self, request: InferRequest, seconds: float) -> InferResponse:
-        """Answer any request within `seconds`, waiting included; raises FairleadError."""
+    async def infer(
+        self, request: InferRequest, seconds: float, times: Times | None = None
+    ) -> InferResponse:
+        """Answer any request within `seconds`, waiting included; raises FairleadError.
+
+        The run is added to `times`, also one that fails or is given up.
+        """
+        times = times or Times(0.0)
         try:
             async with asyncio.timeout(seconds):
                 await self.admission.enter()
                 return await (
-                    self._await(request) if self._asynchronous else self._in_thread(request)
+                    self._await(request, times)
+                    if self._asynchronous
+                    else self._in_thread(request, times)
                 )
         except TimeoutError:
             raise late(seconds) from None
 
-    async def _await(self, request: InferRequest) -> InferResponse:
+    async def _await(self, request: InferRequest, times: Times) -> InferResponse:
         start = self._clock.monotonic()
         try:
             answer = self.model.infer(request)
@@ -95,9 +104,10 @@ class Endpoint:
             self.wasted_seconds += self._clock.monotonic() - start
             raise
         finally:
+            times.ran(start, self._clock.monotonic() - start)
             self.admission.leave()
 
-    async def _in_thread(self, request: InferRequest) -> InferResponse:
+    async def _in_thread(self, request: InferRequest, times: Times) -> InferResponse:
         loop = asyncio.get_running_loop()
         self.artifact.busy += 1
         run = Run(self.model, request, self._clock)
@@ -108,6 +118,8 @@ class Endpoint:
             run.cancellation.cancel()
             raise
         finally:
+            if run.began:
+                times.ran(run.began, run.seconds or self._clock.monotonic() - run.began)
             if future.done():
                 self._leave(run)
             else:

@@ -12,13 +12,14 @@ class Run:
 
     def __init__(self, model: Model, request: InferRequest, clock: Clock) -> None:
         self.cancellation = Cancellation()
+        self.began = 0.0  # when the thread took it up; 0 before that
         self.seconds = 0.0  # of the run itself, known when it has ended
         self._model = model
         self._request = request
         self._now = clock.monotonic
 
     def __call__(self) -> InferResponse:
-        start = self._now()
+        start = self.began = self._now()
         try:
             with running(self.cancellation):
                 answer = self._model.infer(self._request)

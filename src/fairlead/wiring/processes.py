@@ -52,6 +52,8 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
         port=address["port"] or found.port,
         certificate=address["tls_cert"] or found.tls_cert,
         private_key=address["tls_key"] or found.tls_key,
+        access_log_bytes=found.access_log_mib << 20,
+        access_log_files=found.access_log_files,
         concurrency=max(1, (os.cpu_count() or 1) // 2),
         api_version=_serving().api_version,
         version=fairlead.__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,15 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_PORT": "the gateway's port (default 8080)",
     "FAIRLEAD_TLS_CERT": "PEM certificate chain: the gateway then speaks TLS",
     "FAIRLEAD_TLS_KEY": "PEM private key for it",
+    "FAIRLEAD_ACCESS_LOG_MIB": "the gateway's access log is renamed at this size (default 64)",
+    "FAIRLEAD_ACCESS_LOG_FILES": "how many older ones are kept, each of that size (default 3)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
 _HIGHEST_PORT = 65_535
 _PORT_DIGITS = 5
+_LOG_MIB = 64
+_LOG_FILES = 3
 _SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its end
 _SOCKET_NAME_BYTES = 16  # a slash, a worker's name, ".sock~"
 
@@ -38,6 +43,8 @@ class Environment:
     tls_key: Path | None
     api_key: str | None
     serving: Mapping[str, str]
+    access_log_mib: int = _LOG_MIB
+    access_log_files: int = _LOG_FILES
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -60,6 +67,8 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         problems.append(
             Problem("FAIRLEAD_TLS_CERT", "goes with FAIRLEAD_TLS_KEY", "set both or none")
         )
+    log_mib = _whole(ours, "FAIRLEAD_ACCESS_LOG_MIB", _LOG_MIB, problems)
+    log_files = _whole(ours, "FAIRLEAD_ACCESS_LOG_FILES", _LOG_FILES, problems)
     if problems:
         raise InvalidInput("environment", problems)
     return Environment(
@@ -70,6 +79,8 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         tls_key=_path(ours, "FAIRLEAD_TLS_KEY"),
         api_key=ours.get("FAIRLEAD_API_KEY"),
         serving=serving,
+        access_log_mib=log_mib,
+        access_log_files=log_files,
     )
 
 
@@ -123,6 +134,14 @@ def child_environment() -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if name != "FAIRLEAD_API_KEY"}
     return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **kept, "PYTHONUNBUFFERED": "1"}
+
+
+def _whole(ours: Mapping[str, str], name: str, default: int, problems: list[Problem]) -> int:
+    text = ours.get(name, str(default))
+    if re.fullmatch(r"[1-9][0-9]{0,5}", text):
+        return int(text)
+    problems.append(Problem(name, f"is {text!r:.40}", "write a whole number from 1 to 999999"))
+    return default
 
 
 def _path(ours: Mapping[str, str], name: str) -> Path | None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from fairlead.cli.common import table
 from fairlead.cli.main import COMMANDS, cli
 from fairlead.cli.traffic import _shares
-from fairlead.domain.errors import InvalidInput
+from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.release import TrafficShare
 from fairlead.wiring.homes import open_home
 
@@ -110,3 +110,46 @@ class TestRollouts:
         found = str(run("rollout", str(file), "--home", home).exception)
         assert "nothing runs in" in found
         assert "so there is no traffic to judge by" in found
+
+
+class TestWhy:
+    def test_a_request_is_found_in_the_older_logs_too(self, tmp_path: Path) -> None:
+        home = a_home_with_logs(tmp_path, {"": ["new"], ".1": ["old"], ".2": ["oldest", "twice"]})
+        for one in ("new", "old", "oldest"):
+            found = run("why", one, "--home", str(home))
+            assert f"request {one}" in found.output
+        early = run("why", "--home", str(home), "--json", "old")
+        assert json.loads(early.output)["requestId"] == "old"
+
+    def test_an_unknown_request_is_told_how_far_back_the_log_reaches(self, tmp_path: Path) -> None:
+        home = a_home_with_logs(tmp_path, {"": ["new"], ".1": ["old"]})
+        with pytest.raises(
+            Refused, match=r"no request 'x' in the access log, .* 2026-01-01.* 2 fi"
+        ):
+            CliRunner().invoke(
+                cli,
+                ["why", "x", "--home", str(home)],
+                standalone_mode=False,
+                catch_exceptions=False,
+            )
+        empty = a_home_with_logs(tmp_path / "empty", {})
+        with pytest.raises(Refused, match="is empty"):
+            CliRunner().invoke(
+                cli,
+                ["why", "x", "--home", str(empty)],
+                standalone_mode=False,
+                catch_exceptions=False,
+            )
+
+
+def a_home_with_logs(directory: Path, logs: dict[str, list[str]]) -> Path:
+    home = directory / "home"
+    (home / "store").mkdir(parents=True)
+    (home / "home.json").write_text('{"schema": 1}')
+    (home / "logs").mkdir()
+    for age, (suffix, ids) in enumerate(logs.items()):
+        time = f"2026-01-0{len(logs) - age}T00:00:00.000Z"
+        lines = [json.dumps({"request_id": one, "time": time, "status": 200}) for one in ids]
+        text = "".join(f"{line}\n" for line in lines).replace(": ", ":")
+        (home / "logs" / f"access.jsonl{suffix}").write_text(text)
+    return home

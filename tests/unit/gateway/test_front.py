@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import httpx
 import pytest
+import xxhash
 
 from fairlead.api.http_status import HTTP_STATUS
 from fairlead.domain.catalog import Kill, with_kill
 from fairlead.domain.errors import Kind
 from fairlead.domain.paths import open_paths
+from fairlead.domain.requests import read_timing
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.front import FrontDesk, Visit, json_response
 from fairlead.gateway.index import index
@@ -56,6 +58,21 @@ async def test_a_refusal_lists_what_this_caller_may_use() -> None:
         404,
         {"message": "no version 'v3' here; versions: v9, v9.1, v9.2"},
     )
+
+
+async def test_a_refusal_tells_the_access_log_why() -> None:
+    sent = {"x-client": "demo", "accept-version": 'v"3\\é\n', "x-sticky-key": "me"}
+    answer = await desk(table()).answer(Visit("POST", PREDICT, sent))
+    told = read_timing(answer.headers["server-timing"])
+    assert told.refusal is not None
+    assert told.refusal.startswith("no version 'v\"3")
+    assert told.bucket == xxhash.xxh64_intdigest(b"me") % 10_000
+    long = await desk(table()).answer(Visit("GET", "/" + "é" * 5000, {"x-client": "demo"}))
+    assert len(long.headers["server-timing"]) < 400
+    nobody = await desk(table()).answer(Visit("POST", PREDICT, {}))
+    assert nobody.headers["server-timing"] == 'refusal;desc="No API key found in request"'
+    page = await desk(table()).answer(Visit("GET", "/", {}))
+    assert "server-timing" not in page.headers
 
 
 async def test_under_v2_an_error_is_called_error() -> None:

@@ -26,6 +26,14 @@ def test_nothing_set_means_the_defaults() -> None:
             "FAIRLEAD_PROT: is no setting of Fairlead; did you mean FAIRLEAD_PORT?",
         ),
         ({"FAIRLEAD_PORT": "http"}, "FAIRLEAD_PORT: is 'http'; write a port from 1 to 65535"),
+        (
+            {"FAIRLEAD_ACCESS_LOG_MIB": "0"},
+            "FAIRLEAD_ACCESS_LOG_MIB: is '0'; write a whole number from 1 to 999999",
+        ),
+        (
+            {"FAIRLEAD_ACCESS_LOG_FILES": "many"},
+            "FAIRLEAD_ACCESS_LOG_FILES: is 'many'; write a whole number from 1 to 999999",
+        ),
         ({"FAIRLEAD_PORT": "0"}, "FAIRLEAD_PORT: is '0'; write a port from 1 to 65535"),
         ({"FAIRLEAD_PORT": "65536"}, "FAIRLEAD_PORT: is '65536'; write a port from 1 to 65535"),
         (

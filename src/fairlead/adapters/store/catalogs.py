@@ -6,6 +6,7 @@ writers of the same generation therefore never touch each other's bytes; the one
 
 from __future__ import annotations
 
+import bisect
 import json
 import secrets
 from dataclasses import replace
@@ -74,6 +75,26 @@ class StoredCatalogs:
             f"audit/{following.generation:08d}.json", json.dumps(entry, ensure_ascii=False).encode()
         )
         return following
+
+    def at(self, moment: str) -> Catalog | None:
+        """The newest catalog that was committed by then (`kits.clock.iso`); None if the store cannot tell.
+
+        A handful of small reads, however many generations there are.
+        """
+        entries = [one.key for one in self._store.list("audit/")]
+        after = bisect.bisect_right(entries, moment, key=self._committed_at)
+        if after == 0:
+            return None
+        generation = entries[after - 1].removeprefix("audit/").removesuffix(".json")
+        names = [one.key for one in self._store.list(f"catalog/{generation}-")]
+        if (
+            len(names) != 1
+        ):  # a writer died between its file and the head: nothing says which was meant
+            return None
+        return catalog_from_bytes(self._store.get(names[0])[0], names[0])
+
+    def _committed_at(self, entry: str) -> str:
+        return str(json.loads(self._store.get(entry)[0])["at"])
 
     def _read(self) -> tuple[str, Catalog]:
         try:

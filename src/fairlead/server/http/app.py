@@ -29,7 +29,9 @@ from fairlead.server.http.exchange import (
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
+from fairlead.server.http.timing import as_header, so_far
 from fairlead.server.http.wave import Wave
+from fairlead.server.times import Times
 
 OK = 200
 
@@ -90,7 +92,7 @@ class ServerApp:
             await self._run(hot, scope, receive, send)
 
     async def _run(self, hot: HotPath, scope: Scope, receive: Receive, send: Send) -> None:
-        start = self._now()
+        times = Times(self._now())
         headers: Headers = dict(scope["headers"])
         try:
             route = hot.only or hot.choose(headers)
@@ -102,7 +104,7 @@ class ServerApp:
         stats.in_progress += 1
         status = 500
         try:
-            body, json_length = await self._answer(route, headers, receive, start)
+            body, json_length = await self._answer(route, headers, receive, times)
             status = OK
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
@@ -114,39 +116,54 @@ class ServerApp:
             status, body, answer_headers = route.failure(ending, identity)
         finally:
             stats.in_progress -= 1
-            stats.count(status, self._now() - start)
+            now = self._now()
+            stats.count(status, now - times.started)
+        timing = so_far(times, now, headers, scope["headers"])
         if (
             answer_headers is not route.json_headers
             or status != OK
-            or not _whole(scope, route, body, identity)
+            or not _whole(scope, route, body, (identity, timing))
         ):
-            await answer(send, status, body, [*answer_headers, (b"x-request-id", identity)])
+            own = [(b"x-request-id", identity), *as_header(timing)]
+            await answer(send, status, body, [*answer_headers, *own])
         if self._settings.access_log:
             log_access(scope, status, identity)
 
     async def _answer(
-        self, route: HotRoute, headers: Headers, receive: Receive, start: float
+        self, route: HotRoute, headers: Headers, receive: Receive, times: Times
     ) -> tuple[bytes, int | None]:
-        until = start + seconds_to_answer(headers, route.endpoint.deadline_seconds)
+        until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read_body(receive, headers, self._limit)
+        times.arrived = self._now()
         requests, call = route.handler.decode(body, headers)
         endpoint = route.endpoint
         if len(requests) == 1 and endpoint.quick(requests[0], len(body)):
-            return route.handler.encode(call, (endpoint.infer_now(requests[0]),))
+            began = self._now()
+            try:
+                quickly = endpoint.infer_now(requests[0])
+            finally:
+                times.ran(began, self._now() - began)
+            return route.handler.encode(call, (quickly,))
 
         async def one_by_one() -> list[InferResponse]:
-            return [await endpoint.infer(request, until - self._now()) for request in requests]
+            return [
+                await endpoint.infer(request, until - self._now(), times) for request in requests
+            ]
 
         return route.handler.encode(call, await unless_left(one_by_one(), receive))
 
 
-def _whole(scope: Scope, route: HotRoute, body: bytes, identity: bytes) -> bool:
-    """Answer 200 in one write, if the server can."""
+def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes]) -> bool:
+    """Answer 200 in one write, if the server can; `own` is the request's id and how it went."""
     extensions = scope.get("extensions")
     write: Whole | None = extensions.get(WHOLE) if extensions else None
     if write is None:
         return False
-    head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (route.head, identity, len(body))
+    head = b"%bx-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n" % (
+        route.head,
+        *own,
+        len(body),
+    )
     return write(head, body)
 
 

@@ -20,7 +20,8 @@ from fairlead.server.http.exchange import (
     request_id,
 )
 from fairlead.server.http.plain import Plain, PlainRoutes
-from fairlead.server.http.routes import ServedRevision
+from fairlead.server.http.routes import HeaderList, ServedRevision
+from fairlead.server.http.timing import as_header, bucket_only
 
 _READ = ("GET", "HEAD")
 _JSON = (b"content-type", b"application/json")
@@ -73,6 +74,7 @@ class Cold:
         statuses, error_body = shape_for(scope["raw_path"])
         identity = request_id(dict(scope["headers"]))
         headers = [_JSON, error_code(error.kind), (b"x-request-id", identity)]
+        headers += _bucket(scope)
         if allow is not None:
             headers.append((b"allow", allow))
         status = statuses[error.kind]
@@ -85,6 +87,7 @@ class Cold:
         status, kind, body = await plain.reply()
         identity = request_id(dict(scope["headers"]))
         headers = [(b"content-type", kind), (b"x-request-id", identity), *plain.headers]
+        headers += _bucket(scope)
         plain.stats.count(status, self._now() - start)
         await answer(send, status, body, headers)
 
@@ -104,7 +107,8 @@ class Cold:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", identity)]
+                own = [(b"x-request-id", identity), *_bucket(scope)]
+                message["headers"] = [*message["headers"], *own]
             await send(message)
 
         await site(inner, receive, send_on)
@@ -125,3 +129,8 @@ class Cold:
         from fairlead.server.http.site import build_site  # noqa: PLC0415 - see above
 
         return build_site(self._served, self._settings, versioned=self._versioned)
+
+
+def _bucket(scope: Scope) -> HeaderList:
+    """What `Server-Timing` can say of a request that runs nothing."""
+    return as_header(bucket_only(dict(scope["headers"]), scope["headers"]))

@@ -22,6 +22,7 @@ from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import ClientLeft, log_answer, request_id
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
+from fairlead.server.http.timing import after_run, not_run
 
 OK = 200
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
@@ -72,6 +73,7 @@ class QuickRequest:
         "route",
         "start",
         "target",
+        "timing",
         "until",
     )
 
@@ -90,6 +92,7 @@ class QuickRequest:
         self.message_event = _NOBODY_WAITS
         self.identity = b""
         self.start = 0.0
+        self.timing = b""  # how it went, for its answer's head
         self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
         self.request: InferRequest | None = None
@@ -143,6 +146,7 @@ class Wave:
                 one.until = one.start + seconds_to_answer(one.headers, most)
             requests, one.call = route.handler.decode(one.body, one.headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            self._say(one, None, self._now())
             return self._failed(one, error)
         if len(requests) == 1 and route.endpoint.quick(requests[0], len(one.body)):
             one.request = requests[0]
@@ -153,13 +157,25 @@ class Wave:
 
     def _run(self, one: QuickRequest) -> bool:
         assert one.request is not None
+        began = self._now()
+        if one.until and began > one.until:
+            self._say(one, None, began)
+            return self._failed(one, late(one.until - one.start))
         try:
-            if one.until and self._now() > one.until:
-                raise late(one.until - one.start)  # noqa: TRY301 - as above
             one.answer = one.route.endpoint.infer_now(one.request)
         except Exception as error:  # noqa: BLE001 - as above
+            self._say(one, began, self._now())
             return self._failed(one, error)
+        self._say(one, began, self._now())
         return True
+
+    def _say(self, one: QuickRequest, began: float | None, now: float) -> None:
+        """Note for the answer's head how it went: when its run began, and when that ended."""
+        headers, raw = one.headers, one.raw_headers
+        if began is None:
+            one.timing = not_run(now - one.start, headers, raw)
+        else:
+            one.timing = after_run(began - one.start, now - began, headers, raw)
 
     def _encode(self, one: QuickRequest) -> bool:
         assert isinstance(one.answer, InferResponse)
@@ -195,10 +211,11 @@ class Wave:
 
 def _message(head: bytes, one: QuickRequest, body: bytes) -> bytes:
     closing = b"" if one.keep_alive else b"connection: close\r\n"
-    return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+    return b"%b%bx-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n%b" % (
         head,
         closing,
         one.identity,
+        one.timing,
         len(body),
         body,
     )

@@ -1,0 +1,77 @@
+"""Why a request was led where it was: the rule that chose, in one line that is written down with the request.
+
+`pin sentiment/v2 1=100`: no version was asked for, so the pinned line answered, all of whose traffic revision
+1 had. The gateway names each of its routes by this, so the access log has the shares as they were then.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fairlead.domain.ids import LATEST, LineId
+from fairlead.domain.paths import ModelPath
+from fairlead.domain.routing import BUCKETS, Choice
+from fairlead.domain.versions import split_version
+
+_PER_PERCENT = BUCKETS // 100
+_TEXT = re.compile(r"(pin|line|exact|artifact) ([^ /]+)/([^ /]+)((?: [^ =]+=[0-9]+)+)")
+
+
+class How(StrEnum):
+    """How the line was found, and whether its traffic chose the revision."""
+
+    PIN = "pin"  # no version was asked for, or `latest`: the service's pinned line, by its traffic
+    LINE = "line"  # Accept-Version names a line: by its traffic
+    EXACT = "exact"  # Accept-Version names a revision
+    ARTIFACT = "artifact"  # the path names an artifact's version: the revision that runs it
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`shares` are revisions with their buckets out of 10,000, in the order the split counts them."""
+
+    how: How
+    line: LineId
+    shares: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        shares = " ".join(f"{tag}={weight // _PER_PERCENT}" for tag, weight in self.shares)
+        return f"{self.how} {self.line} {shares}"
+
+    def chosen(self, bucket: int) -> tuple[str, int, int]:
+        """The revision that has a bucket, and the first and the last of its buckets."""
+        first = 0
+        for tag, weight in self.shares:
+            if bucket < first + weight:
+                return tag, first, first + weight - 1
+            first += weight
+        raise ValueError(f"{self} has no bucket {bucket}")
+
+
+def rule_of(choice: Choice, accept_version: str | None) -> Rule:
+    """The rule by which the resolver made this choice for a request with this Accept-Version."""
+    first = choice.targets[0][0].id
+    shares = tuple((revision.id.revision, weight) for revision, _, weight in choice.targets)
+    if isinstance(choice.path, ModelPath) and choice.path.artifact_version is not None:
+        how = How.ARTIFACT
+    elif accept_version in (None, LATEST):
+        how = How.PIN
+    elif split_version(str(accept_version))[1] is not None:
+        how = How.EXACT
+    else:
+        how = How.LINE
+    return Rule(how, first.line_id, shares)
+
+
+def read_rule(text: str | None) -> Rule | None:
+    """The rule in a log; None if there is none, or one of another version of ours."""
+    found = _TEXT.fullmatch(text or "")
+    if found is None:
+        return None
+    shares = [share.split("=") for share in found[4].split()]
+    weights = tuple((tag, int(percent) * _PER_PERCENT) for tag, percent in shares)
+    if sum(weight for _, weight in weights) != BUCKETS:
+        return None
+    return Rule(How(found[1]), LineId(found[2], found[3]), weights)

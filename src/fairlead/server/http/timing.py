@@ -1,0 +1,79 @@
+"""`Server-Timing` (W3C): how a request went in this worker, said in one standard header of its answer.
+
+    server-timing: queue;dur=0.012, engine;dur=0.031, batch;desc=1, bucket;desc=4711
+
+`queue` is from the complete body to the start of the run (or to the refusal), `engine` the run itself, in milliseconds; `batch`
+how many requests shared the run; `bucket` the caller's place in a split, if the gateway said who calls. What
+did not happen is left out. The gateway's access log keeps it, and `fairlead why` explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from xxhash import xxh64_intdigest
+
+from fairlead.domain.routing import BUCKETS
+from fairlead.server.http.handlers import Headers
+from fairlead.server.times import Times
+
+NAME = b"server-timing"
+_STICKY = b"x-sticky-key"
+_CLIENT = b"x-client"
+
+Raw = Sequence[tuple[bytes, bytes]]  # headers as they came; `Headers` forgets what was sent twice
+
+
+def after_run(queue_seconds: float, engine_seconds: float, headers: Headers, raw: Raw) -> bytes:
+    """The value for a request whose run has ended."""
+    return b"queue;dur=%.3f, engine;dur=%.3f, batch;desc=1%b" % (
+        queue_seconds * 1000,
+        engine_seconds * 1000,
+        _bucket(headers, raw),
+    )
+
+
+def not_run(queue_seconds: float, headers: Headers, raw: Raw) -> bytes:
+    """The value for a request that got no further than waiting."""
+    return b"queue;dur=%.3f%b" % (queue_seconds * 1000, _bucket(headers, raw))
+
+
+def so_far(times: Times, now: float, headers: Headers, raw: Raw) -> bytes:
+    """The value for a request that got as far as it did; empty if there is nothing to say."""
+    if times.began:
+        return after_run(times.began - times.arrived, times.engine_seconds, headers, raw)
+    if not times.arrived:
+        return bucket_only(headers, raw)
+    return not_run(now - times.arrived, headers, raw)
+
+
+def bucket_only(headers: Headers, raw: Raw) -> bytes:
+    """The value for a request that was not run; empty if nobody said who calls."""
+    return _bucket(headers, raw)[2:]
+
+
+def as_header(value: bytes) -> list[tuple[bytes, bytes]]:
+    """The header, unless there is nothing to say."""
+    return [(NAME, value)] if value else []
+
+
+def _bucket(headers: Headers, raw: Raw) -> bytes:
+    """`, bucket;desc=4711`, as the gateway's split has it; empty if nobody said who calls.
+
+    A key that is sent twice is hashed otherwise by the gateway: better no bucket than a wrong one.
+    """
+    caller = headers.get(_STICKY)
+    if caller is None:
+        client = headers.get(_CLIENT)
+        return b"" if client is None else _bucket_of_client(client)
+    if len(raw) != len(headers) and sum(name == _STICKY for name, _ in raw) > 1:
+        return b""
+    return b", bucket;desc=%d" % (xxh64_intdigest(caller) % BUCKETS)
+
+
+@lru_cache(
+    1024
+)  # a key's client is the same in each of its requests; sticky keys are as many as people
+def _bucket_of_client(client: bytes) -> bytes:
+    return b", bucket;desc=%d" % (xxh64_intdigest(client) % BUCKETS)
