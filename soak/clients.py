@@ -342,6 +342,8 @@ class _Http2:
                 self.done.add(asked.identity)
             case h2.events.ConnectionTerminated():
                 self.leaving = True
+            case _:
+                pass  # settings, windows, pings: the library's own business
 
     def _flush(self) -> None:
         self.pair[1].write(self._state.data_to_send())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Two-sided 95 % of Student's t, by degrees of freedom; between two the larger is taken.
 _T95 = ((1, 12.71), (2, 4.30), (3, 3.18), (4, 2.78), (5, 2.57), (7, 2.36), (10, 2.23), (15, 2.13))
@@ -53,7 +54,7 @@ def slope(revisions: Sequence[float], values: Sequence[float]) -> Slope | None:
 def _independence(residuals: Sequence[float], squares: float) -> float:
     if squares == 0:
         return 1.0
-    following = zip(residuals, residuals[1:], strict=False)
+    following = pairwise(residuals)
     correlation = min(0.99, max(0.0, math.fsum(a * b for a, b in following) / squares))
     return (1 - correlation) / (1 + correlation)
 

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import queue
+import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,8 +106,6 @@ def loading(target: Target) -> Iterator[Load]:
 
 
 def _main(target: Target, go: Event, quiet: Event, stop: Event, pages: Any) -> None:
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
     try:
         asyncio.run(_Rounds(target, go, quiet, stop, pages).run())
@@ -128,8 +127,7 @@ class _Rounds:
     async def run(self) -> None:
         while not self._stop.is_set():
             self._quiet.set()
-            while not self._go.is_set():
-                await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.to_thread(self._go.wait)
             if self._stop.is_set():
                 break
             self._quiet.clear()

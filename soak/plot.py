@@ -8,6 +8,8 @@ _WIDTH, _HEIGHT = 860, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 130, 30, 34
 _COLOURS = ("#0b6e99", "#c2410c", "#15803d", "#7e22ce", "#b45309", "#334155", "#be185d")
 _TICKS = 5
+_FONT = 'font-family="sans-serif" font-size="11"'
+_DASHED = 'stroke="#94a3b8" stroke-dasharray="4 3"'
 
 Points = Sequence[tuple[float, float]]
 
@@ -24,8 +26,7 @@ def svg(panels: Sequence[Panel], across: str, mark: float) -> str:
     """All panels below one another; `mark` is an x with a dashed line."""
     height = _HEIGHT * len(panels)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
-        'font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {_FONT}>',
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
     ]
     for number, panel in enumerate(panels):
@@ -55,18 +56,16 @@ def _panel(panel: Panel, across: str, mark: float) -> list[str]:
         ]
     x = place(min(mark, right), 0)[0]
     parts += [
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_TOP + high}" stroke="#94a3b8" '
-        'stroke-dasharray="4 3"/>',
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_TOP + high}" {_DASHED}/>',
         f'<text x="{_LEFT + wide}" y="{_HEIGHT - 4}" text-anchor="end">{escape(across)}</text>',
     ]
     for number, (name, line) in enumerate(panel.lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
-        last = line[-1][1] if line else 0.0
+        told = f"{escape(name)} {line[-1][1] if line else 0.0:,.0f}"
         y = _TOP + 12 + 16 * number
         parts += [
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>',
-            f'<text x="{_LEFT + wide + 10}" y="{y}" fill="{colour}">'
-            f"{escape(name)} {last:,.0f}</text>",
+            f'<text x="{_LEFT + wide + 10}" y="{y}" fill="{colour}">{told}</text>',
         ]
     return parts

@@ -1,7 +1,7 @@
 """From results to a page, a plot and raw figures. Pure: values in, text out."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean, median
 from typing import Any
@@ -57,7 +57,7 @@ def drawing(results: Results) -> str:
     """Memory by role, in all, and what else could grow, over the revisions."""
     rests = [one for one in results.samples if one.rest]
 
-    def line(of: Any) -> list[tuple[float, float]]:
+    def line(of: Callable[[Sample], float]) -> list[tuple[float, float]]:
         return [(one.revision, of(one)) for one in rests]
 
     def role_line(role: str) -> list[tuple[float, float]]:
@@ -155,7 +155,7 @@ def _killed(results: Results) -> str:
     if not kills:
         return ""
     faults = Counter(one.text.partition(" ")[0] for one in results.excused)
-    told = ", ".join(f"{count} × {what}" for what, count in faults.most_common(5)) or "none"
+    told = ", ".join(f"{what} {count} times" for what, count in faults.most_common(5)) or "none"
     found = pauses(results)
     longest = f"{max(found):.2f} s, median {median(found):.2f} s" if found else "none"
     return (

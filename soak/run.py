@@ -16,9 +16,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import environment
 
@@ -28,7 +27,7 @@ from soak.results import Results, reached, verdicts
 from soak.soaking import Options, Soak
 from soak.subject import Broken, Subject
 
-RESULTS = ROOT / "soak" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 _EXIT_MISSED, _EXIT_BROKEN, _EXIT_STOPPED = 1, 2, 130
 
 

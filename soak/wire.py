@@ -53,7 +53,7 @@ async def connect_slowly(port: int, buffer_bytes: int) -> Pair:
     """A connection that takes little at a time."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-    sock.setblocking(False)
+    sock.setblocking(False)  # noqa: FBT003 - its own signature
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
     return await asyncio.open_connection(sock=sock, limit=buffer_bytes)
 

@@ -1,7 +1,9 @@
 """One exposition for the node: the agent's own metrics and those of all its workers.
 
 Each worker's series get the label `worker`. What a worker that has ended had counted stays, added up under
-`worker="ended"`, so that no total ever goes back while the agent lives.
+`worker="ended"`, so that no total ever goes back while the agent lives. Revisions come and go without end, and
+series must not: only the latest revisions that ended keep series of their own, older ones are added up under
+`revision="ended"`.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fairlead.agent.asking import WorkerClient, socket_of
 from fairlead.agent.table import Table
+from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import State
 
 ENDED = "ended"
+KEPT_REVISIONS = 20  # that have ended and still have series of their own
 _LABEL = "worker"
 _SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
 _OPENMETRICS = "application/openmetrics-text"
@@ -50,6 +54,9 @@ class Metrics:
         self._table = table
         self._last: dict[str, tuple[str, str]] = {}  # each worker's last exposition, and its type
         self._ended: dict[str, _Family] = {}
+        self._ended_revisions: dict[
+            RevisionId, None
+        ] = {}  # with series in `_ended`, the latest last
 
     async def scrape(self) -> None:
         """Ask every ready worker for its metrics now."""
@@ -69,6 +76,20 @@ class Metrics:
             sums = _family(self._ended, metric)
             for key, value in _samples(metric, ENDED):
                 sums.samples[key] = sums.samples.get(key, 0.0) + value
+        there = self._table.workers.get(worker)
+        if there is not None:
+            self._remember(there.replica.revision)
+
+    def _remember(self, revision: RevisionId) -> None:
+        """This revision has series now; the one that ended longest ago may have to give up its own."""
+        self._ended_revisions.pop(revision, None)
+        self._ended_revisions[revision] = None
+        running = {worker.replica.revision for worker in self._table.workers.values()}
+        over = [one for one in self._ended_revisions if one not in running]
+        for old in over[: max(0, len(self._ended_revisions) - KEPT_REVISIONS)]:
+            del self._ended_revisions[old]
+            for family in self._ended.values():
+                _fold(family.samples, old)
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as a registry's collector gives it."""
@@ -149,6 +170,15 @@ def _families(text: str, content_type: str) -> Iterator[Metric]:
         elif metric.name.removesuffix("_created") in cumulative:
             continue
         yield metric
+
+
+def _fold(samples: _Samples, revision: RevisionId) -> None:
+    """Add a revision's samples to those of all that ended before it."""
+    whose = {"service": revision.service, "line": revision.line, "revision": revision.revision}
+    for key in [one for one in samples if whose.items() <= dict(one[1]).items()]:
+        labels = {**dict(key[1]), "revision": ENDED}
+        into = key[0], tuple(labels.items())
+        samples[into] = samples.get(into, 0.0) + samples.pop(key)
 
 
 def _samples(

@@ -28,7 +28,10 @@ class LogFollower:
 
     def new(self) -> list[dict[str, Any]]:
         """Records written since the last call, in order of time; lines that are no records are left out."""
-        records = [record for path in self._files() for record in self._lines(path)]
+        files = self._files()
+        for gone in self._read.keys() - set(files):
+            del self._read[gone]
+        records = [record for path in files for record in self._lines(path)]
         return sorted(records, key=moment)
 
     def _files(self) -> list[Path]:

@@ -13,6 +13,7 @@ from fairlead.adapters.documents import read_document
 from fairlead.control.publish import DESCRIPTION, Published, publish
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.wiring.homes import Control
+from fairlead.wiring.settings import prepare_engines
 
 
 def check_folders(folders: tuple[Path, ...]) -> None:
@@ -29,6 +30,7 @@ def publish_folder(
     control: Control, folder: Path, tell: Callable[[str], None], limit_seconds: float
 ) -> Published:
     """Prove and publish one folder; raises FairleadError with what is wrong with it."""
+    prepare_engines()
     description = read_document(folder / DESCRIPTION)
     # Not asyncio.run: that one waits for the model's own code before it lets Ctrl-C through.
     loop = asyncio.new_event_loop()
