@@ -101,7 +101,6 @@ def main() -> int:
     results = empty(options)
     out = arguments.out or RESULTS / f"{time.strftime('%Y-%m-%d')}-{arguments.revisions}"
     stopped = False
-    # A short name: sockets lie below it, and their paths may have no more than 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="fl-soak-"))
     try:
         soak(folder, options, results)

@@ -120,9 +120,9 @@ class Sampler:
         whole = _area(home)
         parts = [area for name, area in found.items() if not name.startswith("temporary")]
         found["anything else in the home"] = Area(
-            whole.files - sum(one.files for one in parts),
-            whole.directories - sum(one.directories for one in parts),
-            whole.bytes - sum(one.bytes for one in parts),
+            max(0, whole.files - sum(one.files for one in parts)),
+            max(0, whole.directories - sum(one.directories for one in parts)),
+            max(0, whole.bytes - sum(one.bytes for one in parts)),
         )
         return found
 

@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +56,8 @@ class Subject:
         self.folder = folder
         self.home = folder / "home"
         self.models = folder / "models"
-        self.temporary = folder / "tmp"  # whatever Fairlead leaves there can be counted
+        # Whatever Fairlead leaves there can be counted. A short name: sockets lie below it.
+        self.temporary = Path(tempfile.mkdtemp(prefix="fl-soak-"))
         self.seed = seed
         self.port = _free_port()
         self.changes: list[Change] = []
@@ -69,7 +72,6 @@ class Subject:
 
     def start(self) -> None:
         """Start it with one revision of each line and of the neighbour; returns when all serve."""
-        self.temporary.mkdir(parents=True)
         for version in range(1, plan.FIRST_ARTIFACTS + 1):
             self.write_model(version)
         files = [
@@ -219,6 +221,7 @@ class Subject:
         """Whatever happened, nothing of it runs on."""
         if self._tree is not None:
             self._tree.end()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _words(command: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,40 @@ class _Family:
     samples: _Samples = field(default_factory=dict)
 
 
+class Ended:
+    """What workers that have ended had counted, in a bounded number of series."""
+
+    def __init__(self) -> None:
+        self.families: dict[str, _Family] = {}
+        self._revisions: dict[RevisionId, None] = {}  # with series of their own, the latest last
+
+    def add(
+        self,
+        said: Iterable[Metric],
+        revision: RevisionId | None,
+        running: Collection[RevisionId],
+    ) -> None:
+        """A worker of this revision has ended; `running` are those that others still serve."""
+        for metric in said:
+            if metric.type not in _CUMULATIVE:
+                continue
+            sums = _family(self.families, metric)
+            for key, value in _samples(metric, ENDED):
+                sums.samples[key] = sums.samples.get(key, 0.0) + value
+        if revision is not None:
+            self._revisions.pop(revision, None)
+            self._revisions[revision] = None
+            self._fold(running)
+
+    def _fold(self, running: Collection[RevisionId]) -> None:
+        """Those that ended longest ago give up series of their own."""
+        over = [one for one in self._revisions if one not in running]
+        for old in over[: max(0, len(self._revisions) - KEPT_REVISIONS)]:
+            del self._revisions[old]
+            for family in self.families.values():
+                _fold(family.samples, old)
+
+
 class Metrics:
     """Scrapes the workers of a table, remembers what they said last, and puts it all together."""
 
@@ -70,26 +104,11 @@ class Metrics:
 
     def keep_totals_of(self, worker: str) -> None:
         """A worker has ended: what it had counted goes on counting."""
-        for metric in _families(*self._last.pop(worker, ("", ""))):
-            if metric.type not in _CUMULATIVE:
-                continue
-            sums = _family(self._ended, metric)
-            for key, value in _samples(metric, ENDED):
-                sums.samples[key] = sums.samples.get(key, 0.0) + value
-        there = self._table.workers.get(worker)
-        if there is not None:
-            self._remember(there.replica.revision)
-
-    def _remember(self, revision: RevisionId) -> None:
-        """This revision has series now; the one that ended longest ago may have to give up its own."""
-        self._ended_revisions.pop(revision, None)
-        self._ended_revisions[revision] = None
-        running = {worker.replica.revision for worker in self._table.workers.values()}
-        over = [one for one in self._ended_revisions if one not in running]
-        for old in over[: max(0, len(self._ended_revisions) - KEPT_REVISIONS)]:
-            del self._ended_revisions[old]
-            for family in self._ended.values():
-                _fold(family.samples, old)
+        there = self._table.workers
+        ended = there.get(worker)
+        running = {one.replica.revision for name, one in there.items() if name != worker}
+        said = _families(*self._last.pop(worker, ("", "")))
+        self._ended.add(said, ended.replica.revision if ended else None, running)
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as a registry's collector gives it."""
@@ -98,7 +117,7 @@ class Metrics:
         for worker, (text, content_type) in self._last.items():
             for said in _families(text, content_type):
                 _family(merged, said).samples.update(_samples(said, worker))
-        for name, ended in self._ended.items():
+        for name, ended in self._ended.families.items():
             into = merged.setdefault(name, _Family(ended.documentation, ended.type, ended.unit))
             into.samples.update(ended.samples)
         for name, family in merged.items():

@@ -26,6 +26,11 @@ class LogFollower:
             start = max(0, size - _MOST_BYTES) if from_start else size
             self._read[path] = (path.stat().st_ino, start)
 
+    @property
+    def followed(self) -> set[Path]:
+        """The files whose reading place is remembered."""
+        return set(self._read)
+
     def new(self) -> list[dict[str, Any]]:
         """Records written since the last call, in order of time; lines that are no records are left out."""
         files = self._files()
