@@ -23,6 +23,7 @@ FEWEST_REVISIONS = 100  # after the warm-up; with fewer a slope is told and not 
 # What Python's thread pools may still add to their processes after the warm-up.
 _SPARE_THREADS = 6
 _SPARE_HANDLES = 2  # a connection or a file that happens to be open while we look
+_SINGLE = ("up", "agent", "gateway", "envoy")
 _EMPTY_AREAS = ("node/workers", "node/downloads", "temporary files and sockets", "gateway")
 
 
@@ -136,6 +137,7 @@ def verdicts(results: Results) -> list[Verdict]:
         _all_done(results),
         _no_failure(results),
         _no_lie(results),
+        _no_restart(results),
         *_no_leak(results),
         *_flat(results),
         _clean_end(results),
@@ -165,6 +167,18 @@ def _no_lie(results: Results) -> Verdict:
     if lies:
         text = f"{len(lies)} kinds of answers came from the wrong revision: " + "; ".join(lies[:5])
     return Verdict(results.book.answers.total() > 0 and not lies, text)
+
+
+def _no_restart(results: Results) -> Verdict:
+    """Whoever ends and is started again hides what it leaked, and whatever made it end."""
+    lives = {
+        role: {one.pid for sample in results.samples for one in sample.of(role)} for role in _SINGLE
+    }
+    again = [f"{role} {len(pids)} times" for role, pids in lives.items() if len(pids) > 1]
+    text = "agent, gateway and Envoy were started once and never again"
+    if again:
+        text = "started more than once: " + ", ".join(again)
+    return Verdict(not again if results.samples else None, text)
 
 
 def _no_leak(results: Results) -> Iterator[Verdict]:

@@ -23,7 +23,7 @@ def test_revisions_under_load_fail_no_request_and_leave_nothing(tmp_path: Path) 
     soak(tmp_path, options, results)
     judged = verdicts(results)
     assert [one.text for one in judged if one.reached is False] == []
-    assert sum(one.reached is True for one in judged) == 6
+    assert sum(one.reached is True for one in judged) == 7
     assert all(results.book.answers[kind] for kind in KINDS if kind != "leaving")
     assert results.book.left
     assert results.timeline.kills == []

@@ -87,10 +87,7 @@ class Metrics:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._last: dict[str, tuple[str, str]] = {}  # each worker's last exposition, and its type
-        self._ended: dict[str, _Family] = {}
-        self._ended_revisions: dict[
-            RevisionId, None
-        ] = {}  # with series in `_ended`, the latest last
+        self._ended = Ended()
 
     async def scrape(self) -> None:
         """Ask every ready worker for its metrics now."""

@@ -21,11 +21,13 @@ ROLES = {"up": 1, "agent": 1, "gateway": 1, "envoy": 1, "worker": 3}
 AREAS = ("node/workers", "node/downloads", "temporary files and sockets", "gateway", "logs")
 
 
-def sample(revision: int, *, grows: float = 0.0, handles: int = 5, workers: int = 3) -> Sample:
+def sample(
+    revision: int, *, grows: float = 0.0, handles: int = 5, workers: int = 3, pid: int = 1
+) -> Sample:
     noise = random.Random(revision).uniform(-0.3, 0.3)
     there = [(role, workers if role == "worker" else count) for role, count in ROLES.items()]
     processes = tuple(
-        Process(role, 1, (40 + noise + grows * revision) * MIB, 0, 0, 3, {"socket": handles})
+        Process(role, pid, (40 + noise + grows * revision) * MIB, 0, 0, 3, {"socket": handles})
         for role, count in there
         for _ in range(count)
     )
@@ -76,6 +78,7 @@ def test_a_soak_without_fault_reaches_every_bar() -> None:
         ({"after": holdings([sample(400, handles=9)])}, "envoy: 5 → 9 descriptors of kind socket"),
         ({"after": holdings([sample(400, workers=4)])}, "worker: 3 → 4 processes"),
         ({"samples": [sample(8, workers=4)]}, "revision 8: 4 workers"),
+        ({"samples": [sample(8), sample(12, pid=2)]}, "more than once: up 2 times, agent 2 times"),
         (
             {"samples": [sample(number, grows=0.02) for number in range(4, 401, 4)]},
             "memory of envoy",
