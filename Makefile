@@ -5,7 +5,7 @@ PY := .venv/bin/python
 MODELS := build/models
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system rollouts bench lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system rollouts bench soak lock docs clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ lint: setup-dev ## Style, types, layers, sizes, dependencies, spelling
 	@$(PY) -m ruff check --output-format concise .
 	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
-	@$(PY) -m mypy examples bench
+	@$(PY) -m mypy examples bench soak
 	@.venv/bin/lint-imports
 	@.venv/bin/deptry src
 	@.venv/bin/codespell
@@ -47,6 +47,9 @@ rollouts: setup-dev ## Planted bad revisions and a good one rolled out under loa
 
 bench: setup-dev ## Side by side with FastAPI and MLServer (needs wrk; some minutes)
 	@$(PY) bench/run.py
+
+soak: setup-dev ## 500 revisions one after another under constant load (about 20 minutes)
+	@$(PY) soak/run.py $(SOAK)
 
 fmt: setup-dev ## Put the code into shape
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format --quiet .

@@ -34,12 +34,13 @@ class Tree:
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
         self._mark = uuid.uuid4().hex
         self.log = log
-        marked = {**os.environ, **environment, _MARK: self._mark}
+        # Also for commands that belong to it and are started beside it.
+        self.environment = {**os.environ, **environment, _MARK: self._mark}
         with log.open("wb") as output:
             # A session of its own: Ctrl-C reaches only us, and we end the tree in order.
             self._first = subprocess.Popen(
                 command,
-                env=marked,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -50,9 +51,17 @@ class Tree:
     def has_ended(self) -> bool:
         return self._first.poll() is not None
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the first process, if it still runs."""
+        self._first.send_signal(number)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the first process; returns its exit code. Raises subprocess.TimeoutExpired."""
+        return self._first.wait(seconds)
+
     def usage(self) -> Usage:
         cpu = pss = rss = 0.0
-        members = self._members()
+        members = self.members()
         for process in members:
             with suppress(psutil.Error):
                 times = process.cpu_times()
@@ -69,12 +78,13 @@ class Tree:
             self._first.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._first.wait(_END_SECONDS)
-        for process in self._members():
+        for process in self.members():
             with suppress(psutil.Error):
                 process.kill()
         self._first.wait(_END_SECONDS)
 
-    def _members(self) -> list[psutil.Process]:
+    def members(self) -> list[psutil.Process]:
+        """Every living process of the tree."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):

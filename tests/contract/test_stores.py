@@ -11,7 +11,7 @@ import pytest
 
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.artifacts import StoredArtifacts
-from fairlead.adapters.store.catalogs import StoredCatalogs
+from fairlead.adapters.store.catalogs import KEPT_GENERATIONS, StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
 from fairlead.control import catalogs as changing
 from fairlead.control.publish import read_folder
@@ -159,6 +159,18 @@ class TestCatalogs:
         assert catalogs.at(iso(start + 9.9)) is None
         store.put("catalog/00000005-other.json", b"of a writer that died")
         assert catalogs.at(iso(start + 50)) is None
+
+    def test_old_generations_go_and_the_audit_stays_whole(self, store: ObjectStore) -> None:
+        catalogs = StoredCatalogs(store, FakeClock())
+        catalog = Catalog()
+        for number in range(2 * KEPT_GENERATIONS):
+            key = KeyRecord("alice", ("*",), float(number), "")
+            catalog = catalogs.commit(with_key(catalog, key), f"change {number}")
+        kept = [meta.key for meta in store.list("catalog/0")]
+        assert KEPT_GENERATIONS < len(kept) <= KEPT_GENERATIONS + 16
+        assert kept[-1].startswith(f"catalog/{2 * KEPT_GENERATIONS:08d}-")
+        assert len(list(store.list("audit/"))) == 2 * KEPT_GENERATIONS
+        assert StoredCatalogs(store, FakeClock()).read() == catalog
 
     def test_a_store_of_a_newer_version_is_refused_in_words(self, store: ObjectStore) -> None:
         catalogs = StoredCatalogs(store, FakeClock())

@@ -1,14 +1,16 @@
 """One exposition for the node: the agent's own metrics and those of all its workers.
 
 Each worker's series get the label `worker`. What a worker that has ended had counted stays, added up under
-`worker="ended"`, so that no total ever goes back while the agent lives.
+`worker="ended"`, so that no total ever goes back while the agent lives. Revisions come and go without end, and
+series must not: only the latest revisions that ended keep series of their own, older ones are added up under
+`revision="ended"`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fairlead.agent.asking import WorkerClient, socket_of
 from fairlead.agent.table import Table
+from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import State
 from fairlead.kits import processes
 
 ENDED = "ended"
+KEPT_REVISIONS = 20  # that have ended and still have series of their own
 _LABEL = "worker"
 _REVISION = ("service", "line", "revision")
 _SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
@@ -45,13 +49,47 @@ class _Family:
     samples: _Samples = field(default_factory=dict)
 
 
+class Ended:
+    """What workers that have ended had counted, in a bounded number of series."""
+
+    def __init__(self) -> None:
+        self.families: dict[str, _Family] = {}
+        self._revisions: dict[RevisionId, None] = {}  # with series of their own, the latest last
+
+    def add(
+        self,
+        said: Iterable[Metric],
+        revision: RevisionId | None,
+        running: Collection[RevisionId],
+    ) -> None:
+        """A worker of this revision has ended; `running` are those that others still serve."""
+        for metric in said:
+            if metric.type not in _CUMULATIVE:
+                continue
+            sums = _family(self.families, metric)
+            for key, value in _samples(metric, ENDED):
+                sums.samples[key] = sums.samples.get(key, 0.0) + value
+        if revision is not None:
+            self._revisions.pop(revision, None)
+            self._revisions[revision] = None
+            self._fold(running)
+
+    def _fold(self, running: Collection[RevisionId]) -> None:
+        """Those that ended longest ago give up series of their own."""
+        over = [one for one in self._revisions if one not in running]
+        for old in over[: max(0, len(self._revisions) - KEPT_REVISIONS)]:
+            del self._revisions[old]
+            for family in self.families.values():
+                _fold(family.samples, old)
+
+
 class Metrics:
     """Scrapes the workers of a table, remembers what they said last, and puts it all together."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._last: dict[str, tuple[str, str]] = {}  # each worker's last exposition, and its type
-        self._ended: dict[str, _Family] = {}
+        self._ended = Ended()
 
     async def scrape(self) -> None:
         """Ask every ready worker for its metrics now."""
@@ -65,12 +103,11 @@ class Metrics:
 
     def keep_totals_of(self, worker: str) -> None:
         """A worker has ended: what it had counted goes on counting."""
-        for metric in _families(*self._last.pop(worker, ("", ""))):
-            if metric.type not in _CUMULATIVE:
-                continue
-            sums = _family(self._ended, metric)
-            for key, value in _samples(metric, ENDED):
-                sums.samples[key] = sums.samples.get(key, 0.0) + value
+        there = self._table.workers
+        ended = there.get(worker)
+        running = {one.replica.revision for name, one in there.items() if name != worker}
+        said = _families(*self._last.pop(worker, ("", "")))
+        self._ended.add(said, ended.replica.revision if ended else None, running)
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as a registry's collector gives it."""
@@ -79,7 +116,7 @@ class Metrics:
         for worker, (text, content_type) in self._last.items():
             for said in _families(text, content_type):
                 _family(merged, said).samples.update(_samples(said, worker))
-        for name, ended in self._ended.items():
+        for name, ended in self._ended.families.items():
             into = merged.setdefault(name, _Family(ended.documentation, ended.type, ended.unit))
             into.samples.update(ended.samples)
         for name, family in merged.items():
@@ -174,6 +211,15 @@ def _families(text: str, content_type: str) -> Iterator[Metric]:
         elif metric.name.removesuffix("_created") in cumulative:
             continue
         yield metric
+
+
+def _fold(samples: _Samples, revision: RevisionId) -> None:
+    """Add a revision's samples to those of all that ended before it."""
+    whose = {"service": revision.service, "line": revision.line, "revision": revision.revision}
+    for key in [one for one in samples if whose.items() <= dict(one[1]).items()]:
+        labels = {**dict(key[1]), "revision": ENDED}
+        into = key[0], tuple(labels.items())
+        samples[into] = samples.get(into, 0.0) + samples.pop(key)
 
 
 def _samples(

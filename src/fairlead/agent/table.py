@@ -20,6 +20,9 @@ from fairlead.domain.status import GatewayStatus, NodeStatus, Replica, State
 from fairlead.kits.clock import Clock
 from fairlead.kits.processes import Exit
 
+# Longer than any pause between two tries: a revision that comes back at once still finds its failures.
+_FORGET_SECONDS = 600.0
+
 
 @dataclass(slots=True)
 class Worker:
@@ -79,8 +82,26 @@ class Table:
     def asked_for(self, catalog: Catalog) -> None:
         """The catalog asks for something else now."""
         self.catalog = catalog
+        self._forget_failures(catalog)
         self._catalog_since = self._clock.monotonic()
         self.changed.set()
+
+    def _forget_failures(self, catalog: Catalog) -> None:
+        """Of revisions that left, and of their artifacts: there are ever new ones."""
+        live = catalog.live()
+        wanted = live.keys() | {worker.replica.revision for worker in self.workers.values()}
+        digests = {revision.digest for revision in live.values()}
+        old = self._clock.monotonic() - _FORGET_SECONDS
+        self._failures = {
+            one: failure
+            for one, failure in self._failures.items()
+            if one in wanted or failure.at >= old
+        }
+        self._pull_failures = {
+            one: failure
+            for one, failure in self._pull_failures.items()
+            if one in digests or failure.at >= old
+        }
 
     def has(self, digest: str) -> None:
         """This artifact is on the disk, verified."""

@@ -26,9 +26,17 @@ class LogFollower:
             start = max(0, size - _MOST_BYTES) if from_start else size
             self._read[path] = (path.stat().st_ino, start)
 
+    @property
+    def followed(self) -> set[Path]:
+        """The files whose reading place is remembered."""
+        return set(self._read)
+
     def new(self) -> list[dict[str, Any]]:
         """Records written since the last call, in order of time; lines that are no records are left out."""
-        records = [record for path in self._files() for record in self._lines(path)]
+        files = self._files()
+        for gone in self._read.keys() - set(files):
+            del self._read[gone]
+        records = [record for path in files for record in self._lines(path)]
         return sorted(records, key=moment)
 
     def _files(self) -> list[Path]:

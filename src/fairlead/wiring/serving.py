@@ -25,7 +25,7 @@ from fairlead.server.settings import serving_settings_from
 from fairlead.server.standalone import Standalone, run_standalone
 from fairlead.wiring.homes import open_home
 from fairlead.wiring.publishing import ProverInChild, publish_to
-from fairlead.wiring.settings import environment
+from fairlead.wiring.settings import environment, prepare_engines
 
 LINE = "v1"  # a server without releases has one line
 
@@ -52,6 +52,7 @@ def serve(
 
     Raises FairleadError, with a message for the person, if it cannot.
     """
+    prepare_engines()
     settings = _settings(given)
     jsonlog.setup(
         settings.logconfig_service,

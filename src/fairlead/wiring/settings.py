@@ -24,6 +24,9 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
+# What engines must be told before they are loaded. ONNX Runtime's Linux builds send usage data to their
+# makers unless they are told not to; whoever wants that sets the variable to 0.
+_ENGINES = {"ORT_DISABLE_TELEMETRY": "1"}
 _HIGHEST_PORT = 65_535
 _PORT_DIGITS = 5
 _LOG_MIB = 64
@@ -127,13 +130,20 @@ def nearest_home(start: Path) -> Path | None:
     return None
 
 
+def prepare_engines() -> None:
+    """Before this process loads a model: an engine tells nobody about it."""
+    for name, value in _ENGINES.items():
+        os.environ.setdefault(name, value)
+
+
 def child_environment() -> dict[str, str]:
     """What our own child processes see of the environment: everything but the key of a caller.
 
     Numeric libraries get no threads of their own besides the ones a worker's settings give.
     """
     kept = {name: value for name, value in os.environ.items() if name != "FAIRLEAD_API_KEY"}
-    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **kept, "PYTHONUNBUFFERED": "1"}
+    own = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **_ENGINES}
+    return {**own, **kept, "PYTHONUNBUFFERED": "1"}
 
 
 def _whole(ours: Mapping[str, str], name: str, default: int, problems: list[Problem]) -> int:

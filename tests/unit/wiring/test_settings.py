@@ -10,7 +10,14 @@ import pytest
 from fairlead.domain.errors import InvalidInput
 from fairlead.server.settings import serving_settings_from
 from fairlead.wiring.reference import environment_page
-from fairlead.wiring.settings import VARIABLES, environment, home_at, nearest_home
+from fairlead.wiring.settings import (
+    VARIABLES,
+    child_environment,
+    environment,
+    home_at,
+    nearest_home,
+    prepare_engines,
+)
 
 
 def test_nothing_set_means_the_defaults() -> None:
@@ -102,3 +109,13 @@ def test_sockets_lie_where_their_names_fit(tmp_path: Path) -> None:
     assert len(str(home.worker_socket("0" * 8)).encode()) < 100
     assert home_at(deep / "..").sockets != home.sockets
     assert home_at(deep).sockets == home.sockets
+
+
+def test_engines_are_told_to_send_nothing_unless_the_user_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert child_environment()["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    prepare_engines()
+    assert child_environment()["ORT_DISABLE_TELEMETRY"] == "0"

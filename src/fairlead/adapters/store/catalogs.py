@@ -7,7 +7,9 @@ writers of the same generation therefore never touch each other's bytes; the one
 from __future__ import annotations
 
 import bisect
+import contextlib
 import json
+import re
 import secrets
 from dataclasses import replace
 
@@ -18,7 +20,10 @@ from fairlead.domain.ports import ObjectStore
 from fairlead.kits.clock import Clock, iso
 
 HEAD = "catalog/head"
+_GENERATION = re.compile(r"catalog/([0-9]{8,})-[0-9a-f]+\.json")
 _SCHEMA = 1
+KEPT_GENERATIONS = 100  # before the newest: to look back at, and for readers that are slow
+_TIDY_EVERY = 16  # commits: a listing costs more than the few generations that wait for it
 
 
 def _named_by(data: bytes) -> str:
@@ -74,6 +79,8 @@ class StoredCatalogs:
         self._store.put(
             f"audit/{following.generation:08d}.json", json.dumps(entry, ensure_ascii=False).encode()
         )
+        if following.generation % _TIDY_EVERY == 0:
+            self._tidy(following.generation)
         return following
 
     def at(self, moment: str) -> Catalog | None:
@@ -95,6 +102,17 @@ class StoredCatalogs:
 
     def _committed_at(self, entry: str) -> str:
         return str(json.loads(self._store.get(entry)[0])["at"])
+
+    def _tidy(self, newest: int) -> None:
+        """Remove old generations: each holds every revision there ever was, so together they grow as a square.
+
+        The audit stays whole. What cannot be removed now stays for the next time: the commit stands.
+        """
+        with contextlib.suppress(FairleadError, OSError):
+            for meta in list(self._store.list("catalog/")):
+                found = _GENERATION.fullmatch(meta.key)
+                if found and int(found[1]) < newest - KEPT_GENERATIONS:
+                    self._store.delete(meta.key)
 
     def _read(self) -> tuple[str, Catalog]:
         try:

@@ -1,0 +1,1 @@
+"""Revision after revision under constant load: does anything fail, leak or grow?"""
