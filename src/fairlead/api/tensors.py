@@ -7,6 +7,7 @@ Nothing is allocated from a shape alone, only from data that is really there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ from fairlead.domain.signature import TensorSpec
 # The smallest doubles that round to infinity: what a float type cannot hold any more.
 _FP32_LIMIT = 3.4028235677973366e38
 _FP16_LIMIT = 65520.0
+_MOST_ELEMENTS = (
+    2**40
+)  # of an empty tensor, were it not empty: numpy refuses shapes beyond its own limit
 
 _ELEMENT_TYPES: Mapping[str, Any] = {
     "BOOL": bool,
@@ -88,6 +92,8 @@ def shape_problem(spec: TensorSpec, shape: Sequence[int]) -> str | None:
     if len(shape) == len(spec.shape) and all(
         size in (given, -1) for given, size in zip(shape, spec.shape, strict=True)
     ):
+        if 0 in shape and math.prod(size or 1 for size in shape) > _MOST_ELEMENTS:
+            return f"{spec.name}: shape {_shown(shape)} is larger than any tensor; write the real sizes"
         return None
     return f"{spec.name}: shape {_shown(shape)} does not fit, the model takes {_shown(spec.shape)}"
 

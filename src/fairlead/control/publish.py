@@ -6,7 +6,6 @@ Proved: it loads, its signature is read, its golden examples are answered. Files
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,9 +14,9 @@ from typing import Any, Protocol
 
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.golden import Golden, golden_from_bytes
-from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
+from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
-from fairlead.domain.reading import Node
+from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines import load_model
 from fairlead.engines.proof import prove
@@ -84,7 +83,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     node.mapping(_KEYS, ["name", "version", "engine"])
     engine = node.child("engine").one_of(ENGINES)
     name = node.child("name").text(ARTIFACT_NAME, "write letters, digits, '-', '_' and '.'")
-    version = node.child("version").integer(1)
+    version = node.child("version").integer(1, MOST_VERSIONS)
     files = tuple(_files(node, directory))
     known = {file.path for file in files}
     entry = node.child("file").text() if node.has("file") else _ENTRY[engine]
@@ -158,9 +157,4 @@ def _model_card(directory: Path) -> Any:  # noqa: ANN401 - the publisher's own J
     path = directory / MODEL_CARD
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            str(path), [Problem("", f"is not JSON ({error})", "write one JSON object")]
-        ) from None
+    return read_json(path.read_bytes(), str(path), "write one JSON object")

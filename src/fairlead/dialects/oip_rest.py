@@ -112,6 +112,9 @@ class _InputPlan:
             where = "".join(f"[{step}]" for step in path)
             message = f"{spec.name}: data{where}: {text}".replace("`", "'")
             raise Refused(Kind.INVALID, message) from None
+        except NotJson as error:  # the outer parse passes over the texts in here
+            message = f"{spec.name}: data is not JSON: {error.why} (byte {error.at} of it)"
+            raise Refused(Kind.INVALID, message) from None
         array = array_of(spec, values)
         if array.size != math.prod(shape):
             message = f"{spec.name}: data holds {array.size} elements, shape {shape} asks for {math.prod(shape)}"

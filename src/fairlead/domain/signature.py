@@ -77,13 +77,15 @@ def signature_from_json(node: Node) -> Signature:
     if not node.mapping():
         return DocumentSignature()
     if node.child("kind").one_of(["tensors", "document"]) == "document":
-        return DocumentSignature(
-            node.child("request").value or {}, node.child("response").value or {}
-        )
+        return DocumentSignature(_schema(node.child("request")), _schema(node.child("response")))
     return TensorSignature(
         tuple(_spec_from_json(spec) for spec in node.child("inputs").elements()),
         tuple(_spec_from_json(spec) for spec in node.child("outputs").elements()),
     )
+
+
+def _schema(node: Node) -> Mapping[str, Any]:
+    return node.value if node.value is not None and node.mapping() else {}
 
 
 def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:

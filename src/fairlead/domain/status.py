@@ -15,7 +15,7 @@ from typing import Any
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.manifest import check_schema
-from fairlead.domain.reading import Node
+from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import TrafficShare
 
 SCHEMA = 1
@@ -103,7 +103,7 @@ def node_status_to_bytes(status: NodeStatus) -> bytes:
 
 def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
     """Read a node's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
-    document = json.loads(data)
+    document = read_json(data, source, "whoever writes it writes it again")
     check_schema(document, SCHEMA, source)
     node = Node(document)
     node.mapping(None, ["node", "written_at", "pid", "generation", "replicas"])
@@ -145,7 +145,7 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
 
 def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> GatewayStatus:
     """Read a gateway's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
-    document = json.loads(data)
+    document = read_json(data, source, "whoever writes it writes it again")
     check_schema(document, SCHEMA, source)
     node = Node(document)
     node.mapping(None, ["written_at", "pid", "generation", "url", "workers", "effective", "pins"])
