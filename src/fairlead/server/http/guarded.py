@@ -55,6 +55,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def __init__(self, **uvicorn: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments
         super().__init__(**uvicorn)
+        self.url = b""
         self.active: Any = None
         self._unread = bytearray()  # read, not parsed yet
         self._fruitless_bytes = 0  # parsed since a head ended or a piece of body came
@@ -218,7 +219,7 @@ class GuardedProtocol(HttpToolsProtocol):
         _log.debug("a connection is refused: %s", message)
         if self._refusal is not None or self.transport.is_closing():
             return
-        _, error_body = shape_for(self.url or b"")
+        _, error_body = shape_for(self.url)
         body = error_body(Refused(Kind.INVALID, message))
         self._refusal = (
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
