@@ -14,13 +14,14 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from fairlead.api.inference import NUMPY_TYPES, Tensor
+from fairlead.api.inference import NUMPY_TYPES, Tensor, Tensors
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import TensorSpec
 
 # The smallest doubles that round to infinity: what a float type cannot hold any more.
 _FP32_LIMIT = 3.4028235677973366e38
 _FP16_LIMIT = 65520.0
+_LARGEST_SANE = 1e15
 _MOST_ELEMENTS = (
     2**40
 )  # of an empty tensor, were it not empty: numpy refuses shapes beyond its own limit
@@ -83,6 +84,17 @@ def tensor_from_lists(spec: TensorSpec, value: Any) -> Tensor:  # noqa: ANN401 -
     if array.size == 0:  # the inner lengths of an empty list are unknown
         array = array.reshape([max(size, 0) for size in spec.shape])
     return array
+
+
+def not_finite(request: Tensors, message: str) -> Refused:
+    """The error for an answer that holds NaN or infinity: whose fault it is follows from what was asked.
+
+    Numbers that no feature has overflow in any model; a model that overflows on others has failed.
+    """
+    for name, tensor in request.items():
+        if tensor.dtype.kind == "f" and (np.abs(tensor) > _LARGEST_SANE).any():
+            return Refused(Kind.INVALID, f"{name}: the numbers are so large that {message}")
+    return Refused(Kind.MODEL, message)
 
 
 def shape_problem(spec: TensorSpec, shape: Sequence[int]) -> str | None:

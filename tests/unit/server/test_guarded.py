@@ -189,7 +189,7 @@ def test_endless_trailers_and_chunk_extensions_are_refused(on_uvloop: Callable[.
 def test_pipelining_without_reading_costs_little_and_every_request_is_answered(
     on_uvloop: Callable[..., None],
 ) -> None:
-    count = 4_000
+    count = 1_500
 
     async def test(running: InProcess, path: Path) -> None:
         for request in (LIVE, PREDICT):
