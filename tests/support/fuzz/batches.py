@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -27,6 +28,9 @@ _QUIET_SECONDS = 0.15  # nothing came for this long: there is no more to come
 _DEADLINE_SECONDS = 10.0  # of one exchange, however busy the machine is
 _MOST_GROWTH_BYTES = 300 << 20
 _NOT_IMPLEMENTED = {501, 505}
+# Reads the answers, leaves as soon as all is sent, or sends much and reads nothing.
+_MANNERS = (*["reads"] * 14, *["leaves"] * 5, "hogs")
+_MANY = 300
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z]")
 
 
@@ -72,7 +76,8 @@ async def batch(target: Target, number: int, seed: int, figures: Figures) -> Non
     async with asyncio.TaskGroup() as group:
         for case, parts in enumerate(streams):
             place = f"{target.name}, batch {number}, case {case}"
-            group.create_task(_attack(target, parts, place, figures))
+            manner = random.choice(_MANNERS)
+            group.create_task(_attack(target, (manner, parts), place, figures))
         for probe in range(_PROBES):
             group.create_task(_probe(target, f"probe-{number}-{probe}", figures))
     await _probe(target, f"probe-{number}-after", figures)
@@ -80,13 +85,21 @@ async def batch(target: Target, number: int, seed: int, figures: Figures) -> Non
         figures.found(f"{target.name}, batch {number}: {what}")
 
 
-async def _attack(target: Target, parts: list[bytes], place: str, figures: Figures) -> None:
+async def _attack(
+    target: Target, how: tuple[str, list[bytes]], place: str, figures: Figures
+) -> None:
     figures.cases += 1
+    manner, parts = how
     answers = b""
     try:
         async with asyncio.timeout(_DEADLINE_SECONDS), raw.connected(target.address) as one:
-            sending = asyncio.ensure_future(_send(one, parts))
-            answers, _ = await raw.receive(one, _QUIET_SECONDS)
+            sending = asyncio.ensure_future(_send(one, parts, _MANY if manner == "hogs" else 1))
+            if manner == "reads":
+                answers, _ = await raw.receive(one, _QUIET_SECONDS)
+            elif manner == "hogs":
+                await asyncio.wait({sending}, timeout=_QUIET_SECONDS * 3)
+            else:
+                await sending
             sending.cancel()
     except TimeoutError:
         figures.found(f"{place}: hangs", b"".join(parts))
@@ -95,15 +108,17 @@ async def _attack(target: Target, parts: list[bytes], place: str, figures: Figur
     for status in map(int, _STATUS.findall(answers)):
         figures.answers += 1
         figures.statuses[status] = figures.statuses.get(status, 0) + 1
-        if status >= 500 and status not in _NOT_IMPLEMENTED:
+        own_deadline = status == 504 and any(b"expected-rq-timeout-ms" in part for part in parts)
+        if status >= 500 and status not in _NOT_IMPLEMENTED and not own_deadline:
             figures.found(f"{place}: answered {status}", b"".join(parts))
 
 
-async def _send(one: object, parts: list[bytes]) -> None:
-    for part in parts:
-        if not await raw.send(one, part):  # type: ignore[arg-type]
+async def _send(one: socket.socket, parts: list[bytes], times: int) -> None:
+    for part in parts * times:
+        if not await raw.send(one, part):
             return
-        await asyncio.sleep(0.005)
+        if times == 1:
+            await asyncio.sleep(0.005)
 
 
 async def _probe(target: Target, name: str, figures: Figures) -> None:
