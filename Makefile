@@ -3,9 +3,10 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 MODELS := build/models
+FUZZ_SECONDS ?= 300
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system rollouts bench soak lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,10 @@ system: setup-dev ## Only the tests that start real processes
 rollouts: setup-dev ## Planted bad revisions and a good one rolled out under load; figures in build/rollouts.md
 	@mkdir -p build; ROLLOUT_REPORT=$(CURDIR)/build/rollouts.md $(PY) -m pytest tests/system/test_rollout.py -q
 	@cat build/rollouts.md
+
+fuzz: setup-dev ## Attack every port for FUZZ_SECONDS (300), then Schemathesis; report in build/fuzz
+	@$(PY) examples/build.py --out $(MODELS)
+	@PYTHONPATH=tests:. $(PY) -m support.fuzz --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 bench: setup-dev ## Side by side with FastAPI and MLServer (needs wrk; some minutes)
 	@$(PY) bench/run.py

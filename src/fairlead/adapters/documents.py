@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.reading import NO_VARIABLES, Variables
 
 _MOST_BYTES = 1 << 20  # no release file or model description comes near it
+_MOST_DIGITS = 100  # of a whole number: none that means anything is longer
+_NO_JSON = frozenset({"timestamp", "binary", "set", "omap", "pairs"})  # YAML has them, JSON not
 _JSON = ".json"
 _SUFFIXES = (_JSON, ".yaml", ".yml", jsonnet.SUFFIX)
 
@@ -34,10 +37,12 @@ def read_document(path: Path, variables: Variables = NO_VARIABLES) -> Any:  # no
         raise _invalid(source, "is empty", "write an object")
     if path.suffix == jsonnet.SUFFIX:
         return jsonnet.evaluate(path, variables)
+    return _parsed(text, source, json_text=path.suffix == _JSON)
+
+
+def _parsed(text: str, source: str, *, json_text: bool) -> Any:  # noqa: ANN401 - untrusted input has no type yet
     try:
-        if path.suffix == _JSON:
-            return json.loads(text, object_pairs_hook=_unique)
-        return _one_document(text)
+        return _json(text) if json_text else _one_document(text)
     except json.JSONDecodeError as error:
         raise _invalid(
             source, f"is not JSON (line {error.lineno}: {error.msg})", "mend the syntax"
@@ -51,6 +56,8 @@ def read_document(path: Path, variables: Variables = NO_VARIABLES) -> Any:  # no
         raise _invalid(
             source, f"key {error} stands twice in one object", "keep one of the two"
         ) from None
+    except ValueError as error:
+        raise _invalid(source, str(error), "mend it") from None
     except RecursionError:
         raise _invalid(source, "is nested too deeply", "a release file has four levels") from None
 
@@ -59,8 +66,31 @@ class _TwiceError(ValueError):
     """A key stands twice in one object."""
 
 
+def _json(text: str) -> Any:  # noqa: ANN401 - untrusted input has no type yet
+    """Raises ValueError, its message for the user, for what JSON does not forbid and nobody can write down."""
+    document = json.loads(
+        text, object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer
+    )
+    if "\\u" in text:
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half a character (a lone surrogate)") from None
+    return document
+
+
+def _constant(name: str) -> None:
+    raise ValueError(f"holds {name}, which is no number")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"holds a number of {len(digits)} digits")
+    return int(digits)
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Safe, and refuses what would silently be something else: a key twice, an alias."""
+    """Safe, and refuses what would silently be something else: a key twice, an alias, a date."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
@@ -70,15 +100,30 @@ class _StrictLoader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002 - the library's signature
+        kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
+        if kind in _NO_JSON:
+            raise _wrong_node(f"{kind} is no kind of value here, write a text in quotes", node)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, OverflowError):  # what the library does with `!!int x`
+            raise _wrong_node(f"{str(node.value)[:40]!r} is no {kind}", node) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the library's signature
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen = set()
         for index, key in enumerate(keys):
-            if key in keys[:index]:
-                problem = f"key {key!r} stands twice in one object"
-                raise yaml.constructor.ConstructorError(
-                    None, None, problem, node.value[index][0].start_mark
-                )
+            if not isinstance(key, Hashable):
+                continue  # refused by the library
+            if key in seen:
+                raise _wrong_node(f"key {key!r} stands twice in one object", node.value[index][0])
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _wrong_node(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    error: yaml.YAMLError = yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return error
 
 
 def _one_document(text: str) -> Any:  # noqa: ANN401 - untrusted input has no type yet

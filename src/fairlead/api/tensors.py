@@ -7,19 +7,24 @@ Nothing is allocated from a shape alone, only from data that is really there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from fairlead.api.inference import NUMPY_TYPES, Tensor
+from fairlead.api.inference import NUMPY_TYPES, Tensor, Tensors
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import TensorSpec
 
 # The smallest doubles that round to infinity: what a float type cannot hold any more.
 _FP32_LIMIT = 3.4028235677973366e38
 _FP16_LIMIT = 65520.0
+_LARGEST_SANE = 1e15
+_MOST_ELEMENTS = (
+    2**40
+)  # of an empty tensor, were it not empty: numpy refuses shapes beyond its own limit
 
 _ELEMENT_TYPES: Mapping[str, Any] = {
     "BOOL": bool,
@@ -81,6 +86,17 @@ def tensor_from_lists(spec: TensorSpec, value: Any) -> Tensor:  # noqa: ANN401 -
     return array
 
 
+def not_finite(request: Tensors, message: str) -> Refused:
+    """The error for an answer that holds NaN or infinity: whose fault it is follows from what was asked.
+
+    Numbers that no feature has overflow in any model; a model that overflows on others has failed.
+    """
+    for name, tensor in request.items():
+        if tensor.dtype.kind == "f" and (np.abs(tensor) > _LARGEST_SANE).any():
+            return Refused(Kind.INVALID, f"{name}: the numbers are so large that {message}")
+    return Refused(Kind.MODEL, message)
+
+
 def shape_problem(spec: TensorSpec, shape: Sequence[int]) -> str | None:
     """Why a tensor of this shape is not what the signature asks for; None if it is."""
     if any(size < 0 for size in shape):
@@ -88,6 +104,8 @@ def shape_problem(spec: TensorSpec, shape: Sequence[int]) -> str | None:
     if len(shape) == len(spec.shape) and all(
         size in (given, -1) for given, size in zip(shape, spec.shape, strict=True)
     ):
+        if 0 in shape and math.prod(size or 1 for size in shape) > _MOST_ELEMENTS:
+            return f"{spec.name}: shape {_shown(shape)} is larger than any tensor; write the real sizes"
         return None
     return f"{spec.name}: shape {_shown(shape)} does not fit, the model takes {_shown(spec.shape)}"
 

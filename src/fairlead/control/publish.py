@@ -6,7 +6,6 @@ How a model is proved is `control/proving`'s matter. Files first, then the manif
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fairlead.control.proving import Prover, prove_model
-from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
+from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
-from fairlead.domain.reading import Node
+from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import DocumentSignature
 
 DESCRIPTION = "model.yaml"
@@ -75,7 +73,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     node.mapping(_KEYS, ["name", "version", "engine"])
     engine = node.child("engine").one_of(ENGINES)
     name = node.child("name").text(ARTIFACT_NAME, "write letters, digits, '-', '_' and '.'")
-    version = node.child("version").integer(1)
+    version = node.child("version").integer(1, MOST_VERSIONS)
     files = tuple(_files(node, directory))
     known = {file.path for file in files}
     entry = node.child("file").text() if node.has("file") else _ENTRY[engine]
@@ -129,9 +127,4 @@ def _model_card(directory: Path) -> Any:  # noqa: ANN401 - the publisher's own J
     path = directory / MODEL_CARD
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            str(path), [Problem("", f"is not JSON ({error})", "write one JSON object")]
-        ) from None
+    return read_json(path.read_bytes(), str(path), "write one JSON object")

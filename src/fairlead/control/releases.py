@@ -15,7 +15,6 @@ from fairlead.domain.catalog import Catalog, Revision, ordered_traffic, with_rev
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.manifest import Manifest
-from fairlead.domain.paths import CustomPath, parse_path
 from fairlead.domain.ports import Artifacts, Catalogs
 from fairlead.domain.release import EndpointSpec, Release, TrafficShare, endpoint_to_json
 from fairlead.domain.versions import natural_key
@@ -206,16 +205,12 @@ def endpoints_json(endpoints: tuple[EndpointSpec, ...]) -> dict[str, object]:
 
 
 def _check_paths(catalog: Catalog, sourced: SourcedRelease) -> None:
-    """A (path, line) pair belongs to one service; and nobody takes a path that is Fairlead's own."""
+    """A (path, line) pair belongs to one service."""
     release = sourced.release
     problems = []
     for endpoint in release.endpoints:
         for path in endpoint.paths:
             where = f"endpoints.{endpoint.name}.paths"
-            if not isinstance(parse_path(path, "v1"), CustomPath):
-                problems.append(
-                    Problem(where, f"{path} is a path of Fairlead's own", "choose another path")
-                )
             problems += [
                 Problem(
                     where,

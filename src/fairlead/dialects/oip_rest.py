@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from fairlead.api.inference import InferRequest, InferResponse, Tensor
-from fairlead.api.tensors import array_of, list_type, shape_problem
+from fairlead.api.tensors import array_of, list_type, not_finite, shape_problem
 from fairlead.dialects.json_bodies import NotJson, place, read
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -112,6 +112,9 @@ class _InputPlan:
             where = "".join(f"[{step}]" for step in path)
             message = f"{spec.name}: data{where}: {text}".replace("`", "'")
             raise Refused(Kind.INVALID, message) from None
+        except NotJson as error:  # the outer parse passes over the texts in here
+            message = f"{spec.name}: data is not JSON: {error.why} (byte {error.at} of it)"
+            raise Refused(Kind.INVALID, message) from None
         array = array_of(spec, values)
         if array.size != math.prod(shape):
             message = f"{spec.name}: data holds {array.size} elements, shape {shape} asks for {math.prod(shape)}"
@@ -168,17 +171,17 @@ class TensorCodec:
                 blobs.append(blob)
                 tail = b',"parameters":{"binary_data_size":%d}}' % len(blob)
             else:
-                tail = b',"data":%b}' % self._json(name, tensor)
+                tail = b',"data":%b}' % self._json(name, tensor, call.request)
             parts.append(self._output_heads[name] + shape + tail)
         identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id is not None else b""
         text = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
         return (text + b"".join(blobs), len(text)) if blobs else (text, None)
 
-    def _json(self, name: str, tensor: Tensor) -> bytes:
+    def _json(self, name: str, tensor: Tensor, asked: InferRequest) -> bytes:
         data = msgspec.json.encode(tensor.ravel().tolist())
         if b"null" in data and tensor.dtype.kind == "f":
             message = f"output {name} holds NaN or infinity, which JSON cannot carry: ask for it with the parameter binary_data"
-            raise Refused(Kind.MODEL, message)
+            raise not_finite(asked.tensors, message)
         return data
 
     def _tensors(self, inputs: list[_Input], binary: memoryview | None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from fairlead.api.inference import InferRequest, InferResponse, Tensor
-from fairlead.api.tensors import array_of, list_type
+from fairlead.api.tensors import array_of, list_type, not_finite
 from fairlead.dialects.json_bodies import NotJson, field_error, read
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature, TensorSpec
@@ -65,7 +65,7 @@ class TensorCodec:
         data = msgspec.json.encode(rows)
         if b"null" in data and any(_not_finite(tensor) for tensor in response.tensors.values()):
             message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"
-            raise Refused(Kind.MODEL, message)
+            raise not_finite(request.tensors, message)
         return b'{"predictions":%b}' % data
 
 

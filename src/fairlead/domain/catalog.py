@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fairlead.domain.errors import InvalidInput, Kind, Problem, Refused
+from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import DIGEST, ArtifactRef, LineId, RevisionId
 from fairlead.domain.keys import KeyRecord, key_from_json, key_to_json
 from fairlead.domain.manifest import check_schema
-from fairlead.domain.reading import Node
+from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
 from fairlead.domain.versions import natural_key
 
@@ -198,12 +198,7 @@ def catalog_to_bytes(catalog: Catalog) -> bytes:
 
 def catalog_from_bytes(data: bytes, source: str = "catalog") -> Catalog:
     """Read a catalog; raises InvalidInput if it is damaged, FairleadError if a newer version wrote it."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            source, [Problem("", "is not JSON", f"restore it from a backup ({error})")]
-        ) from None
+    document = read_json(data, source, "restore it from a backup")
     check_schema(document, SCHEMA, source, oldest=1)
     node = Node(document)
     node.mapping(["schema", "generation", "services", "keys"], ["services", "keys"])

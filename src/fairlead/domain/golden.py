@@ -5,14 +5,12 @@ They prove a model when it is published and again, through the transport, each t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.reading import Node
+from fairlead.domain.reading import Node, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,7 @@ class Golden:
 
 def golden_from_bytes(data: bytes, source: str = "golden.json") -> Golden:
     """Read `{"tolerance": {output: number}, "examples": [{"request": …, "response": …}]}`."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            source, [Problem("", f"is not JSON ({error})", "write one JSON object")]
-        ) from None
+    document = read_json(data, source, "write one JSON object", finite=False)
     node = Node(document)
     node.mapping(["tolerance", "examples"], ["examples"])
     tolerance = {name: child.number() for name, child in node.child("tolerance").items()}

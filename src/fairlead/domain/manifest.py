@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
-from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
-from fairlead.domain.reading import Node
+from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
+from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import Signature, signature_from_json, signature_to_json
 
 SCHEMA = 1
@@ -92,12 +92,7 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
 
 def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
     """Read a manifest from a store that may be damaged or hostile; raises InvalidInput."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            source, [Problem("", "is not JSON", f"publish the artifact again ({error})")]
-        ) from None
+    document = read_json(data, source, "publish the artifact again")
     node = Node(document)
     keys = ["schema", "name", "version", "engine", "entry", "golden", "bio", "signature", "files"]
     check_schema(document, SCHEMA, source)
@@ -108,7 +103,7 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
     manifest = Manifest(
         ref=ArtifactRef(
             node.child("name").text(ARTIFACT_NAME, "write the artifact's name"),
-            node.child("version").integer(1),
+            node.child("version").integer(1, MOST_VERSIONS),
         ),
         engine=node.child("engine").one_of(ENGINES),
         entry=node.child("entry").text(),

@@ -7,6 +7,7 @@ is right and note a `Problem` if it is not, so that a user sees all mistakes at 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,31 @@ from typing import Any
 from fairlead.domain.errors import InvalidInput, Problem
 
 _SHOWN = 60  # characters of a wrong value that are shown back
+_LARGEST = (
+    10**_SHOWN
+)  # whole numbers beyond it are not shown: Python refuses to write very long ones
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_json(data: bytes, source: str, right: str, *, finite: bool = True) -> Any:  # noqa: ANN401 - untrusted input has no type yet
+    """Parse JSON that can be written down again; raises InvalidInput, which says `right`.
+
+    Refused too: halves of characters (lone surrogates), which no file can hold, and, if `finite`, NaN and Infinity,
+    which are not JSON.
+    """
+    try:
+        document = json.loads(data, parse_constant=_refuse_constant if finite else None)
+        if b"\\u" in data:
+            json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(source, [Problem("", "holds half a character", right)]) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(source, [Problem("", f"is not JSON ({error})", right)]) from None
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +70,8 @@ def shown(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "a number of very many digits"
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
@@ -68,7 +96,8 @@ class Node:
 
     def child(self, key: str) -> Node:
         value = self.value.get(key) if isinstance(self.value, Mapping) else None
-        return Node(value, f"{self.path}.{key}" if self.path else key, self.problems)
+        name = key if str(key).isprintable() else repr(key)[1:-1]
+        return Node(value, f"{self.path}.{name}" if self.path else name, self.problems)
 
     def has(self, key: str) -> bool:
         return isinstance(self.value, Mapping) and self.value.get(key) is not None
@@ -78,26 +107,23 @@ class Node:
         if not isinstance(self.value, Mapping):
             self.wrong(f"is {shown(self.value)}", "write an object")
             return False
-        ok = True
-        if allowed is not None:
-            known = list(allowed)
-            for key in self.value:
-                if key not in known:
-                    close = difflib.get_close_matches(str(key), known, n=1)
-                    hint = (
-                        f"did you mean {close[0]!r}?"
-                        if close
-                        else f"known keys: {', '.join(known)}"
-                    )
-                    Node(
-                        None, f"{self.path}.{key}" if self.path else str(key), self.problems
-                    ).wrong("unknown key", hint)
-                    ok = False
+        before = len(self.problems)
+        known = None if allowed is None else list(allowed)
+        for key in self.value:
+            if not isinstance(key, str):
+                self.wrong(f"key {shown(key)} is not text", "put it in quotes")
+            elif known is not None and key not in known:
+                self._unknown(key, known)
         for key in required:
             if not self.has(key):
                 self.child(key).wrong("is missing", f"{key!r} must be there")
-                ok = False
-        return ok
+        return len(self.problems) == before
+
+    def _unknown(self, key: str, known: list[str]) -> None:
+        close = difflib.get_close_matches(key[:_SHOWN], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        name = key if len(key) <= _SHOWN else key[: _SHOWN - 1] + "…"
+        self.child(name).wrong("unknown key", hint)
 
     def items(self) -> list[tuple[str, Node]]:
         if not isinstance(self.value, Mapping):
@@ -122,6 +148,9 @@ class Node:
         if pattern is not None and not pattern.fullmatch(self.value):
             self.wrong(f"is {shown(self.value)}", right)
             return ""
+        if _SURROGATE.search(self.value):
+            self.wrong(f"is {shown(self.value)}, which holds half a character", "write it whole")
+            return ""
         return self.value
 
     def integer(self, low: int, high: int | None = None) -> int:
@@ -130,7 +159,7 @@ class Node:
             self.wrong(f"is {shown(self.value)}", f"write {bound}")
             return low
         if self.value < low or (high is not None and self.value > high):
-            self.wrong(f"is {self.value}", f"write {bound}")
+            self.wrong(f"is {shown(self.value)}", f"write {bound}")
             return low
         return self.value
 
@@ -139,6 +168,7 @@ class Node:
             isinstance(self.value, bool)
             or not isinstance(self.value, int | float)
             or not self.value >= low
+            or (isinstance(self.value, int) and self.value > _LARGEST)  # more than a float may hold
         ):
             self.wrong(f"is {shown(self.value)}", f"write a number from {low:g} up")
             return low

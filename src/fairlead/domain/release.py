@@ -15,11 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, NAME, NAME_RULE, ArtifactRef, RevisionId
+from fairlead.domain.paths import CustomPath, parse_path
 from fairlead.domain.reading import Node, shown
 
 WHOLE = 100  # what the percents of a line's traffic sum to (S0-41)
+_API_VERSION = "v1"  # of the project API, whose paths no endpoint may own
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _PATH_RULE = "a path that starts with '/', without '?' or '%'"
+_RESOURCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./-]{0,251})")
+_QUANTITY = re.compile(r"[0-9.]{1,24}[A-Za-z]{0,2}[0-9+-]{0,4}")
+_QUANTITY_RULE = "write a quantity: 2, 0.5, 500m, 1Gi"
+_MAX_QUANTITY = 2**63  # Kubernetes's own bound
 _MAX_REPLICAS = 10_000
 _MAX_CONCURRENCY = 1_000  # Knative's own bound on containerConcurrency
 
@@ -261,22 +267,38 @@ def read_endpoint(name: str, node: Node) -> EndpointSpec:
     for path, count in Counter(paths).items():
         if count > 1:
             node.child("paths").wrong(f"names {path} twice", "each path once")
-    resources = node.child("resources")
-    if node.has("resources"):
-        resources.mapping(["requests", "limits"])
     return EndpointSpec(
         name,
         least,
         most,
         node.child("concurrency").integer(0, _MAX_CONCURRENCY) if node.has("concurrency") else 0,
         tuple(paths),
-        resources.value if isinstance(resources.value, Mapping) else {},
+        _resources(node.child("resources")) if node.has("resources") else {},
     )
 
 
+def _resources(node: Node) -> Mapping[str, Any]:
+    """Quantities by the resource's name, under `requests` and `limits`."""
+    if not node.mapping(["requests", "limits"]):
+        return {}
+    for child in (node.child(key) for key in node.value):
+        if not child.mapping():
+            continue
+        for name, quantity in child.items():
+            if not _RESOURCE.fullmatch(name):
+                quantity.wrong("is no resource's name", "write one as cpu, memory, nvidia.com/gpu")
+            elif isinstance(quantity.value, str):
+                quantity.text(_QUANTITY, _QUANTITY_RULE)
+            elif quantity.number() > _MAX_QUANTITY:
+                quantity.wrong(f"is {shown(quantity.value)}", _QUANTITY_RULE)
+    value: Mapping[str, Any] = node.value
+    return value
+
+
 def _version(node: Node) -> str:
-    if isinstance(node.value, int) and not isinstance(node.value, bool):
-        node.wrong(f"is the number {node.value}", f'write it as text: "{node.value}"')
+    if type(node.value) is int and abs(node.value) < _MAX_QUANTITY:
+        told = str(node.value)
+        node.wrong(f"is the number {told}", f'write it as text: "{told}"')
         return ""
     return node.text(NAME, f'write {NAME_RULE}, as text: "2"')
 
@@ -326,6 +348,10 @@ def _check_paths(node: Node, endpoints: Mapping[str, EndpointSpec]) -> None:
     owner: dict[str, str] = {}
     for endpoint in endpoints.values():
         for path in endpoint.paths:
+            if not isinstance(parse_path(path, _API_VERSION), CustomPath):
+                node.child(f"{endpoint.name}.paths").wrong(
+                    f"{path} is a path of Fairlead's own", "choose another path"
+                )
             first = owner.setdefault(path, endpoint.name)
             if first != endpoint.name:
                 node.child(f"{endpoint.name}.paths").wrong(

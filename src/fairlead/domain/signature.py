@@ -29,6 +29,9 @@ class DataType(StrEnum):
     BYTES = "BYTES"
 
 
+_LARGEST_FLOATS = {"FP16": 65504.0, "FP32": 3.4028234663852886e38}
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One tensor: its name, element type and shape. -1 is a dimension the caller chooses."""
@@ -57,6 +60,21 @@ class DocumentSignature:
 Signature = TensorSignature | DocumentSignature
 
 
+def element_schema(datatype: DataType) -> dict[str, Any]:
+    """JSON Schema of one element, as callers write it."""
+    if datatype is DataType.BYTES:
+        return {"type": "string"}
+    if datatype is DataType.BOOL:
+        return {"type": "boolean"}
+    kind, bits = datatype.rstrip("0123456789"), int(datatype.lstrip("UINTBFP"))
+    if kind == "UINT":
+        return {"type": "integer", "minimum": 0, "maximum": 2**bits - 1}
+    if kind == "INT":
+        return {"type": "integer", "minimum": -(2 ** (bits - 1)), "maximum": 2 ** (bits - 1) - 1}
+    largest = _LARGEST_FLOATS.get(datatype)
+    return {"type": "number"} | ({"minimum": -largest, "maximum": largest} if largest else {})
+
+
 def signature_to_json(signature: Signature) -> dict[str, Any]:
     """A signature as the manifest holds it."""
     if isinstance(signature, DocumentSignature):
@@ -77,13 +95,15 @@ def signature_from_json(node: Node) -> Signature:
     if not node.mapping():
         return DocumentSignature()
     if node.child("kind").one_of(["tensors", "document"]) == "document":
-        return DocumentSignature(
-            node.child("request").value or {}, node.child("response").value or {}
-        )
+        return DocumentSignature(_schema(node.child("request")), _schema(node.child("response")))
     return TensorSignature(
         tuple(_spec_from_json(spec) for spec in node.child("inputs").elements()),
         tuple(_spec_from_json(spec) for spec in node.child("outputs").elements()),
     )
+
+
+def _schema(node: Node) -> Mapping[str, Any]:
+    return node.value if node.value is not None and node.mapping() else {}
 
 
 def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:

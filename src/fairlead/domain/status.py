@@ -13,10 +13,9 @@ from enum import StrEnum
 from typing import Any
 
 from fairlead.domain.catalog import Catalog
-from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.manifest import check_schema
-from fairlead.domain.reading import Node
+from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import TrafficShare
 
 SCHEMA = 1
@@ -105,7 +104,8 @@ def node_status_to_bytes(status: NodeStatus) -> bytes:
 
 def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
     """Read a node's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
-    document = _document(data, source)
+    document = read_json(data, source, "whoever writes it writes it again")
+    check_schema(document, SCHEMA, source)
     node = Node(document)
     node.mapping(None, ["node", "written_at", "pid", "generation", "replicas"])
     status = NodeStatus(
@@ -147,7 +147,8 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
 
 def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> GatewayStatus:
     """Read a gateway's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
-    document = _document(data, source)
+    document = read_json(data, source, "whoever writes it writes it again")
+    check_schema(document, SCHEMA, source)
     node = Node(document)
     node.mapping(None, ["written_at", "pid", "generation", "url", "workers", "effective", "pins"])
     status = GatewayStatus(
@@ -176,15 +177,6 @@ def health_problems(catalog: Catalog, node: NodeStatus) -> list[str]:
         for revision_id in sorted(catalog.live())
         if revision_id not in ready and catalog.services[revision_id.service].kill is None
     ]
-
-
-def _document(data: bytes, source: str) -> Any:  # noqa: ANN401 - a JSON value
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(source, [Problem("", f"is not JSON ({error})", "")]) from None
-    check_schema(document, SCHEMA, source)
-    return document
 
 
 def _replica(node: Node) -> Replica:

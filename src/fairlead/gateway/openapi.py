@@ -13,7 +13,13 @@ from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import LATEST
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
-from fairlead.domain.signature import DataType, DocumentSignature, Signature, TensorSpec
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSpec,
+    element_schema,
+)
 from fairlead.domain.table import RevisionRoute, RoutingTable, ServiceRoute
 from fairlead.domain.versions import natural_key
 from fairlead.gateway.settings import GatewaySettings
@@ -21,8 +27,25 @@ from fairlead.gateway.settings import GatewaySettings
 Document = dict[str, Any]
 
 _SECURITY: list[Document] = [{"key": []}]
-_KINDS = {DataType.BOOL: "boolean", DataType.BYTES: "string"}
-_FLOATS = frozenset({DataType.FP16, DataType.FP32, DataType.FP64, DataType.BF16})
+_REFUSALS = {
+    "400": "Something is wrong with the request",
+    "401": "No key, or a wrong one",
+    "403": "Not for this key, or the key is switched off",
+    "404": "No such version",
+    "405": "Another method",
+    "413": "The body is too large",
+    "422": "Not what the model's schema asks for",
+    "429": "Over the key's quota: Retry-After says when to try again",
+    "431": "The headers are too large",
+    "500": "The model failed",
+    "503": "Not ready, switched off, or overloaded",
+    "504": "No answer in time",
+}
+# A model of documents shows its requests and responses as texts (BYTES), each a JSON document.
+_DOCUMENTS: Mapping[str, tuple[TensorSpec, ...]] = {
+    "request": (TensorSpec("request", DataType.BYTES, (-1,)),),
+    "response": (TensorSpec("response", DataType.BYTES, (-1,)),),
+}
 
 
 class Manifests:
@@ -48,6 +71,9 @@ def openapi_document(
 ) -> Document:
     """The whole document."""
     schemas: Document = {"Error": _object({"message": {"type": "string"}})}
+    schemas["ModelError"] = _object(
+        {"detail": {"type": ["string", "array"], "items": {"type": "object"}}}
+    )
     schemas["OpenInferenceError"] = _object({"error": {"type": "string"}})
     paths: Document = {}
     for name in sorted(table.services):
@@ -85,12 +111,13 @@ def _service_paths(
     parameters = [_version_parameter(service), _sticky_parameter()]
 
     def operation(what: str, answer: Document, body: Document | None = None) -> Document:
+        dialect = "OpenInferenceError" if "OIP" in what else "Error"
         found: Document = {
             "summary": what,
             "tags": [name],
             "parameters": parameters,
             "security": _SECURITY,
-            "responses": {"200": _content("The answer", answer), **_refusals()},
+            "responses": {"200": _content("The answer", answer), **_refusals(dialect)},
         }
         if body is not None:
             found["requestBody"] = {"required": True, **_content("What to answer", body)}
@@ -128,16 +155,12 @@ def _sticky_parameter() -> Document:
     }
 
 
-def _refusals() -> Document:
-    error: Document = {"oneOf": [_ref("Error"), _ref("OpenInferenceError")]}
-    texts = {
-        "401": "No key, or a wrong one",
-        "403": "Not for this key, or the key is killed",
-        "404": "No such version",
-        "429": "Over the key's quota: Retry-After says when to try again",
-        "503": "Not ready",
-    }
-    return {status: _content(text, error) for status, text in texts.items()}
+def _refusals(dialect: str) -> Document:
+    """What the gateway or the model says instead: in the project API each in its own shape."""
+    error = _ref(dialect)
+    if dialect == "Error":
+        error = {"oneOf": [error, _ref("ModelError")]}
+    return {status: _content(text, error) for status, text in _REFUSALS.items()}
 
 
 def _project_schemas(
@@ -151,7 +174,8 @@ def _project_schemas(
         return request, _adopt(f"{service}.response", signature.response, schemas)
     rows = {"instances": signature.inputs, "predictions": signature.outputs}
     request, response = (
-        _object({key: {"type": "array", "items": _row(specs)}}) for key, specs in rows.items()
+        _object({key: {"type": "array", "items": _row(specs), "minItems": 1}})
+        for key, specs in rows.items()
     )
     return request, response
 
@@ -165,19 +189,22 @@ def _row(specs: tuple[TensorSpec, ...]) -> Document:
 def _inference_schemas(
     service: str, manifest: Manifest | None, schemas: Document
 ) -> tuple[Document, Document]:
-    """The Open Inference Protocol (S1-G 40); a document model has no tensors to show."""
+    """The Open Inference Protocol (S1-G 40)."""
     signature = manifest.signature if manifest else None
-    if signature is None or isinstance(signature, DocumentSignature):
+    if signature is None:
         return {"type": "object"}, {"type": "object"}
+    inputs, outputs = _DOCUMENTS["request"], _DOCUMENTS["response"]
+    if not isinstance(signature, DocumentSignature):
+        inputs, outputs = signature.inputs, signature.outputs
     schemas[f"{service}.infer"] = _object(
-        {"id": {"type": "string"}, "inputs": _tensors(signature.inputs)}, ["inputs"]
+        {"id": {"type": "string"}, "inputs": _tensors(inputs)}, ["inputs"]
     )
     schemas[f"{service}.inferred"] = _object(
         {
             "model_name": {"type": "string"},
             "model_version": {"type": "string"},
             "id": {"type": "string"},
-            "outputs": _tensors(signature.outputs),
+            "outputs": _tensors(outputs),
         },
         ["model_name", "outputs"],
     )
@@ -196,7 +223,8 @@ def _tensors(specs: tuple[TensorSpec, ...]) -> Document:
         )
         for spec in specs
     ]
-    return {"type": "array", "items": tensors[0] if len(tensors) == 1 else {"anyOf": tensors}}
+    items = tensors[0] if len(tensors) == 1 else {"anyOf": tensors}
+    return {"type": "array", "items": items, "minItems": 1}
 
 
 def _shape(spec: TensorSpec) -> list[int]:
@@ -205,8 +233,7 @@ def _shape(spec: TensorSpec) -> list[int]:
 
 def _nested(spec: TensorSpec, shape: tuple[int, ...]) -> Document:
     if not shape:
-        kind = "number" if spec.datatype in _FLOATS else _KINDS.get(spec.datatype, "integer")
-        return {"type": kind}
+        return element_schema(spec.datatype)
     size = {"minItems": shape[0], "maxItems": shape[0]} if shape[0] >= 0 else {}
     return {"type": "array", "items": _nested(spec, shape[1:]), **size}
 

@@ -58,8 +58,8 @@ async def test_a_model_that_misses_its_golden_examples_is_not_published(folder: 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"version": "1"}, "version: is '1'; write a whole number from 1 up"),
-        ({"version": 0}, "version: is 0; write a whole number from 1 up"),
+        ({"version": "1"}, "version: is '1'; write a whole number from 1 to 999999999999999999"),
+        ({"version": 0}, "version: is 0; write a whole number from 1 to 999999999999999999"),
         ({"engine": "keras"}, "engine: is 'keras'; write one of onnx, python"),
         ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
         ({"file": "other.py"}, "file: 'other.py' is not in the folder"),

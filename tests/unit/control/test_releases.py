@@ -162,10 +162,6 @@ def test_a_revision_never_changes(
             "v9.1.yaml: artifact: is missing; this target runs artifacts: artifact: <name>/<version>",
         ),
         (
-            [release("1", endpoints={"predict": {"paths": ["/v2/models/x/infer"]}})],
-            "v9.1.yaml: endpoints.predict.paths: /v2/models/x/infer is a path of Fairlead's own; choose another path",
-        ),
-        (
             [
                 release("1", endpoints={"predict": {"paths": ["/say"]}}),
                 release(

@@ -370,3 +370,24 @@ def test_every_tensor_survives_json_and_binary_both_ways(
     found = codec.decode(asked + blob, b"%d" % len(asked)).request.tensors["x"]
     assert found.flags.aligned
     assert found.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "request_", "blob", "told"),
+    [
+        ("FP32", {"shape": [0, 2**63], "data": []}, None, "larger than any tensor"),
+        ("FP32", {"shape": [2**62, 0], "data": []}, None, "larger than any tensor"),
+        ("BYTES", {"shape": [0, 2**63], "parameters": {"binary_data_size": 0}}, b"", "larger than any"),
+        ("BYTES", {"shape": [1, 1], "data": ["\xff"]}, None, "data is not JSON: a text is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_used_to_be_a_failure_of_the_server_is_the_callers(
+    datatype: str, request_: dict[str, Any], blob: bytes | None, told: str
+) -> None:
+    data = json.dumps(
+        {"inputs": [{"name": "x", "datatype": datatype, **request_}]}, ensure_ascii=False
+    ).encode("latin-1")
+    header = b"%d" % len(data) if blob is not None else None
+    with pytest.raises(FairleadError, match=told) as caught:
+        one(datatype, [-1, -1]).decode(data + (blob or b""), header)
+    assert caught.value.kind is Kind.INVALID

@@ -111,6 +111,10 @@ def test_nan_is_an_error_and_the_word_null_is_not() -> None:
     request = ONE.decode(body([[1, 2]]))
     with pytest.raises(FairleadError, match="NaN"):
         ONE.encode(request, InferResponse({"y": np.array([np.nan], np.float32)}))
+    huge = ONE.decode(body([[1, 1e30]]))
+    with pytest.raises(FairleadError, match="x: the numbers are so large") as caught:
+        ONE.encode(huge, InferResponse({"y": np.array([np.nan], np.float32)}))
+    assert caught.value.kind is Kind.INVALID
     answer = InferResponse({"y": np.array(["null"], dtype=object)})
     assert ONE.encode(request, answer) == b'{"predictions":["null"]}'
 

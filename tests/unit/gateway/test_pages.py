@@ -25,6 +25,7 @@ from fairlead.domain.signature import (
     Signature,
     TensorSignature,
     TensorSpec,
+    element_schema,
 )
 from fairlead.domain.status import NodeStatus, State
 from fairlead.domain.table import RoutingTable, table_from
@@ -259,7 +260,8 @@ def test_the_api_document_shows_a_models_rows() -> None:
     document = openapi_document(TABLE, lambda _: manifest(TENSORS), SETTINGS)
     predict = document["paths"]["/v1/model/speech/predict"]["post"]
     body = predict["requestBody"]["content"]["application/json"]["schema"]
-    row = {"type": "array", "items": {"type": "number"}, "minItems": 64, "maxItems": 64}
+    element = element_schema(DataType.FP32)
+    row = {"type": "array", "items": element, "minItems": 64, "maxItems": 64}
     assert body["properties"]["instances"]["items"] == row
     answer = predict["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer["properties"]["predictions"]["items"]["properties"]["label"] == {"type": "string"}
@@ -268,6 +270,7 @@ def test_the_api_document_shows_a_models_rows() -> None:
 async def test_the_api_document_reads_the_manifests_on_this_node(place: Place) -> None:
     assert (await place.get("openapi"))[1]["components"]["schemas"].keys() == {
         "Error",
+        "ModelError",
         "OpenInferenceError",
     }
     directory = place.home.artifact(DIGEST)

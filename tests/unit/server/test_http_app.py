@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
 from fairlead.domain.ids import RevisionId
+from fairlead.domain.signature import DataType, element_schema
 from support.models import echo_artifact, example, make_artifact, scaled_artifact
 from support.serving import InProcess, eventually, in_process
 
@@ -210,9 +211,10 @@ async def test_the_documentation_needs_nobody_elses_server_and_asks_for_the_key(
         assert (await scaled.client.get(f"/static-offline-docs/{asset}")).status_code == 200
     document = (await scaled.client.get("/openapi.json")).json()
     assert document["components"]["securitySchemes"]["ApiKey"]["name"] == "X-Api-Key"
-    assert document["security"] == [{"ApiKey": []}]
+    assert document["security"] == [{}, {"ApiKey": []}]  # it takes a key and needs none
     body = document["paths"][PREDICT]["post"]["requestBody"]["content"]["application/json"]
-    row = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+    element = element_schema(DataType.FP32)
+    row = {"type": "array", "items": element, "minItems": 3, "maxItems": 3}
     assert body["schema"]["properties"]["instances"]["items"] == row
     assert body["example"] == {"instances": [[1.0, 2.0, 3.0]]}
     assert {INFER, "/api/scale/stream", "/v1/ready", "/livez"} <= set(document["paths"])

@@ -17,6 +17,7 @@ from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_byte
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, StoreConflict
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.ports import ObjectStore
+from fairlead.domain.reading import read_json
 from fairlead.kits.clock import Clock, iso
 
 HEAD = "catalog/head"
@@ -29,10 +30,10 @@ _TIDY_EVERY = 16  # commits: a listing costs more than the few generations that 
 def _named_by(data: bytes) -> str:
     """The catalog that a head names; raises FairleadError if the head is damaged or of a newer version."""
     try:
-        head = json.loads(data)
+        head = read_json(data, HEAD, "restore it: it names the newest catalog/ file")
         check_schema(head, _SCHEMA, HEAD)
         return str(head["catalog"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         problem = Problem(
             "", f"is damaged ({error!r})", "restore it: it names the newest catalog/ file"
         )

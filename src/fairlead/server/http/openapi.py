@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairlead.api.worker import ServingSettings
-from fairlead.domain.signature import DocumentSignature, TensorSignature, TensorSpec
+from fairlead.domain.signature import (
+    DocumentSignature,
+    TensorSignature,
+    TensorSpec,
+    element_schema,
+)
 from fairlead.server.http.routes import ServedRevision
 
-_JSON_TYPES = {"BOOL": "boolean", "BYTES": "string"}
 _OPEN_ROUTES = {
     "/livez": "The process runs",
     "/healthz": "Everything that should serve does",
@@ -33,7 +37,8 @@ def describe(
             "description": "The gateway asks for it; a server without a gateway does not.",
         }
     }
-    document["security"] = [{"ApiKey": []}]
+    document["security"] = [{}, {"ApiKey": []}]  # this server takes both
+    _add_refusals(paths)
     schemas: dict[str, Any] = components.setdefault("schemas", {})
     for one in served:
         _add_model(paths, schemas, one, settings)
@@ -47,10 +52,30 @@ def describe(
             "get": {
                 "tags": ["health"],
                 "summary": summary,
-                "responses": {"200": {"description": "yes"}},
+                "responses": {"200": {"description": "yes"}, "503": {"description": "no"}},
             }
         }
     return document
+
+
+def _add_refusals(paths: Mapping[str, Any]) -> None:
+    """FastAPI does not know what our error handler answers for a model that is not here."""
+    for path, operations in paths.items():
+        if "{" in path:
+            for operation in operations.values():
+                operation["responses"] |= _refusals("404")
+
+
+def _refusals(*statuses: str) -> dict[str, Any]:
+    texts = {"404": "No such model or version here", "4XX": "What is wrong with the request"}
+    content = {"application/json": {"schema": {"oneOf": [_DETAIL, _ERROR]}}}
+    return {
+        status: {
+            "description": texts.get(status, "What is wrong with the server or the model"),
+            "content": content,
+        }
+        for status in statuses
+    }
 
 
 def _add_model(
@@ -109,7 +134,7 @@ def _operation(
                 "description": "The answer",
                 "content": {"application/json": {"schema": response}},
             },
-            "4XX": {"description": "What was wrong with the request"},
+            **_refusals("4XX", "5XX"),
         },
     }
 
@@ -133,10 +158,7 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nested(spec: TensorSpec) -> dict[str, Any]:
     """One row of a tensor: nested arrays for the dimensions after the first."""
-    integer = spec.datatype.startswith(("INT", "UINT"))
-    schema: dict[str, Any] = {
-        "type": _JSON_TYPES.get(spec.datatype, "integer" if integer else "number")
-    }
+    schema = element_schema(spec.datatype)
     for size in reversed(spec.shape[1:]):
         schema = {"type": "array", "items": schema}
         if size >= 0:
@@ -175,6 +197,8 @@ def _rewritten(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any part of a 
     return value
 
 
+_DETAIL = _object({"detail": {"type": ["string", "array"], "items": {"type": "object"}}})
+_ERROR = _object({"error": {"type": "string"}})
 _TENSOR = _object(
     {
         "name": {"type": "string"},

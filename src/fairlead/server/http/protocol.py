@@ -17,9 +17,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fairlead.domain.errors import FairleadError
+from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.routes import HotPath
 from fairlead.server.http.wave import QuickRequest, Wave
 
@@ -40,54 +41,17 @@ class FastLane(Protocol):
         ...
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(GuardedProtocol):
     """One connection. `lane` is where quick requests go."""
-
-    cycle: Any  # what is being answered: uvicorn's cycle or a QuickRequest
 
     def __init__(self, *, lane: FastLane, **uvicorn: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments
         super().__init__(**uvicorn)
         self._lane = lane
         self._quick: QuickRequest | None = None  # whose body is being read
-        self._idle_since: float | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
-
-    # The connection. Idle ones are closed by one timer each that looks again, instead of one per request.
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        super().connection_made(transport)
-        self._idle_since = self.loop.time()
-        self._look_again_in(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
         self._quick = None
         super().connection_lost(exc)
-
-    def _look_again_in(self, seconds: float) -> None:
-        self._idle_timer = self.loop.call_later(seconds, self._look_whether_idle)
-
-    def _look_whether_idle(self) -> None:
-        idle = 0.0 if self._idle_since is None else self.loop.time() - self._idle_since
-        if idle >= self.timeout_keep_alive:
-            self.timeout_keep_alive_handler()
-        else:
-            self._look_again_in(self.timeout_keep_alive - idle)
-
-    def _unset_keepalive_if_required(self) -> None:
-        """The timer looks for itself."""
-
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        else:
-            self._idle_since = self.loop.time()
 
     # The parser's callbacks.
 
@@ -95,18 +59,21 @@ class HttpProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+        self._in_head = True
 
     def on_headers_complete(self) -> None:
-        self._idle_since = None
+        if not self.head_ends():
+            return
         self._quick = self._joins_the_wave()
         if self._quick is not None:
-            self.cycle = self._quick
+            self.cycle = self.active = self._quick
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()  # makes the scope
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        self.body_follows()
 
     def on_body(self, body: bytes) -> None:
         quick = self._quick
@@ -121,6 +88,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_message_complete()
         else:
             self._quick = None
+            quick.more_body = False
             self._lane.wave.add(quick, self.loop)
 
     def _joins_the_wave(self) -> QuickRequest | None:
@@ -221,6 +189,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 def _write(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
     """Write `head` (ending in an empty line) and `body`; False if that must go through ASGI this time."""
+    cycle.disconnected = cycle.disconnected or cycle.transport.is_closing()
     if cycle.disconnected:
         return True
     if cycle.flow.write_paused or cycle.response_started:

@@ -54,7 +54,7 @@ class QuickRequest:
 
     To uvicorn's protocol it stands where an ASGI cycle would, so that what is pipelined behind it waits
     for its answer and a server that stops lets it finish: hence `response_complete`, `disconnected`,
-    `keep_alive` and `message_event`.
+    `keep_alive`, `more_body` and the like.
     """
 
     __slots__ = (
@@ -67,9 +67,11 @@ class QuickRequest:
         "identity",
         "keep_alive",
         "message_event",
+        "more_body",
         "raw_headers",
         "request",
         "response_complete",
+        "response_started",
         "route",
         "start",
         "target",
@@ -89,6 +91,8 @@ class QuickRequest:
         self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
+        self.response_started = False
+        self.more_body = True
         self.message_event = _NOBODY_WAITS
         self.identity = b""
         self.start = 0.0

@@ -1,0 +1,248 @@
+"""Clients that speak HTTP badly: what they get is in order, what they cost is bounded, nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from fairlead.api.worker import ServedEndpoint
+from fairlead.domain.ids import RevisionId
+from fairlead.server.http.protocol import HttpProtocol
+from support import raw
+from support.models import echo_artifact, scaled_artifact
+from support.raw import statuses
+from support.serving import InProcess, eventually, in_process
+
+ROW = b'{"instances": [[1, 2, 3]]}'
+PREDICT = b"POST /v1/model/scaled/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(ROW),
+    ROW,
+)
+TEXT = b'{"text": "a"}'
+ECHO = b"POST /v1/model/echo/predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(TEXT),
+    TEXT,
+)
+LIVE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+UPGRADE = b"host: x\r\nConnection: Upgrade, close-not\r\nUpgrade: h2c"
+
+Ask = Callable[..., Awaitable[bytes]]
+Test = Callable[[InProcess, Path], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def listening(directory: Path, keep_alive: float) -> AsyncIterator[tuple[InProcess, Path]]:
+    specs = [
+        scaled_artifact(directory / "scaled").spec(RevisionId("scaled", "v9", "2")),
+        echo_artifact(directory / "echo").spec(
+            RevisionId("echo", "v1", "1"), endpoints=(ServedEndpoint(concurrency=1),)
+        ),
+    ]
+    path = directory / "s"
+    async with in_process(*specs) as running:
+        config = uvicorn.Config(
+            running.app,
+            loop="none",
+            http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=running.app)),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=cast("int", keep_alive),
+        )
+        config.load()
+        state = uvicorn.server.ServerState()
+        server = await asyncio.get_running_loop().create_unix_server(
+            lambda: HttpProtocol(lane=running.app, config=config, server_state=state, app_state={}),
+            str(path),
+        )
+        try:
+            yield running, path
+        finally:
+            server.close()
+            for one in list(state.connections):
+                cast("HttpProtocol", one).transport.abort()
+            await server.wait_closed()
+
+
+@pytest.fixture
+def on_uvloop(tmp_path: Path) -> Callable[..., None]:
+    """Run a test against a server on the loop that workers use."""
+
+    def run(test: Test, keep_alive: float = 60.0) -> None:
+        async def within() -> None:
+            async with listening(tmp_path, keep_alive) as (running, path), asyncio.timeout(8):
+                await test(running, path)
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(within())
+
+    return run
+
+
+async def ask(path: Path, *parts: bytes) -> bytes:
+    """Send the parts in writes of their own, then /livez with a close; everything that comes back."""
+    async with raw.connected(path) as one:
+        for part in (*parts, LIVE.replace(b"host", b"connection: close\r\nhost")):
+            if not await raw.send(one, part):
+                break
+            await asyncio.sleep(0.02)  # so that it is read on its own
+        answers, closed = await raw.receive(one, 5)
+        assert closed
+        return answers
+
+
+@pytest.mark.parametrize("first", [PREDICT, ECHO, LIVE, PREDICT + ECHO + LIVE])
+def test_what_is_no_http_is_refused_after_the_answers_that_are_due(
+    on_uvloop: Callable[..., None], first: bytes
+) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        answers = await ask(path, first + b"no http\r\n\r\n")
+        assert statuses(answers) == [200] * first.count(b"HTTP/1.1") + [400]
+        assert b'{"detail":"this is no HTTP request' in answers
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize("first", [b"", PREDICT, ECHO])
+def test_a_body_that_goes_wrong_is_refused_in_its_turn(
+    on_uvloop: Callable[..., None], first: bytes
+) -> None:
+    broken = b"POST /v1/model/echo/predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nno\r\n"
+
+    async def test(running: InProcess, path: Path) -> None:
+        answers = await ask(path, first + broken)
+        assert statuses(answers) == [200] * bool(first) + [400]
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize("request_", [PREDICT, ECHO])
+def test_an_upgrade_that_is_not_served_is_ignored_and_its_body_is_no_request(
+    on_uvloop: Callable[..., None], request_: bytes
+) -> None:
+    upgrade = request_.replace(b"host: x", UPGRADE)
+    head, body = upgrade.split(b"\r\n\r\n")
+    smuggled = LIVE + b" " * (len(body) - len(LIVE)) if len(body) > len(LIVE) else LIVE[: len(body)]
+
+    async def test(running: InProcess, path: Path) -> None:
+        whole = await ask(path, upgrade + LIVE)
+        cut = await ask(path, head + b"\r\n\r\n", body, LIVE)
+        assert statuses(whole) == statuses(cut) == [200, 200, 200]
+        assert statuses(await ask(path, head + b"\r\n\r\n", smuggled)) == [422, 200]
+
+    on_uvloop(test)
+
+
+def test_a_trailer_is_no_header(on_uvloop: Callable[..., None]) -> None:
+    chunked = b"POST /v1/model/scaled/predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunked += b"%x\r\n%b\r\n0\r\nx-request-id: sneaked\r\n\r\n" % (len(ROW), ROW)
+
+    async def test(running: InProcess, path: Path) -> None:
+        answers = await ask(path, chunked)
+        assert statuses(answers) == [200, 200]
+        assert b"sneaked" not in answers
+
+    on_uvloop(test)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"a: b\r\n" * 12_000,
+        b"a: " + b"b" * 70_000,
+        b"\r\n" * 40_000,
+    ],
+)
+@pytest.mark.parametrize("start", [LIVE[:-2], PREDICT.split(b"\r\n\r\n")[0] + b"\r\n"])
+def test_an_endless_head_is_refused(
+    on_uvloop: Callable[..., None], start: bytes, endless: bytes
+) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        data = endless if endless.startswith(b"\r\n") else start + endless
+        assert statuses(await ask(path, data)) == [431]
+
+    on_uvloop(test)
+
+
+def test_endless_trailers_and_chunk_extensions_are_refused(on_uvloop: Callable[..., None]) -> None:
+    start = b"POST /v1/model/echo/predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    async def test(running: InProcess, path: Path) -> None:
+        for endless in (b"1;" + b"a" * 80_000, b"0\r\n" + b"a: b\r\n" * 14_000):
+            assert statuses(await ask(path, start + endless)) == [431]
+
+    on_uvloop(test)
+
+
+def test_pipelining_without_reading_costs_little_and_every_request_is_answered(
+    on_uvloop: Callable[..., None],
+) -> None:
+    count = 1_500
+
+    async def test(running: InProcess, path: Path) -> None:
+        for request in (LIVE, PREDICT):
+            async with raw.connected(path) as one:
+                sending = asyncio.ensure_future(raw.send(one, request * count))
+                most = 0
+                for _ in range(20):
+                    await asyncio.sleep(0.01)
+                    cycles = (isinstance(it, RequestResponseCycle) for it in gc.get_objects())
+                    most = max(most, sum(cycles))
+                assert most < 300
+                answers, _ = await raw.receive(one, 0.5)
+                assert await sending
+                assert statuses(answers) == [200] * count
+
+    on_uvloop(test)
+
+
+def test_who_pipelines_and_leaves_is_no_error_and_keeps_no_slot(
+    on_uvloop: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        for number in range(60):
+            async with raw.connected(path) as one:
+                await raw.send(one, (ECHO * 3 + PREDICT + LIVE) * 5)
+                await asyncio.sleep(0.0005 * (number % 5))
+        await eventually(lambda: all(one.in_progress == 0 for one in running.plane.stats))
+        assert all(one.admission.taken == 0 for one in running.plane.endpoints())
+        assert statuses(await ask(path, ECHO)) == [200, 200]
+
+    on_uvloop(test)
+    assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+def test_who_stalls_in_a_body_or_never_reads_is_cut_off(on_uvloop: Callable[..., None]) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        for stalled in (ECHO[:-3], PREDICT[:-3], LIVE[:-3]):
+            async with raw.connected(path) as one:
+                await raw.send(one, stalled)
+                assert await raw.receive(one, 5) == (b"", True)
+        async with raw.connected(path) as one:
+            assert not await raw.send(one, LIVE * 50_000)  # and no answer is read
+
+    on_uvloop(test, keep_alive=0.2)
+
+
+def test_who_waits_for_an_answer_is_not_cut_off(on_uvloop: Callable[..., None]) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        slots = [one for one in running.plane.endpoints() if one.id.service == "echo"]
+        await slots[0].admission.enter()  # its only one: until it is free nobody is answered
+        asking = asyncio.ensure_future(ask(path, ECHO))
+        await asyncio.sleep(1.0)
+        slots[0].admission.leave()
+        assert statuses(await asking) == [200, 200]
+
+    on_uvloop(test, keep_alive=0.2)
