@@ -106,6 +106,13 @@ def explain(request: LoggedRequest, then: Then, hash64: Hash64) -> Explanation:
     return Explanation(title, tuple(part for part in parts if part[1]), document)
 
 
+def explain_by_workers(request_id: str) -> Explanation:
+    """Of a request that the access log does not have, but a worker wrote about: it came without the gateway."""
+    title = f"request {request_id} is not in the access log: it was sent to a worker directly, or its line is gone"
+    document = {"requestId": request_id, "outcome": {"code": "direct", "text": title}}
+    return Explanation(title, (), document)
+
+
 def _catalogued(request: LoggedRequest, then: Then) -> Revision | None:
     one = request.revision
     service = then.catalog.services.get(one.service) if one else None
@@ -128,7 +135,9 @@ def _bucket(request: LoggedRequest, hash64: Hash64) -> Bucket | None:
 
 
 def _key(request: LoggedRequest) -> str:
-    name = "none was accepted" if request.client is None else request.client
+    name = request.client or "none was accepted"
+    if request.client is None and request.upstream == FRONT and request.timing.refusal is None:
+        name = "none, and this page needs none"
     return f"{name}; from {request.peer or 'an unknown address'} over {request.protocol or '?'}"
 
 
