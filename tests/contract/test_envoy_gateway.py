@@ -139,7 +139,7 @@ async def test_a_retry_is_in_the_access_log(world: World, client: httpx.AsyncCli
     told = told_of(line)
     assert told.document["retries"] == line["attempts"] - 1
     assert told.document["worker"] == "w3"
-    assert "because a connection to a worker failed" in dict(told.parts)["retries"]
+    assert "because a worker could not be reached" in dict(told.parts)["retries"]
     for line in lines():
         if line["status"] != 200:  # every try met the worker that has gone
             lost = told_of(line).document

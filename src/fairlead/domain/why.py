@@ -171,8 +171,8 @@ def _verb(path: PathMatch) -> str:
 
 
 def _endpoint(request: LoggedRequest, path: PathMatch, revision: Revision | None) -> str | None:
-    if request.revision is None or revision is None:
-        return None
+    if request.endpoint is not None or request.revision is None or revision is None:
+        return request.endpoint
     endpoints = RevisionRoute(
         revision.id, revision.artifact.version, revision.digest, revision.endpoints, routable=True
     )
@@ -267,7 +267,7 @@ def _retries(request: LoggedRequest) -> str:
     retries = request.attempts - 1
     if retries == 0:
         return "none"
-    return f"{retries}, because a connection to a worker failed (nothing had been sent)"
+    return f"{retries}, because a worker could not be reached, or broke off what may be asked again"
 
 
 def _rule_document(rule: Rule | None) -> dict[str, Any] | None:
