@@ -12,5 +12,5 @@ def why() -> None:
     """Say why something went as it went.
 
     With a request's id (the X-Request-Id of its answer): its key, the rule that chose, its bucket, revision,
-    artifact, worker, times and retries, and how it ended.
+    artifact, worker, times and retries, and how it ended. `fairlead why REQUEST-ID --help` lists the options.
     """
