@@ -27,7 +27,6 @@ _FLAGS: Mapping[str, tuple[str, str]] = {
     "UO": ("overloaded", "the gateway's limit of requests to this revision was reached"),
     "OM": ("overloaded", "the gateway itself was overloaded"),
     "RL": ("quota", "a quota was used up"),
-    "RLSE": ("quota", "a quota was used up"),
     "UH": ("no_worker", "every worker of the revision was shut out after failures, or gone"),
     "NC": ("no_worker", "the revision's workers were not known to the gateway any more"),
     "UF": ("no_worker", "no worker of the revision took a connection"),
