@@ -11,6 +11,7 @@ from typing import Any
 
 import xxhash
 
+from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.requests import LoggedRequest, read_request
 from fairlead.domain.why import Explanation, Then, explain, explain_by_workers
@@ -82,12 +83,16 @@ def _then(control: Control, request: LoggedRequest) -> Then:
     root = str(here["root"]) if here else serving_settings_from(environment().serving).root
     api_version = root.strip("/")
     try:
-        catalog = control.catalogs.at(request.time)
-    except (FairleadError, ValueError, KeyError):
-        catalog = None
-    if catalog is not None:
-        return Then(catalog, api_version)
-    return Then(control.catalogs.read(), api_version, exact=False)
+        then = control.catalogs.at(request.time)
+        if then is not None:
+            return Then(then, api_version)
+        return Then(control.catalogs.read(), api_version, exact=False)
+    except (
+        FairleadError,
+        ValueError,
+        KeyError,
+    ):  # a store that is gone or damaged: the log has its own words
+        return Then(Catalog(), api_version, exact=False)
 
 
 def _worker_lines(control: Control, request_id: str, worker: str) -> Iterator[dict[str, Any]]:

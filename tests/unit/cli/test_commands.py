@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -77,6 +78,14 @@ class TestWhy:
             assert f"request {one}" in found.output
         early = run("why", "--home", str(home), "--json", "old")
         assert json.loads(early.output)["requestId"] == "old"
+
+    def test_without_a_store_the_log_alone_explains(self, tmp_path: Path) -> None:
+        home = a_home_with_logs(tmp_path, {"": ["lone"]})
+        for _ in range(2):
+            found = run("why", "lone", "--home", str(home))
+            assert "request lone" in found.output
+            assert "that time's catalog is not there" in found.output
+            shutil.rmtree(home / "store", ignore_errors=True)
 
     def test_a_command_of_the_groups_own_comes_before_an_id(self, tmp_path: Path) -> None:
         group = OrRequest("why")
