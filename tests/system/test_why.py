@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import xxhash
 from examples import check
@@ -298,6 +299,27 @@ def test_the_command_tells_people_and_programs(running: Fairlead) -> None:
         ).stderr
     )
     assert len(json.loads(running.cli("why", one.id, "--all", "--json").stdout)) == 2
+
+
+def test_what_was_sent_to_a_worker_directly_is_told_from_its_log(running: Fairlead) -> None:
+    socket = running.replicas()["moody/v1.1"]["socket"]
+    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=10) as client:
+        answer = client.post(
+            "http://worker" + MOODY, content=b"-1", headers={"x-request-id": "direct"}
+        )
+    assert answer.status_code == 500
+    assert answer.headers["server-timing"].startswith("queue;dur=")
+    text = running.cli("why", "direct").stdout
+    assert "it was sent to a worker directly" in text
+    assert "RuntimeError" in text
+
+
+def test_the_gateways_own_pages_are_explained(running: Fairlead) -> None:
+    one = ask(running, 6000, "GET", "/livez", key=(None, None))
+    told = explained(running, one.id).explanation
+    assert told.document["outcome"]["code"] == "page"
+    assert dict(told.parts)["key"].startswith("none, and this page needs none")
+    assert told.document["worker"] is None
 
 
 def test_a_sticky_key_is_nowhere_on_disk(running: Fairlead) -> None:

@@ -77,7 +77,7 @@ def _print(one: Found) -> None:
     click.echo(one.explanation.title)
     for name, text in one.explanation.parts:
         click.echo(f"  {name:<{_WIDTH}} {text}")
-    if not one.explanation.document["catalog"]["exact"]:
+    if not one.explanation.document.get("catalog", {"exact": True})["exact"]:
         click.echo(
             f"  {'note':<{_WIDTH}} names come from what is configured now; that time's catalog is not there"
         )

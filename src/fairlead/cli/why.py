@@ -24,7 +24,8 @@ def why() -> None:
     """Say why something went as it went.
 
     With a request's id (the X-Request-Id of its answer): its key, the rule that chose, its bucket, revision,
-    artifact, worker, times and retries, and how it ended. `why rollout [ID]` tells of a rollout.
+    artifact, worker, times and retries, and how it ended.
+    `why REQUEST-ID --help` lists the options; `why rollout [ID]` tells of a rollout.
     """
 
 

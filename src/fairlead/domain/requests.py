@@ -9,11 +9,12 @@ from typing import Any
 
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.rules import Rule, read_rule
-from fairlead.domain.versions import split_version
 
 # One metric of `Server-Timing`: a name, then parameters, of which we write `dur` and `desc`.
 _METRIC = re.compile(r'([a-z]+)((?:;(?:dur|desc)=(?:"(?:[^"\\]|\\.)*"|[^,;"]*))*)')
 _PARAMETER = re.compile(r';(dur|desc)=(?:"((?:[^"\\]|\\.)*)"|([^,;"]*))')
+# `speech/v9.2@1f2e3d4c5b6a` or `speech/v9.2/stream@1f2e3d4c5b6a`: revision or endpoint, and which workers.
+_CLUSTER = re.compile(r"([^/@]+)/([^/@.]+)\.([^/@]+)(?:/([^/@]+))?@[^@]*")
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NO_FLAGS = "-"
 # With no attempt counted, these say that one was made all the same; without them (a refused key, a quota) the
@@ -63,10 +64,14 @@ class LoggedRequest:
     @property
     def revision(self) -> RevisionId | None:
         """The revision whose workers it was led to; None if it went to none."""
-        name = (self.upstream or "").partition("@")[0]
-        service, slash, version = name.partition("/")
-        line, tag = split_version(version)
-        return RevisionId(service, line, tag) if slash and tag else None
+        found = _CLUSTER.fullmatch(self.upstream or "")
+        return RevisionId(found[1], found[2], found[3]) if found else None
+
+    @property
+    def endpoint(self) -> str | None:
+        """The endpoint, if these workers are known by it."""
+        found = _CLUSTER.fullmatch(self.upstream or "")
+        return found[4] if found else None
 
 
 def read_request(line: Mapping[str, Any]) -> LoggedRequest:

@@ -106,6 +106,13 @@ def explain(request: LoggedRequest, then: Then, hash64: Hash64) -> Explanation:
     return Explanation(title, tuple(part for part in parts if part[1]), document)
 
 
+def explain_by_workers(request_id: str) -> Explanation:
+    """Of a request that the access log does not have, but a worker wrote about: it came without the gateway."""
+    title = f"request {request_id} is not in the access log: it was sent to a worker directly, or its line is gone"
+    document = {"requestId": request_id, "outcome": {"code": "direct", "text": title}}
+    return Explanation(title, (), document)
+
+
 def _catalogued(request: LoggedRequest, then: Then) -> Revision | None:
     one = request.revision
     service = then.catalog.services.get(one.service) if one else None
@@ -128,7 +135,9 @@ def _bucket(request: LoggedRequest, hash64: Hash64) -> Bucket | None:
 
 
 def _key(request: LoggedRequest) -> str:
-    name = "none was accepted" if request.client is None else request.client
+    name = request.client or "none was accepted"
+    if request.client is None and request.upstream == FRONT and request.timing.refusal is None:
+        name = "none, and this page needs none"
     return f"{name}; from {request.peer or 'an unknown address'} over {request.protocol or '?'}"
 
 
@@ -162,8 +171,8 @@ def _verb(path: PathMatch) -> str:
 
 
 def _endpoint(request: LoggedRequest, path: PathMatch, revision: Revision | None) -> str | None:
-    if request.revision is None or revision is None:
-        return None
+    if request.endpoint is not None or request.revision is None or revision is None:
+        return request.endpoint
     endpoints = RevisionRoute(
         revision.id, revision.artifact.version, revision.digest, revision.endpoints, routable=True
     )
@@ -258,7 +267,7 @@ def _retries(request: LoggedRequest) -> str:
     retries = request.attempts - 1
     if retries == 0:
         return "none"
-    return f"{retries}, because a connection to a worker failed (nothing had been sent)"
+    return f"{retries}, because a worker could not be reached, or broke off what may be asked again"
 
 
 def _rule_document(rule: Rule | None) -> dict[str, Any] | None:

@@ -42,10 +42,15 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
 
 
 def shift(path: Path, keep: int) -> None:
-    """Rename `path` to `path.1`, that to `path.2`, and so on; what would come after `keep` (at least 1) goes.
+    """Rename `path` to `path.1`, that to `path.2`, and so on; what comes after `keep` (at least 1) goes.
 
     Whoever has it open writes on under its new name.
     """
+    for beyond in itertools.count(keep + 1):  # of a time when more were kept
+        try:
+            path.with_name(f"{path.name}.{beyond}").unlink()
+        except FileNotFoundError:
+            break
     older = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
     for source, target in reversed(list(itertools.pairwise(older))):
         with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 import xxhash
 
+from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.requests import LoggedRequest, read_request
-from fairlead.domain.why import Explanation, Then, explain
+from fairlead.domain.why import Explanation, Then, explain, explain_by_workers
 from fairlead.kits.lines import first_line, lines_with
 from fairlead.server.settings import serving_settings_from
 from fairlead.wiring.homes import Control
@@ -44,7 +46,10 @@ def find_requests(control: Control, request_id: str) -> list[Found]:
         control.clock.pause(_LOOK_SECONDS)
         records = _records(control, wanted)
     if not records:
-        raise Refused(Kind.NOT_FOUND, _nothing(control, request_id))
+        logged = tuple(_worker_lines(control, request_id, "*"))
+        if not logged:
+            raise Refused(Kind.NOT_FOUND, _nothing(control, request_id))
+        return [Found(explain_by_workers(request_id), logged)]
     return [_explained(control, read_request(record)) for record in records]
 
 
@@ -67,7 +72,9 @@ def _records(control: Control, request_id: str) -> list[dict[str, Any]]:
 
 def _explained(control: Control, request: LoggedRequest) -> Found:
     explanation = explain(request, _then(control, request), xxhash.xxh64_intdigest)
-    return Found(explanation, tuple(_of_the_worker(control, request)))
+    if request.worker is None or request.revision is None:
+        return Found(explanation, ())
+    return Found(explanation, tuple(_worker_lines(control, request.id, request.worker)))
 
 
 def _then(control: Control, request: LoggedRequest) -> Then:
@@ -76,24 +83,28 @@ def _then(control: Control, request: LoggedRequest) -> Then:
     root = str(here["root"]) if here else serving_settings_from(environment().serving).root
     api_version = root.strip("/")
     try:
-        catalog = control.catalogs.at(request.time)
-    except (FairleadError, ValueError, KeyError):
-        catalog = None
-    if catalog is not None:
-        return Then(catalog, api_version)
-    return Then(control.catalogs.read(), api_version, exact=False)
+        then = control.catalogs.at(request.time)
+        if then is not None:
+            return Then(then, api_version)
+        return Then(control.catalogs.read(), api_version, exact=False)
+    except (
+        FairleadError,
+        ValueError,
+        KeyError,
+    ):  # a store that is gone or damaged: the log has its own words
+        return Then(Catalog(), api_version, exact=False)
 
 
-def _of_the_worker(control: Control, request: LoggedRequest) -> Iterator[dict[str, Any]]:
-    if request.worker is None or request.revision is None:
-        return
-    count = 0
-    for path in sorted(control.home.logs.glob(f"worker-*-{request.worker}.jsonl")):
-        for line in lines_with(path, json.dumps(request.id, ensure_ascii=False).encode()):
-            record = _record(line)
-            if record.get("request_id") == request.id and count < _MOST_WORKER_LINES:
-                count += 1
-                yield record
+def _worker_lines(control: Control, request_id: str, worker: str) -> Iterator[dict[str, Any]]:
+    """What workers of this name (`*`: any) wrote about a request, up to a bound."""
+    needle = json.dumps(request_id, ensure_ascii=False).encode()
+    lines = (
+        _record(line)
+        for path in sorted(control.home.logs.glob(f"worker-*-{worker}.jsonl"))
+        for line in lines_with(path, needle)
+    )
+    mine = (record for record in lines if record.get("request_id") == request_id)
+    return itertools.islice(mine, _MOST_WORKER_LINES)
 
 
 def _nothing(control: Control, request_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from fairlead.cli.common import table
 from fairlead.cli.main import COMMANDS, cli
+from fairlead.cli.requests import OrRequest
 from fairlead.cli.traffic import _shares
 from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.release import TrafficShare
@@ -120,6 +122,23 @@ class TestWhy:
             assert f"request {one}" in found.output
         early = run("why", "--home", str(home), "--json", "old")
         assert json.loads(early.output)["requestId"] == "old"
+
+    def test_without_a_store_the_log_alone_explains(self, tmp_path: Path) -> None:
+        home = a_home_with_logs(tmp_path, {"": ["lone"]})
+        for _ in range(2):
+            found = run("why", "lone", "--home", str(home))
+            assert "request lone" in found.output
+            assert "that time's catalog is not there" in found.output
+            shutil.rmtree(home / "store", ignore_errors=True)
+
+    def test_a_command_of_the_groups_own_comes_before_an_id(self, tmp_path: Path) -> None:
+        group = OrRequest("why")
+        group.command("rollout")(lambda: click.echo("a rollout"))
+        assert CliRunner().invoke(group, ["rollout"]).output == "a rollout\n"
+        home = a_home_with_logs(tmp_path, {"": ["rollouts"]})
+        found = CliRunner().invoke(group, ["rollouts", "--home", str(home)])
+        assert "request rollouts" in found.output
+        assert "Commands" in CliRunner().invoke(group, ["--help"]).output
 
     def test_an_unknown_request_is_told_how_far_back_the_log_reaches(self, tmp_path: Path) -> None:
         home = a_home_with_logs(tmp_path, {"": ["new"], ".1": ["old"]})

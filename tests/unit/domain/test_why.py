@@ -97,7 +97,7 @@ def why(then: Catalog | None = None, *, exact: bool = True, **changes: Any) -> E
         ({}, "answered", "times", "queue 0.012 ms, engine 0.031 ms in a batch of 1"),
         ({}, "answered", "times", "less than 1 ms, 1 ms in all"),
         ({}, "answered", "retries", "none"),
-        ({"attempts": 3}, "answered", "retries", "2, because a connection to a worker failed"),
+        ({"attempts": 3}, "answered", "retries", "2, because a worker could not be reached"),
         ({"digest": "sha256:" + "cd" * 32}, "answered", "revision", "BUT the catalog has"),
         (
             {"route": "line speech/v1 1=90 2=10", "upstream": "speech/v1.1@0", "accept_version": "v1"},
@@ -114,6 +114,8 @@ def why(then: Catalog | None = None, *, exact: bool = True, **changes: Any) -> E
         ({"route": "exact speech/v2 1=100"}, "answered", "rule", "exactly this revision"),
         ({"route": "artifact speech/v2 1=100"}, "answered", "rule", "the path named an artifact"),
         ({"route": None}, "answered", "rule", "the log does not say (an older line)"),
+        ({"upstream": "speech/v2.1/say-it@12"}, "answered", "asked for", "speech, endpoint say-it"),
+        ({"upstream": "speech/v2.1/say-it@12"}, "answered", "revision", "speech/v2.1, artifact sp"),
         ({"path": "/say"}, "answered", "asked for", "speech, endpoint stream: predict (project"),
         ({"path": "/v2/models/speech/infer"}, "answered", "asked for", "infer (Open Inference"),
         ({"status": 422}, "schema", "outcome", "422: the request was not what the model's schema"),

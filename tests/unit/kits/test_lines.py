@@ -45,5 +45,11 @@ def test_a_log_is_shifted_and_only_as_many_are_kept(tmp_path: Path) -> None:
         log.write_text(str(number))
         files.shift(log, 3)
         assert not log.exists()
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {"log.1": "5", "log.2": "4", "log.3": "3"}
+    assert contents(tmp_path) == {"log.1": "5", "log.2": "4", "log.3": "3"}
+    log.write_text("6")
+    files.shift(log, 1)  # fewer from now on
+    assert contents(tmp_path) == {"log.1": "6"}
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in directory.iterdir()}

@@ -65,15 +65,20 @@ def _bucket(headers: Headers, raw: Raw) -> bytes:
     """
     caller = headers.get(_STICKY)
     if caller is None:
-        client = headers.get(_CLIENT)
-        return b"" if client is None else _bucket_of_client(client)
+        client = headers.get(_CLIENT, b"")
+        if client and len(client) <= _LONGEST_NAME:
+            return _bucket_of_client(client)
+        return _say_bucket(client) if client else b""
     if len(raw) != len(headers) and sum(name == _STICKY for name, _ in raw) > 1:
         return b""
+    return _say_bucket(caller)
+
+
+def _say_bucket(caller: bytes) -> bytes:
     return b", bucket;desc=%d" % (xxh64_intdigest(caller) % BUCKETS)
 
 
-@lru_cache(
-    1024
-)  # a key's client is the same in each of its requests; sticky keys are as many as people
-def _bucket_of_client(client: bytes) -> bytes:
-    return b", bucket;desc=%d" % (xxh64_intdigest(client) % BUCKETS)
+# A key's client is the same in each of its requests; sticky keys are as many as people. Names of ours are
+# short: what somebody sends to a worker directly must not fill memory.
+_LONGEST_NAME = 128
+_bucket_of_client = lru_cache(1024)(_say_bucket)
