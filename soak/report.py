@@ -28,7 +28,7 @@ _ABOUT: Mapping[str, str] = {
     "gateway": "Envoy's files, the last catalog, the keys",
     "logs": "bounded: each log is rotated, the newest 50 of ended workers stay",
     "temporary files and sockets": "a socket for each running worker, and four more",
-    "anything else in the home": "",
+    "anything else in the home": "the agent's copy of the catalog: it holds every revision there ever was",
 }
 
 
@@ -101,7 +101,7 @@ def raw(results: Results) -> dict[str, Any]:
         "failed_after_a_kill": len(results.excused),
         "slopes": {name: one and asdict(one) for name, one in results.slopes().items()},
         "rests": [_raw_sample(one) for one in results.samples if one.rest],
-        "commands": results.commands,
+        "commands": _by_name(results),
     }
 
 
@@ -227,14 +227,19 @@ def _disk(results: Results) -> str:
     return _table(rows) if len(rows) > 1 else "Too few looks."
 
 
+def _by_name(results: Results) -> dict[str, list[float]]:
+    """Seconds of every command."""
+    found: dict[str, list[float]] = {}
+    for name, seconds in results.commands:
+        found.setdefault(name, []).append(round(seconds, 2))
+    return found
+
+
 def _commands(results: Results) -> str:
     rows = [["command", "times", "median s", "longest s"]]
-    by_name: dict[str, list[float]] = {}
-    for name, seconds in results.commands:
-        by_name.setdefault(name, []).append(seconds)
     rows += [
         [name, str(len(all_)), f"{median(all_):.2f}", f"{max(all_):.2f}"]
-        for name, all_ in sorted(by_name.items())
+        for name, all_ in sorted(_by_name(results).items())
     ]
     return f"{_table(rows)}\n\nEach waits until its change is live."
 
