@@ -61,10 +61,13 @@ def drawing(results: Results) -> str:
         return [(one.revision, of(one)) for one in rests]
 
     def role_line(role: str) -> list[tuple[float, float]]:
-        return line(lambda one: one.pss_mib(role) / (len(one.of(role)) or 1))
+        return line(lambda one: one.own_mib(role))
 
     panels = [
-        Panel("MiB (PSS) of each process, at rest", {role: role_line(role) for role in _ROLES}),
+        Panel(
+            "MiB of private memory of each process, at rest",
+            {role: role_line(role) for role in _ROLES},
+        ),
         Panel(
             "MiB (PSS) of the whole tree",
             {
@@ -109,6 +112,7 @@ def _raw_sample(sample: Sample) -> dict[str, Any]:
     return {
         "at": round(sample.at, 1),
         "revision": sample.revision,
+        "private_mib": {role: round(sample.own_mib(role), 2) for role in _ROLES},
         "pss_mib": {role: round(sample.pss_mib(role), 2) for role in _ROLES},
         "handles": {
             role: sum(sum(one.handles.values()) for one in sample.of(role)) for role in _ROLES
@@ -169,26 +173,30 @@ def _killed(results: Results) -> str:
 def _memory(results: Results) -> str:
     rests = results.rests
     slopes = results.slopes()
-    rows = [["process", "first MiB", "last MiB", "MiB per 100 revisions", "bar"]]
+    rows = [["process", "PSS at first", "at last", "private at first", "at last"]]
+    rows[0] += ["private, per 100 revisions", "bar"]
     for role, bar in BARS.items():
         if role in ROLES:
-            values = [one.pss_mib(role) / (len(one.of(role)) or 1) for one in rests]
+            shared = [one.pss_mib(role) / (len(one.of(role)) or 1) for one in rests]
+            private = [one.own_mib(role) for one in rests]
         else:
-            values = [one.total_mib for one in rests]
-        ends = (values[0], values[-1]) if values else (0.0, 0.0)
-        rows.append(
-            [role, f"{ends[0]:.1f}", f"{ends[1]:.1f}", str(slopes[role] or "too few"), f"{bar:g}"]
-        )
-    own = [one.envoy["server.memory_allocated"] / MIB for one in rests if one.envoy]
+            shared = [one.total_mib for one in rests]
+            private = [one.own_total_mib for one in rests]
+        ends = [f"{values[end]:.1f}" for values in (shared, private) if values for end in (0, -1)]
+        rows.append([role, *(ends or ["", "", "", ""]), str(slopes[role] or "too few"), f"{bar:g}"])
+    allocated = "server.memory_allocated"
+    own = [one.envoy[allocated] / MIB for one in rests if allocated in one.envoy]
     envoy = (
         f"Envoy itself says it has allocated {own[0]:.1f} MiB at first, {own[-1]:.1f} at last. "
         if own
         else ""
     )
     return (
-        f"{_table(rows)}\n\n{envoy}PSS at rest (only the live revisions' workers run, under load), after "
-        f"{results.warm_up} revisions of warm-up; least\nsquares over {len(rests)} looks, ± half the 95 % "
-        "interval with the looks' correlation taken into account. The upper end must not exceed the bar;\n"
+        f"{_table(rows)}\n\n{envoy}MiB at rest (only the live revisions' workers run, under load), after "
+        f"{results.warm_up} revisions of warm-up.\nSlopes are of private memory (USS), which is where a leak "
+        "shows and which nobody else's processes change: least squares over\n"
+        f"{len(rests)} looks, ± half the 95 % interval with the looks' correlation taken into account. "
+        "The upper end must not exceed the bar;\n"
         f"with fewer than {FEWEST_REVISIONS} revisions it is told and not judged. The bars: a team that "
         "releases twenty revisions every day sees the whole tree\ngrow by less than 18 MiB a month."
     )
