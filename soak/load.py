@@ -4,7 +4,8 @@ import asyncio
 import multiprocessing
 import queue
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
@@ -48,13 +49,16 @@ class Load:
                 page = self._pages.get_nowait()
             except queue.Empty:
                 break
-            if self.book is None:
-                self.book = page
-            else:
-                self.book.add(page)
+            self._take(page)
         if not self._process.is_alive() and not self._stop.is_set():
             raise RuntimeError(f"the load has ended by itself (exit {self._process.exitcode})")
         return self.book or Book(0)
+
+    def _take(self, page: Book) -> None:
+        if self.book is None:
+            self.book = page
+        else:
+            self.book.add(page)
 
     def pause(self) -> None:
         """Let every client finish and close its connections; returns when there are none."""
@@ -66,22 +70,30 @@ class Load:
         self._go.set()
 
     def begin(self) -> None:
-        """Start asking."""
+        """Start asking; returns after the first right answers."""
         self.resume()
-        if not self._pages._reader.poll(_START_SECONDS):  # noqa: SLF001 - a queue has no way to wait only
-            raise RuntimeError(f"no answer within {_START_SECONDS:.0f} s")
+        until = time.monotonic() + _START_SECONDS
+        while not self.collect().answers:
+            if time.monotonic() > until:
+                raise RuntimeError(f"no right answer within {_START_SECONDS:.0f} s")
+            time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
-        """Stop and collect the last page."""
+        """Stop and collect what is still handed in; a load that has died hands in nothing."""
         self._stop.set()
         self._go.set()
-        last: Callable[[], Any] = lambda: self._pages.get(timeout=_QUIET_SECONDS)  # noqa: E731
-        while (page := last()) is not None:
-            if self.book is None:
-                self.book = page
-            else:
-                self.book.add(page)
-        self._process.join(_QUIET_SECONDS)
+        until = time.monotonic() + _QUIET_SECONDS
+        while time.monotonic() < until:
+            try:
+                page = self._pages.get(timeout=_PAGE_SECONDS)
+            except queue.Empty:
+                if not self._process.is_alive():
+                    return
+                continue
+            if page is None:
+                break
+            self._take(page)
+        self._process.join(_PAGE_SECONDS)
 
     def abandon(self) -> None:
         """Whatever state it is in, it ends now."""

@@ -28,7 +28,7 @@ _ABOUT: Mapping[str, str] = {
     "gateway": "Envoy's files, the last catalog, the keys",
     "logs": "bounded: each log is rotated, the newest 50 of ended workers stay",
     "temporary files and sockets": "a socket for each running worker, and four more",
-    "anything else in the home": "",
+    "anything else in the home": "the agent's copy of the catalog: it holds every revision there ever was",
 }
 
 
@@ -61,10 +61,13 @@ def drawing(results: Results) -> str:
         return [(one.revision, of(one)) for one in rests]
 
     def role_line(role: str) -> list[tuple[float, float]]:
-        return line(lambda one: one.pss_mib(role) / (len(one.of(role)) or 1))
+        return line(lambda one: one.own_mib(role))
 
     panels = [
-        Panel("MiB (PSS) of each process, at rest", {role: role_line(role) for role in _ROLES}),
+        Panel(
+            "MiB of private memory of each process, at rest",
+            {role: role_line(role) for role in _ROLES},
+        ),
         Panel(
             "MiB (PSS) of the whole tree",
             {
@@ -101,7 +104,7 @@ def raw(results: Results) -> dict[str, Any]:
         "failed_after_a_kill": len(results.excused),
         "slopes": {name: one and asdict(one) for name, one in results.slopes().items()},
         "rests": [_raw_sample(one) for one in results.samples if one.rest],
-        "commands": results.commands,
+        "commands": _by_name(results),
     }
 
 
@@ -109,6 +112,7 @@ def _raw_sample(sample: Sample) -> dict[str, Any]:
     return {
         "at": round(sample.at, 1),
         "revision": sample.revision,
+        "private_mib": {role: round(sample.own_mib(role), 2) for role in _ROLES},
         "pss_mib": {role: round(sample.pss_mib(role), 2) for role in _ROLES},
         "handles": {
             role: sum(sum(one.handles.values()) for one in sample.of(role)) for role in _ROLES
@@ -169,26 +173,30 @@ def _killed(results: Results) -> str:
 def _memory(results: Results) -> str:
     rests = results.rests
     slopes = results.slopes()
-    rows = [["process", "first MiB", "last MiB", "MiB per 100 revisions", "bar"]]
+    rows = [["process", "PSS at first", "at last", "private at first", "at last"]]
+    rows[0] += ["private, per 100 revisions", "bar"]
     for role, bar in BARS.items():
         if role in ROLES:
-            values = [one.pss_mib(role) / (len(one.of(role)) or 1) for one in rests]
+            shared = [one.pss_mib(role) / (len(one.of(role)) or 1) for one in rests]
+            private = [one.own_mib(role) for one in rests]
         else:
-            values = [one.total_mib for one in rests]
-        ends = (values[0], values[-1]) if values else (0.0, 0.0)
-        rows.append(
-            [role, f"{ends[0]:.1f}", f"{ends[1]:.1f}", str(slopes[role] or "too few"), f"{bar:g}"]
-        )
-    own = [one.envoy["server.memory_allocated"] / MIB for one in rests if one.envoy]
+            shared = [one.total_mib for one in rests]
+            private = [one.own_total_mib for one in rests]
+        ends = [f"{values[end]:.1f}" for values in (shared, private) if values for end in (0, -1)]
+        rows.append([role, *(ends or ["", "", "", ""]), str(slopes[role] or "too few"), f"{bar:g}"])
+    allocated = "server.memory_allocated"
+    own = [one.envoy[allocated] / MIB for one in rests if allocated in one.envoy]
     envoy = (
         f"Envoy itself says it has allocated {own[0]:.1f} MiB at first, {own[-1]:.1f} at last. "
         if own
         else ""
     )
     return (
-        f"{_table(rows)}\n\n{envoy}PSS at rest (only the live revisions' workers run, under load), after "
-        f"{results.warm_up} revisions of warm-up; least\nsquares over {len(rests)} looks, ± half the 95 % "
-        "interval with the looks' correlation taken into account. The upper end must not exceed the bar;\n"
+        f"{_table(rows)}\n\n{envoy}MiB at rest (only the live revisions' workers run, under load), after "
+        f"{results.warm_up} revisions of warm-up.\nSlopes are of private memory (USS), which is where a leak "
+        "shows and which nobody else's processes change: least squares over\n"
+        f"{len(rests)} looks, ± half the 95 % interval with the looks' correlation taken into account. "
+        "The upper end must not exceed the bar;\n"
         f"with fewer than {FEWEST_REVISIONS} revisions it is told and not judged. The bars: a team that "
         "releases twenty revisions every day sees the whole tree\ngrow by less than 18 MiB a month."
     )
@@ -227,14 +235,19 @@ def _disk(results: Results) -> str:
     return _table(rows) if len(rows) > 1 else "Too few looks."
 
 
+def _by_name(results: Results) -> dict[str, list[float]]:
+    """Seconds of every command."""
+    found: dict[str, list[float]] = {}
+    for name, seconds in results.commands:
+        found.setdefault(name, []).append(round(seconds, 2))
+    return found
+
+
 def _commands(results: Results) -> str:
     rows = [["command", "times", "median s", "longest s"]]
-    by_name: dict[str, list[float]] = {}
-    for name, seconds in results.commands:
-        by_name.setdefault(name, []).append(seconds)
     rows += [
         [name, str(len(all_)), f"{median(all_):.2f}", f"{max(all_):.2f}"]
-        for name, all_ in sorted(by_name.items())
+        for name, all_ in sorted(_by_name(results).items())
     ]
     return f"{_table(rows)}\n\nEach waits until its change is live."
 

@@ -9,7 +9,7 @@ from soak.figures import Slope, slope
 from soak.sampling import ROLES, Sample
 from soak.timeline import Timeline
 
-# MiB of PSS per 100 revisions that the upper end of the 95 % interval may not exceed. A team that releases
+# MiB of private memory per 100 revisions that the upper end of the 95 % interval may not exceed. A team that releases
 # twenty revisions a day, every day, then sees the tree grow by less than 18 MiB a month.
 BARS: Mapping[str, float] = {
     "up": 1.0,
@@ -82,16 +82,17 @@ class Results:
         return [one for one in self.samples if one.rest and one.revision > self.warm_up]
 
     def slopes(self) -> dict[str, Slope | None]:
-        """Memory by role, MiB of PSS per 100 revisions; a worker's is the mean of all."""
+        """Private memory by role, MiB per 100 revisions; a worker's is the mean of all.
+
+        Private, because a process's share of shared pages (in PSS) changes with whoever else runs here.
+        """
         revisions = [one.revision for one in self.rests]
         found = {
-            role: slope(
-                revisions, [one.pss_mib(role) / (len(one.of(role)) or 1) for one in self.rests]
-            )
+            role: slope(revisions, [one.own_mib(role) for one in self.rests])
             for role in BARS
             if role in ROLES
         }
-        found["whole tree"] = slope(revisions, [one.total_mib for one in self.rests])
+        found["whole tree"] = slope(revisions, [one.own_total_mib for one in self.rests])
         return found
 
 
@@ -232,7 +233,7 @@ def _flat(results: Results) -> Iterator[Verdict]:
         if found is None:
             yield Verdict(None, f"memory of {role}: too few looks for a slope")
             continue
-        text = f"memory of {role}: {found} MiB PSS per 100 revisions (bar: {bar:g})"
+        text = f"memory of {role}: {found} MiB per 100 revisions (bar: {bar:g})"
         yield Verdict(found.highest <= bar if judged else None, text)
 
 

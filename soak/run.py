@@ -40,7 +40,7 @@ def soak(folder: Path, options: Options, results: Results) -> None:
         with loading(target) as load:
             Soak(subject, load, options, results).run()
         results.exit_code, results.left = subject.stop()
-    except Broken as error:
+    except (Broken, RuntimeError) as error:
         results.problems.append(str(error))
     finally:
         subject.end()
@@ -60,7 +60,7 @@ def _save(results: Results, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "soak.svg").write_text(report.drawing(results))
     (out / "README.md").write_text(report.page(results, "soak.svg"))
-    (out / "soak.json").write_text(json.dumps(report.raw(results), indent=1) + "\n")
+    (out / "soak.json").write_text(json.dumps(report.raw(results)) + "\n")
     failures = [asdict(one) for one in results.book.failures]
     if failures:
         (out / "failures.json").write_text(json.dumps(failures, indent=1, default=str) + "\n")

@@ -60,6 +60,14 @@ class Sample:
     def pss_mib(self, role: str) -> float:
         return sum(one.pss for one in self.of(role)) / MIB
 
+    def own_mib(self, role: str) -> float:
+        """Private memory of a role's process, the mean if there are several: what a leak adds to."""
+        return sum(one.uss for one in self.of(role)) / MIB / (len(self.of(role)) or 1)
+
+    @property
+    def own_total_mib(self) -> float:
+        return sum(one.uss for one in self.processes) / MIB
+
     @property
     def total_mib(self) -> float:
         return sum(one.pss for one in self.processes) / MIB

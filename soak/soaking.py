@@ -200,12 +200,13 @@ class Soak:
         window.end = time.monotonic()
 
     def _worker_of(self, line: str) -> int:
-        """The process of the line's ready worker; 0 if there is none."""
+        """The process of the ready worker of the line's live revision; 0 if there is none."""
         pids = [
             one["pid"]
             for one in self._subject.replicas()
             if one["revision"]["service"] == SERVICE
             and one["revision"]["line"] == line
+            and one["revision"]["revision"] == str(self._live[line])
             and one["state"] == "ready"
         ]
         return int(pids[0]) if pids else 0

@@ -27,7 +27,9 @@ def sample(
     noise = random.Random(revision).uniform(-0.3, 0.3)
     there = [(role, workers if role == "worker" else count) for role, count in ROLES.items()]
     processes = tuple(
-        Process(role, pid, (40 + noise + grows * revision) * MIB, 0, 0, 3, {"socket": handles})
+        Process(
+            role, pid, 90 * MIB, (40 + noise + grows * revision) * MIB, 0, 3, {"socket": handles}
+        )
         for role, count in there
         for _ in range(count)
     )
