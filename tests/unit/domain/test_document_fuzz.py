@@ -110,7 +110,7 @@ def revisions(draw: st.DrawFn, line: LineId, tag: str) -> Revision:
             tuple(f"/{name}/{tail}" for tail in draw(st.sets(st.sampled_from("ab")))),
             {"limits": {"cpu": draw(st.integers(0, 9) | st.just("500m"))}},
         )
-        for name in names
+        for name in sorted(names)
     )
     identity = RevisionId(line.service, line.line, tag)
     digest = f"sha256:{draw(HEX)}"
