@@ -14,7 +14,7 @@ from typing import Any
 
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
-from fairlead.domain.reading import Node, read_json
+from fairlead.domain.reading import Node, read_json, shown
 from fairlead.domain.signature import Signature, signature_from_json, signature_to_json
 
 SCHEMA = 1
@@ -155,7 +155,6 @@ def _check_files(node: Node, files: tuple[ManifestFile, ...]) -> None:
                 f"{path!r} lies under another file", "a file cannot be a directory"
             )
     for key in ("entry", "golden"):
-        if node.child(key).value not in known:
-            node.child(key).wrong(
-                f"{node.child(key).value!r} is not among the files", "name one of the files"
-            )
+        if node.child(key).value not in paths:  # a value of any kind
+            told = shown(node.child(key).value)
+            node.child(key).wrong(f"{told} is not among the files", "name one of the files")

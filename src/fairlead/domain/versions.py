@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_PARTS = re.compile(r"(\d+)")
+_PARTS = re.compile(r"([0-9]+)")
+
+_DIGITS = frozenset("0123456789")
 
 NaturalKey = tuple[tuple[int, int, str], ...]
 
@@ -15,8 +17,14 @@ def natural_key(word: str) -> NaturalKey:
     Total over all strings: words that differ never compare equal (`v01` and `v1` differ by their text).
     """
     parts = _PARTS.split(word)
-    key = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+    key = [_digits(part) if part[0] in _DIGITS else (1, 0, part) for part in parts if part]
     return (*key, (-1, 0, word))
+
+
+def _digits(part: str) -> tuple[int, int, str]:
+    """Ordered as the number, whatever its length: Python does not read very long ones."""
+    significant = part.lstrip("0")
+    return 0, len(significant), significant
 
 
 def version_key(version: str) -> tuple[NaturalKey, NaturalKey]:

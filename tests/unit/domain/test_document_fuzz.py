@@ -35,7 +35,7 @@ from fairlead.domain.signature import (
 from fairlead.domain.status import gateway_status_from_bytes, node_status_from_bytes
 from fairlead.domain.versions import natural_key, split_version, version_key
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+TEXT = st.text(["a", "b", ".", "\\", '"', "\n", "\0", "é", "😀"], max_size=4)
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -53,11 +53,13 @@ ODD = st.recursive(
     ),
     max_leaves=4,
 )
-NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
-HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
+pytestmark = pytest.mark.timeout(60)  # generating is slow on a busy machine
+
+NAMES = st.sampled_from(["a", "s-1", "v9", "v10", "0", "speech", "x" * 63])
+HEX = st.binary(min_size=32, max_size=32).map(bytes.hex)
 REFS = st.builds(
     ArtifactRef,
-    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,9}", fullmatch=True),
+    st.sampled_from(["a", "A_b.c-d", "9", "x" * 128]),
     st.integers(1, 10**18 - 1),
 )
 SPECS = st.builds(
@@ -78,7 +80,11 @@ SIGNATURES: st.SearchStrategy[Signature] = st.builds(
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     paths = draw(
-        st.lists(st.from_regex(r"[\w-]{1,6}\.[a-z]{2,4}", fullmatch=True), min_size=1, unique=True)
+        st.lists(
+            st.sampled_from(["model.py", "a/b.json", "é.onnx", "a/c", "golden.json"]),
+            min_size=1,
+            unique=True,
+        )
     )
     files = [ManifestFile(path, draw(st.integers(0, 2**60)), draw(HEX)) for path in paths]
     return Manifest(
@@ -104,7 +110,7 @@ def revisions(draw: st.DrawFn, line: LineId, tag: str) -> Revision:
             tuple(f"/{name}/{tail}" for tail in draw(st.sets(st.sampled_from("ab")))),
             {"limits": {"cpu": draw(st.integers(0, 9) | st.just("500m"))}},
         )
-        for name in names
+        for name in sorted(names)
     )
     identity = RevisionId(line.service, line.line, tag)
     digest = f"sha256:{draw(HEX)}"
@@ -143,7 +149,7 @@ def test_any_manifest_reads_back_with_its_digest(manifest: Manifest) -> None:
     assert again.digest == manifest.digest
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(catalogs())
 def test_any_catalog_reads_back(catalog: Catalog) -> None:
     data = catalog_to_bytes(catalog)
@@ -173,7 +179,7 @@ def odd_bytes(draw: st.DrawFn, documents: st.SearchStrategy[bytes]) -> bytes:
     return json.dumps(document, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(odd_bytes(manifests().map(manifest_to_bytes)) | st.binary(max_size=40))
 def test_any_bytes_are_a_manifest_that_can_be_written_or_an_error_in_words(data: bytes) -> None:
     try:
@@ -184,7 +190,7 @@ def test_any_bytes_are_a_manifest_that_can_be_written_or_an_error_in_words(data:
         assert manifest_from_bytes(manifest_to_bytes(manifest)) == manifest
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 @given(odd_bytes(catalogs().map(catalog_to_bytes)) | st.binary(max_size=40))
 def test_any_bytes_are_a_catalog_that_can_be_written_or_an_error_in_words(data: bytes) -> None:
     try:
