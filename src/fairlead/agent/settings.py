@@ -19,6 +19,7 @@ class AgentSettings:
     # (a life pipe is given) it always takes them along.
     keep_workers: bool = True
     serving: ServingSettings = field(default_factory=ServingSettings)  # every worker's
+    allow_pickle: bool = False  # may this node's models load pickles?
 
     catalog_poll_seconds: float = 0.2
     heartbeat_seconds: float = 0.5

@@ -82,6 +82,7 @@ class WorkerSpec:
     deadline_seconds: float = 300.0  # Knative's default revision timeout (S0-38)
     life_fd: int | None = None
     pod_name: str = "unknown_pod"
+    allow_pickle: bool = False  # the node's setting: may its models load pickles?
 
     def endpoint_id(self, name: str) -> EndpointId:
         return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)

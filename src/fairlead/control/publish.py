@@ -20,6 +20,7 @@ from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_probl
 from fairlead.domain.reading import Node
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines import load_model
+from fairlead.engines.pickles import check_files
 from fairlead.engines.proof import prove
 
 DESCRIPTION = "model.yaml"
@@ -52,6 +53,8 @@ async def publish(
     description: Mapping[str, Any],
     artifacts: Publisher,
     tell: Callable[[str], None],
+    *,
+    allow_pickle: bool = False,
 ) -> Published:
     """Prove the model in `directory` and publish it. `description` is the content of its model.yaml.
 
@@ -59,6 +62,8 @@ async def publish(
     for a model that does not load or does not answer its golden examples.
     """
     manifest = read_folder(directory, description)
+    if not allow_pickle:
+        check_files(directory, [file.path for file in manifest.files])
     golden = golden_from_bytes(
         (directory / manifest.golden).read_bytes(), str(directory / manifest.golden)
     )

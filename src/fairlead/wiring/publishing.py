@@ -12,7 +12,9 @@ from types import FrameType
 from fairlead.adapters.documents import read_document
 from fairlead.control.publish import DESCRIPTION, Published, publish
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
+from fairlead.engines.pickles import refuse_pickles
 from fairlead.wiring.homes import Control
+from fairlead.wiring.settings import environment
 
 
 def check_folders(folders: tuple[Path, ...]) -> None:
@@ -30,10 +32,22 @@ def publish_folder(
 ) -> Published:
     """Prove and publish one folder; raises FairleadError with what is wrong with it."""
     description = read_document(folder / DESCRIPTION)
+    allow_pickle = pickles_allowed()
     # Not asyncio.run: that one waits for the model's own code before it lets Ctrl-C through.
     loop = asyncio.new_event_loop()
     with contextlib.closing(loop), _limit(folder, limit_seconds):
-        return loop.run_until_complete(publish(folder, description, control.artifacts, tell))
+        work = publish(
+            folder, description, control.artifacts, tell, allow_pickle=allow_pickle
+        )
+        return loop.run_until_complete(work)
+
+
+def pickles_allowed() -> bool:
+    """The node's setting; if it says no, this process cannot load pickles from now on."""
+    allowed = environment().allow_pickle
+    if not allowed:
+        refuse_pickles()
+    return allowed
 
 
 @contextlib.contextmanager

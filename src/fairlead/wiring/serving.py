@@ -25,6 +25,7 @@ from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
 from fairlead.server.standalone import Standalone, run_standalone
 from fairlead.wiring.homes import open_home
+from fairlead.wiring.publishing import pickles_allowed
 from fairlead.wiring.settings import environment
 
 LINE = "v1"  # a server without releases has one line
@@ -63,8 +64,12 @@ def serve(
         settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
     )
     with tempfile.TemporaryDirectory(prefix="fairlead-serve-") as staging:
+        allow_pickle = pickles_allowed()
         specs = [
-            _spec(name, home, Path(staging) / str(number), settings, tell)
+            replace(
+                _spec(name, home, Path(staging) / str(number), settings, tell),
+                allow_pickle=allow_pickle,
+            )
             for number, name in enumerate(what)
         ]
         for spec in specs:
@@ -97,7 +102,13 @@ def _spec(
 ) -> WorkerSpec:
     if (Path(name) / DESCRIPTION).is_file():
         staging.mkdir()
-        work = publish(Path(name), read_document(Path(name) / DESCRIPTION), _Staged(staging), tell)
+        work = publish(
+            Path(name),
+            read_document(Path(name) / DESCRIPTION),
+            _Staged(staging),
+            tell,
+            allow_pickle=environment().allow_pickle,
+        )
         manifest, directory = asyncio.run(work).manifest, staging
     else:
         manifest, directory = _published(name, home)

@@ -19,9 +19,12 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_PORT": "the gateway's port (default 8080)",
     "FAIRLEAD_TLS_CERT": "PEM certificate chain: the gateway then speaks TLS",
     "FAIRLEAD_TLS_KEY": "PEM private key for it",
+    "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
+_YES = ("1", "true", "yes", "on")
+_NO = ("", "0", "false", "no", "off")
 _HIGHEST_PORT = 65_535
 _SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its end
 _SOCKET_NAME_BYTES = 16  # a slash, a worker's name, ".sock~"
@@ -38,6 +41,7 @@ class Environment:
     tls_key: Path | None
     api_key: str | None
     serving: Mapping[str, str]
+    allow_pickle: bool = False
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -60,6 +64,11 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         problems.append(
             Problem("FAIRLEAD_TLS_CERT", "goes with FAIRLEAD_TLS_KEY", "set both or none")
         )
+    pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
+    if pickle not in (*_YES, *_NO):
+        problems.append(
+            Problem("FAIRLEAD_ALLOW_PICKLE", f"is {pickle!r}", "write true or false")
+        )
     if problems:
         raise InvalidInput("environment", problems)
     return Environment(
@@ -70,6 +79,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         tls_key=_path(ours, "FAIRLEAD_TLS_KEY"),
         api_key=ours.get("FAIRLEAD_API_KEY"),
         serving=serving,
+        allow_pickle=pickle in _YES,
     )
 
 
