@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def read_document(path: Path) -> Any:  # noqa: ANN401 - untrusted input has no t
         raise _invalid(
             source, f"key {error} stands twice in one object", "keep one of the two"
         ) from None
+    except ValueError as error:  # a number of thousands of digits, a thirteenth month
+        raise _invalid(
+            source, f"holds a value that is none ({error})", "write it as text"
+        ) from None
     except RecursionError:
         raise _invalid(source, "is nested too deeply", "a release file has four levels") from None
 
@@ -67,13 +72,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the library's signature
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # told by the library, with its place
+            if key in seen:
                 problem = f"key {key!r} stands twice in one object"
-                raise yaml.constructor.ConstructorError(
-                    None, None, problem, node.value[index][0].start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -96,7 +103,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read(path: Path, source: str) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)  # a name may lead to something without an end
     except FileNotFoundError:
         raise _invalid(source, "is not there", "check the path") from None
     except OSError as error:
@@ -104,7 +112,7 @@ def _read(path: Path, source: str) -> str:
             source, f"cannot be read ({error.strerror})", "check the path and its permissions"
         ) from None
     if len(data) > _MOST_BYTES:
-        raise _invalid(source, f"has {len(data)} bytes", f"at most {_MOST_BYTES}")
+        raise _invalid(source, f"has more than {_MOST_BYTES} bytes", "write less")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

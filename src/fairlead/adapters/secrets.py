@@ -26,6 +26,7 @@ class SecretsFile:
         return {str(client): str(secret) for client, secret in document["keys"].items()}
 
     def put(self, client: str, secret: str) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(self._path.with_suffix(".lock")):
             self._write({**self.read(), client: secret})
 

@@ -45,6 +45,7 @@ class ServingSettings:
     model_name: str = "keywords"
     model_directory: str = "."
     body_limit_bytes: int = 64 * _MIB
+    bodies_limit_bytes: int = 256 * _MIB  # of all requests that are being answered, together
     access_log: bool = False  # a line per request costs as much as a small model
 
     @property

@@ -13,6 +13,7 @@ import click
 
 import fairlead
 from fairlead.domain.errors import FairleadError
+from fairlead.kits.terminal import printable
 
 # name -> (module, attribute, one line of help): listed here so that `fairlead --help` imports none of them.
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
@@ -92,7 +93,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except FairleadError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(printable(f"error: {error}"), err=True)
         code = 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -107,7 +108,9 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last net: no traceback reaches a user
         code = 1
         click.echo(
-            f"unexpected error: {type(error).__name__}: {error} (details: {_kept_details()})",
+            printable(
+                f"unexpected error: {type(error).__name__}: {error} (details: {_kept_details()})"
+            ),
             err=True,
         )
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,6 +12,7 @@ from fairlead.cli.common import home_option, json_option, say, table
 from fairlead.domain.catalog import Line, Revision, Service
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.versions import natural_key
+from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
     from fairlead.wiring.observe import Observed
@@ -46,7 +47,7 @@ def status(home: Path | None, as_json: bool) -> int:
             table(("SERVICE", "VERSION", "ARTIFACT", "TRAFFIC", "STATE", "WORKERS", "WHY"), rows)
         )
     for problem in problems:
-        click.echo(f"! {problem}")
+        click.echo(one_line(f"! {problem}"))
     return 1 if problems else 0
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.golden import Golden, golden_from_bytes
 from fairlead.domain.ids import ARTIFACT_NAME, ArtifactRef
-from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
+from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
 from fairlead.domain.reading import Node
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines import load_model
@@ -97,6 +97,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     for key, path in (("file", entry), ("golden", golden)):
         if path not in known:
             node.child(key).wrong(f"{path!r} is not in the folder", f"put it into {directory}")
+    node.problems.extend(too_large(files, golden))
     bio = {"model_name": name, "model_card": _model_card(directory)}
     if node.has("description"):
         bio["description"] = node.child("description").text()

@@ -19,6 +19,7 @@ from fairlead.domain.reading import Node, shown
 
 WHOLE = 100  # what the percents of a line's traffic sum to (S0-41)
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+INTERNAL = "/internal/"  # never routed
 _PATH_RULE = "a path that starts with '/', without '?' or '%'"
 _MAX_REPLICAS = 10_000
 _MAX_CONCURRENCY = 1_000  # Knative's own bound on containerConcurrency
@@ -261,6 +262,8 @@ def read_endpoint(name: str, node: Node) -> EndpointSpec:
     for path, count in Counter(paths).items():
         if count > 1:
             node.child("paths").wrong(f"names {path} twice", "each path once")
+        if path.startswith(INTERNAL):
+            node.child("paths").wrong(f"names {path}", f"{INTERNAL}… is between agent and worker")
     resources = node.child("resources")
     if node.has("resources"):
         resources.mapping(["requests", "limits"])

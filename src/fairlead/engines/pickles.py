@@ -131,9 +131,7 @@ def _is_pickle(head: bytes) -> bool:
         for opcode, argument, _ in pickletools.genops(head):
             count += 1
             seen.add(opcode.name)
-            named = named or (
-                opcode.name in _NAMES and _NAME.fullmatch(str(argument)) is not None
-            )
+            named = named or (opcode.name in _NAMES and _NAME.fullmatch(str(argument)) is not None)
     except Exception:  # noqa: BLE001 - cut off, or no pickle: what was read until then decides
         return _HEADER.match(head) is not None and count > _ENOUGH
     if _HEADER.match(head) is not None:
@@ -188,4 +186,6 @@ def refuse_pickles() -> None:
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "pickle.find_class":
         module, name = arguments[:2]
-        raise PickleRefused(f"the model's code loads a pickle that names {module}.{name}; {remedy()}")
+        raise PickleRefused(
+            f"the model's code loads a pickle that names {module}.{name}; {remedy()}"
+        )

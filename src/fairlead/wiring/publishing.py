@@ -36,9 +36,7 @@ def publish_folder(
     # Not asyncio.run: that one waits for the model's own code before it lets Ctrl-C through.
     loop = asyncio.new_event_loop()
     with contextlib.closing(loop), _limit(folder, limit_seconds):
-        work = publish(
-            folder, description, control.artifacts, tell, allow_pickle=allow_pickle
-        )
+        work = publish(folder, description, control.artifacts, tell, allow_pickle=allow_pickle)
         return loop.run_until_complete(work)
 
 

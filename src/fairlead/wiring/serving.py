@@ -21,6 +21,7 @@ from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, manifest_to_bytes
 from fairlead.kits import jsonlog
+from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
 from fairlead.server.standalone import Standalone, run_standalone
@@ -75,6 +76,10 @@ def serve(
         for spec in specs:
             service = spec.revision.service
             tell(f"{service}: http://{options.host}:{options.http_port}/v2/models/{service}/infer")
+        if not is_loopback(options.host):
+            tell(
+                f"whoever reaches {options.host}:{options.http_port} may call: keys are the gateway's"
+            )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run_standalone(specs, options, SystemClock()))
 

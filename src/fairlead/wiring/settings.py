@@ -66,9 +66,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         )
     pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
     if pickle not in (*_YES, *_NO):
-        problems.append(
-            Problem("FAIRLEAD_ALLOW_PICKLE", f"is {pickle!r}", "write true or false")
-        )
+        problems.append(Problem("FAIRLEAD_ALLOW_PICKLE", f"is {pickle!r}", "write true or false"))
     if problems:
         raise InvalidInput("environment", problems)
     return Environment(

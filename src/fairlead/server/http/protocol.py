@@ -26,6 +26,8 @@ from fairlead.server.http.wave import QuickRequest, Wave
 WHOLE = "fairlead.whole_answer"
 _CLOSE = b"connection: close\r\n\r\n"
 _MOST_DIGITS = 9  # of a length that is worth reading as a number
+_UPLOADS = 4  # times the idle limit: how long a body may take to arrive
+_MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
 
 Whole = Callable[[bytes, bytes], bool]
 
@@ -51,6 +53,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._quick: QuickRequest | None = None  # whose body is being read
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._body_since: float | None = None  # when the body that is arriving began
 
     # The connection. Idle ones are closed by one timer each that looks again, instead of one per request.
 
@@ -70,9 +75,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(seconds, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
-        idle = 0.0 if self._idle_since is None else self.loop.time() - self._idle_since
+        now = self.loop.time()
+        idle = 0.0 if self._idle_since is None else now - self._idle_since
+        body = 0.0 if self._body_since is None else now - self._body_since
         if idle >= self.timeout_keep_alive:
             self.timeout_keep_alive_handler()
+        elif body >= _UPLOADS * self.timeout_keep_alive:
+            self.transport.abort()  # whoever sends that slowly does not wait for an answer
         else:
             self._look_again_in(self.timeout_keep_alive - idle)
 
@@ -89,15 +98,26 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._idle_since = self.loop.time()
 
-    # The parser's callbacks.
+    # The parser and its callbacks.
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEAD_BYTES:
+                self.send_400_response("The head of this request is too large.")
 
     def on_message_begin(self) -> None:
+        self._in_head = True
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
         self._idle_since = None
+        self._body_since = self.loop.time()
         self._quick = self._joins_the_wave()
         if self._quick is not None:
             self.cycle = self._quick
@@ -116,6 +136,7 @@ class HttpProtocol(HttpToolsProtocol):
             quick.body = quick.body + body if quick.body else body
 
     def on_message_complete(self) -> None:
+        self._body_since = None
         quick = self._quick
         if quick is None:
             super().on_message_complete()
