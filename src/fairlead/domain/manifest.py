@@ -170,6 +170,8 @@ def too_large(files: Sequence[ManifestFile], golden: str) -> list[Problem]:
 def _check_files(node: Node, files: tuple[ManifestFile, ...]) -> None:
     paths = [file.path for file in files]
     known = set(paths)
+    if len(known) != len(paths):
+        node.child("files").wrong("names a path twice", "each file once")
     node.problems.extend(too_large(files, str(node.child("golden").value)))
     if len(files) > _MAX_FILES:
         return
