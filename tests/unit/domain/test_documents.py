@@ -75,7 +75,25 @@ def test_a_manifest_reads_back_and_its_digest_fixes_every_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "/x", "a/../b", "./a", "a//b", "", "a\\b", "a\0b", "a\nb", "x" * 600, "a/.", "x" * 256, "ä" * 128, "a\x7f", "a\x9b1m", "a\u202eb"]
+    "path",
+    [
+        "../x",
+        "/x",
+        "a/../b",
+        "./a",
+        "a//b",
+        "",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "x" * 600,
+        "a/.",
+        "x" * 256,
+        "ä" * 128,
+        "a\x7f",
+        "a\x9b1m",
+        "a\u202eb",
+    ],
 )
 def test_a_path_that_could_leave_the_artifact_is_refused(path: str) -> None:
     assert path_problem(path) is not None

@@ -24,7 +24,9 @@ def test_every_line_can_be_printed_and_stays_one(text: str) -> None:
     shown = one_line(text)
     shown.encode()
     assert len(shown.splitlines()) <= 1
-    assert shown.isprintable() or all(ord(letter) > 0x9F for letter in shown if not letter.isprintable())
+    assert shown.isprintable() or all(
+        ord(letter) > 0x9F for letter in shown if not letter.isprintable()
+    )
 
 
 def test_a_log_line_is_one_line_and_still_json() -> None:

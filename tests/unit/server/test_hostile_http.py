@@ -83,8 +83,12 @@ async def exchange(path: Path, sent: bytes, *, wait_for: bytes = b"") -> bytes:
 
 CHUNKED = b"0\r\n\r\n"
 AMBIGUOUS = {
-    "length and chunks": PREDICT + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n" + CHUNKED,
-    "chunks and length": PREDICT + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n" + CHUNKED,
+    "length and chunks": PREDICT
+    + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+    + CHUNKED,
+    "chunks and length": PREDICT
+    + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n"
+    + CHUNKED,
     "two lengths": PREDICT + b"content-length: 0\r\ncontent-length: 5\r\n\r\n",
     "two lengths in one": PREDICT + b"content-length: 0, 5\r\n\r\n",
     "a signed length": PREDICT + b"content-length: +5\r\n\r\n",
@@ -98,7 +102,8 @@ AMBIGUOUS = {
     "a bare return in a header": PREDICT + b"x-a: b\rcontent-length: 5\r\n\r\n",
     "a zero byte in a header": PREDICT + b"x-a: b\0c\r\n\r\n",
     "a chunk without a size": PREDICT + b"transfer-encoding: chunked\r\n\r\n;a\r\n\r\n",
-    "a chunk longer than its size": PREDICT + b"transfer-encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
+    "a chunk longer than its size": PREDICT
+    + b"transfer-encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
     "no such version": b"GET /livez HTTP/9.9\r\nhost: here\r\n\r\n",
 }
 
@@ -127,7 +132,9 @@ async def test_a_body_that_never_comes_frees_its_connection(
 ) -> None:
     spec = scaled_artifact(tmp_path / "scaled").spec(RevisionId("scaled", "v1", "1"))
     async with in_process(spec) as running, listening(running.app, tmp_path / "s", 0.05) as path:
-        assert await exchange(path, PREDICT + b"content-length: %d\r\n\r\n%b" % (length, body)) == b""
+        assert (
+            await exchange(path, PREDICT + b"content-length: %d\r\n\r\n%b" % (length, body)) == b""
+        )
         stats = [one for one in running.plane.stats if one.endpoint is not None]
         await eventually(lambda: not any(one.in_progress for one in stats))
 
@@ -136,7 +143,8 @@ async def test_many_large_bodies_at_once_are_refused_and_the_memory_comes_back(
     tmp_path: Path,
 ) -> None:
     slow = ECHO.replace("def predict", "async def predict").replace(
-        "        if request.text", "        import asyncio; await asyncio.sleep(0.3)\n        if request.text"
+        "        if request.text",
+        "        import asyncio; await asyncio.sleep(0.3)\n        if request.text",
     )
     artifact = make_artifact(
         tmp_path / "echo",
@@ -165,8 +173,12 @@ async def test_paths_and_methods_of_strangers_make_no_new_metrics(server: Path) 
     before = await series()
     for number in range(60):
         method = (b"GET", b"POST", b"PROPFIND")[number % 3]
-        target = (b"/x%d", b"/v2/models/x%d", b"/v1/model/scaled/predict?x=%d")[number // 20] % number
-        await exchange(server, b"%b %b HTTP/1.1\r\ncontent-length: 0\r\n\r\n" % (method, target), wait_for=b"}")
+        target = (b"/x%d", b"/v2/models/x%d", b"/v1/model/scaled/predict?x=%d")[
+            number // 20
+        ] % number
+        await exchange(
+            server, b"%b %b HTTP/1.1\r\ncontent-length: 0\r\n\r\n" % (method, target), wait_for=b"}"
+        )
     grown = await series() - before
     strange = (b"/x", b"PROPFIND", b"?x=")
     assert not [line for line in grown if any(one in line for one in strange)]
