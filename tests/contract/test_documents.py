@@ -49,7 +49,10 @@ def test_json_and_yaml_say_the_same(tmp_path: Path, name: str, text: str) -> Non
         ("a.yaml", b"a: 1\n---\nb: 2", "is not YAML"),
         ("a.yaml", b"a: !!python/object:os.system {}", "is not YAML"),
         ("a.yaml", b"a: \xff", "is not UTF-8 (byte 3)"),
-        ("a.yaml", b"a: " + b"x" * (1 << 20), "has 1048579 bytes"),
+        ("a.yaml", b"a: " + b"x" * (1 << 20), "has more than 1048576 bytes"),
+        ("a.json", b'{"a": ' + b"9" * 5000 + b"}", "holds a value that is none"),
+        ("a.yaml", b"a: 2024-13-45", "holds a value that is none"),
+        ("a.yaml", b"a: " + b"[" * 100_000, "is nested too deeply"),
         ("a.yaml", b"", "is empty; write an object"),
         ("a.toml", b"a = 1", "ends in '.toml'; name it *.json, *.yaml, *.yml, *.jsonnet"),
     ],
@@ -83,3 +86,16 @@ def test_any_bytes_are_a_document_or_a_mistake_in_words(tmp_path: Path, data: by
             read_document(tmp_path / name)
         except InvalidInput as error:
             assert len(str(error)) > len(name)
+
+
+@pytest.mark.timeout(60)
+def test_a_document_of_many_keys_takes_no_longer_than_it_is_long(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("{" + ", ".join(f"a{number}: 1" for number in range(60_000)) + "}")
+    assert len(read_document(path)) == 60_000  # comparing each with each took minutes
+
+
+def test_a_name_that_leads_to_something_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("/dev/zero")
+    with pytest.raises(InvalidInput, match="has more than 1048576 bytes"):
+        read_document(tmp_path / "a.yaml")

@@ -145,7 +145,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read(path: Path, source: str) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)  # a name may lead to something without an end
     except FileNotFoundError:
         raise _invalid(source, "is not there", "check the path") from None
     except OSError as error:
@@ -153,7 +154,7 @@ def _read(path: Path, source: str) -> str:
             source, f"cannot be read ({error.strerror})", "check the path and its permissions"
         ) from None
     if len(data) > _MOST_BYTES:
-        raise _invalid(source, f"has {len(data)} bytes", f"at most {_MOST_BYTES}")
+        raise _invalid(source, f"has more than {_MOST_BYTES} bytes", "write less")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

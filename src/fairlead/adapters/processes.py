@@ -18,7 +18,7 @@ from fairlead.kits import processes
 from fairlead.kits.processes import Exit, ProcessId
 
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-_LOG_MODE = 0o644
+_LOG_MODE = 0o600  # what a model prints may quote what it was asked
 _STANDARD = 3  # descriptors every process has
 
 _Action = tuple[int, int] | tuple[int, int, int] | tuple[int, int, str, int, int]

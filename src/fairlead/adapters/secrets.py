@@ -25,6 +25,7 @@ class SecretsFile:
         return dict(self._document()["keys"])
 
     def put(self, client: str, secret: str, old: tuple[OldSecret, ...] = ()) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(self._path.with_suffix(".lock")):
             document = self._without(client)
             document["keys"][client] = secret

@@ -104,6 +104,7 @@ class Actor:
             pod_name=self.settings.pod_name,
             drain_seconds=self.settings.drain_seconds,
             life_fd=self.life_fd,
+            allow_pickle=self.settings.allow_pickle,
         )
         try:
             private_directory(self.home.sockets)

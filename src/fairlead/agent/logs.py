@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -30,6 +33,32 @@ def prune(home: Home[Path], living: Collection[str], keep: int) -> None:
     ended.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in ended[keep:]:
         path.unlink(missing_ok=True)
+        before(path).unlink(missing_ok=True)
+
+
+def before(log: Path) -> Path:
+    """Where the part of a log lies that was too much for one file."""
+    return log.with_name(f"{log.name}.1")
+
+
+def bound(home: Home[Path], most_bytes: int) -> None:
+    """Keep every worker's log below `most_bytes`, and as much of what came before in a file beside it.
+
+    The worker appends to an open file, so that is emptied in place; a line written in that moment is lost.
+    """
+    for log in home.logs.glob("worker-*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size > most_bytes:
+                with contextlib.suppress(OSError):  # a full disk is no reason to let it grow
+                    _copy_end(log, before(log), most_bytes)
+                os.truncate(log, 0)
+
+
+def _copy_end(source: Path, target: Path, most_bytes: int) -> None:
+    with source.open("rb") as old, target.open("wb") as new:
+        target.chmod(0o600)
+        old.seek(max(0, old.seek(0, os.SEEK_END) - most_bytes))
+        shutil.copyfileobj(old, new)
 
 
 def last_words(log: Path) -> str:

@@ -19,6 +19,7 @@ from fairlead.agent import http, plan, pull, records
 from fairlead.agent.act import Actor
 from fairlead.agent.adopt import Surveyor, living
 from fairlead.agent.gateway import GatewayWatch
+from fairlead.agent.logs import bound
 from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
@@ -116,8 +117,19 @@ class _Agent:
             _log.info("%d running workers adopted", len(adopted), extra={"event": "adopted"})
         group.create_task(self._steer(actor))
         group.create_task(self._scrape())
+        group.create_task(self._bound_logs())
         if self._ports.reports is not None:
             group.create_task(self._report())
+
+    async def _bound_logs(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(bound, self._home, self._settings.log_bytes)
+            except OSError as error:
+                self._note("logs", self._home.logs, "kept short", error)
+            else:
+                self._note("logs", self._home.logs)
+            await self._clock.sleep(self._settings.log_seconds)
 
     async def _until_told(self) -> None:
         told = asyncio.Event()

@@ -20,6 +20,7 @@ from fairlead.kits.files import write_atomic
 from fairlead.kits.processes import ProcessId, to_record
 
 SCHEMA = 1
+_MODE = 0o600  # settings may hold a token
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def spec_file(home: Home[Path], worker: str) -> Path:
 def announce(home: Home[Path], spec: WorkerSpec) -> Record:
     """Write down that this worker is about to be started."""
     # Not flushed to the disk: after a power cut there is no process to adopt either.
-    write_atomic(spec_file(home, spec.worker), spec.to_json().encode(), durable=False)
+    write_atomic(spec_file(home, spec.worker), spec.to_json().encode(), mode=_MODE, durable=False)
     record = Record(spec)
     _write(home, record)
     return record
@@ -106,7 +107,7 @@ def _write(home: Home[Path], record: Record) -> None:
         "process": to_record(process) if process else None,
     }
     path = home.workers / f"{record.spec.worker}.json"
-    write_atomic(path, json.dumps(document).encode(), durable=False)
+    write_atomic(path, json.dumps(document).encode(), mode=_MODE, durable=False)
 
 
 def _process(node: Node, source: str) -> ProcessId | None:

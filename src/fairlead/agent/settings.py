@@ -19,6 +19,7 @@ class AgentSettings:
     # (a life pipe is given) it always takes them along.
     keep_workers: bool = True
     serving: ServingSettings = field(default_factory=ServingSettings)  # every worker's
+    allow_pickle: bool = False  # may this node's models load pickles?
 
     catalog_poll_seconds: float = 0.2
     heartbeat_seconds: float = 0.5
@@ -44,6 +45,8 @@ class AgentSettings:
     max_replicas: int = 16
     clean_up_seconds: float = 600.0  # an artifact nobody uses stays this long: for a quick way back
     kept_logs: int = 50  # of workers that have ended, the newest
+    log_bytes: int = 32 * 1024 * 1024  # of one worker; as much again lies in the file before it
+    log_seconds: float = 1.0  # between two looks at how long the logs have become
     settled_seconds: float = 10.0  # a worker that was ready this long had no bad start
 
     def __post_init__(self) -> None:

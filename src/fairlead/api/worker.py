@@ -45,6 +45,7 @@ class ServingSettings:
     model_name: str = "keywords"
     model_directory: str = "."
     body_limit_bytes: int = 64 * _MIB
+    bodies_limit_bytes: int = 256 * _MIB  # of all requests that are being answered, together
     access_log: bool = False  # a line per request costs as much as a small model
 
     @property
@@ -82,6 +83,7 @@ class WorkerSpec:
     deadline_seconds: float = 300.0  # Knative's default revision timeout (S0-38)
     life_fd: int | None = None
     pod_name: str = "unknown_pod"
+    allow_pickle: bool = False  # the node's setting: may its models load pickles?
 
     def endpoint_id(self, name: str) -> EndpointId:
         return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)

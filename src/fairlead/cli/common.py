@@ -11,6 +11,7 @@ import click
 
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.reading import Variables
+from fairlead.kits.terminal import one_line, printable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -103,12 +104,12 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 def say(line: str = "") -> None:
     """To the person at the terminal, not to the program that reads the output."""
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their content."""
-    lines = [list(header), *[list(row) for row in rows]]
+    lines = [list(header), *[[one_line(cell) for cell in row] for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -21,6 +21,7 @@ import click
 import fairlead
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.explanations import (
+from fairlead.kits.terminal import printable
     DONE,
     FAILED,
     INTERRUPTED,
@@ -74,14 +75,15 @@ def _explain(error: BaseException) -> int:
         _tell("interrupted")
         return INTERRUPTED
     if isinstance(error, FairleadError):
-        _tell(f"error[{error.kind}]: {error}")
+        _tell(printable(f"error[{error.kind}]: {error}"))
         return FAILED
     if isinstance(error, BrokenPipeError):
         return UNREAD
     if isinstance(error, OSError):
-        _tell(f"error[{SYSTEM}]: {_words(error)}")
+        _tell(printable(f"error[{SYSTEM}]: {_words(error)}"))
         return FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
+    what = printable(what)
     _tell(f"error[{Kind.INTERNAL}]: {what}; this is a fault of Fairlead: {_kept_details(error)}")
     return UNEXPECTED
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fairlead.cli.common import home_option, say
+from fairlead.kits.terminal import one_line
 
 _LOOK_SECONDS = 0.2
 
@@ -41,12 +42,12 @@ def logs(home: Path | None, lines: int, **options: Any) -> int:
     follower = LogFollower(control.home.logs, from_start=True, requests=requests)
     shown = [record for record in follower.new() if _wanted(record, options)]
     for record in shown[max(0, len(shown) - lines) :]:
-        click.echo(_line(record, as_json=options["as_json"]))
+        click.echo(one_line(_line(record, as_json=options["as_json"])))
     while options["follow"]:
         control.clock.pause(_LOOK_SECONDS)
         for record in follower.new():
             if _wanted(record, options):
-                click.echo(_line(record, as_json=options["as_json"]))
+                click.echo(one_line(_line(record, as_json=options["as_json"])))
     return 0
 
 

@@ -12,6 +12,7 @@ from fairlead.cli.common import home_option, json_option, say, table
 from fairlead.domain.catalog import Line, Revision, Service
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.versions import natural_key
+from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
     from fairlead.wiring.observe import Observed
@@ -51,7 +52,7 @@ def status(home: Path | None, as_json: bool) -> int:
     for line in rollouts:
         click.echo(line)
     for problem in problems:
-        click.echo(f"! {problem}")
+        click.echo(one_line(f"! {problem}"))
     return 1 if problems else 0
 
 

@@ -12,6 +12,8 @@ from fairlead.cli.common import address_options, home_option, release_variables,
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId
 from fairlead.domain.reading import Variables
+from fairlead.kits.addresses import is_loopback
+from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
     from fairlead.wiring.up import UpOptions
@@ -58,6 +60,10 @@ def up(files: tuple[Path, ...], home: Path | None, variables: Variables, **given
         if folders:
             asyncio.run(running.publish_folders(control, folders))
         running.prepare(control, sourced, options, say)
+        if not (is_loopback(options.host) or options.tls_cert):
+            say(
+                "keys and data travel unencrypted: give --tls-cert and --tls-key, or put TLS in front"
+            )
         say(f"starting in {control.home.root} (Ctrl-C stops everything)")
 
         def ready(seconds: float) -> None:
@@ -65,7 +71,10 @@ def up(files: tuple[Path, ...], home: Path | None, variables: Variables, **given
 
             click.echo(banner(control, options.url, options.root, seconds))
 
-        return asyncio.run(running.run(control, options, click.echo, ready))
+        def tell(line: str) -> None:
+            click.echo(one_line(line))
+
+        return asyncio.run(running.run(control, options, tell, ready))
 
 
 def _options(given: dict[str, object]) -> UpOptions:

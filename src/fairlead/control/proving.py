@@ -28,6 +28,7 @@ from fairlead.domain.signature import (
     signature_from_json,
     signature_to_json,
 )
+from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import jsonlog
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -61,13 +62,21 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
         model.close()
 
 
-def order_for(directory: Path, manifest: Manifest, report: int, log: Path | None) -> bytes:
+def order_for(
+    directory: Path,
+    manifest: Manifest,
+    report: int,
+    log: Path | None,
+    *,
+    allow_pickle: bool = False,
+) -> bytes:
     """What a child reads from its standard input. `report` is the descriptor it inherits."""
     document = {
         "directory": str(directory.resolve()),
         "manifest": manifest_to_bytes(manifest).decode(),
         "report": report,
         "log": str(log) if log is not None else None,
+        "allow_pickle": allow_pickle,
         "parent": os.getpid(),
     }
     return json.dumps(document).encode()
@@ -93,6 +102,8 @@ def main() -> None:
     _end_with(order["parent"])
     os.set_inheritable(order["report"], False)  # noqa: FBT003 - the library's signature
     jsonlog.setup("publish", file=Path(order["log"]) if order["log"] else None)
+    if not order["allow_pickle"]:
+        refuse_pickles()
     report = json.dumps(_report(Path(order["directory"]), order["manifest"].encode())).encode()
     with os.fdopen(order["report"], "wb") as file:
         file.write(report)

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from fairlead.control.proving import Prover, prove_model
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
-from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem
+from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
 from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import DocumentSignature
+from fairlead.engines.pickles import check_files
 
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
@@ -49,6 +50,8 @@ async def publish(
     artifacts: Publisher,
     tell: Callable[[str], None],
     prover: Prover = prove_model,
+    *,
+    allow_pickle: bool = False,
 ) -> Published:
     """Prove the model in `directory` and publish it. `description` is the content of its model.yaml.
 
@@ -56,6 +59,8 @@ async def publish(
     for a model that does not load or does not answer its golden examples.
     """
     manifest = read_folder(directory, description)
+    if not allow_pickle:
+        check_files(directory, [file.path for file in manifest.files])
     tell(
         f"{manifest.ref}: {len(manifest.files)} files, {mebibytes(manifest.size)}; loading ({manifest.engine})"
     )
@@ -81,6 +86,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     for key, path in (("file", entry), ("golden", golden)):
         if path not in known:
             node.child(key).wrong(f"{path!r} is not in the folder", f"put it into {directory}")
+    node.problems.extend(too_large(files, golden))
     bio = {"model_name": name, "model_card": _model_card(directory)}
     if node.has("description"):
         bio["description"] = node.child("description").text()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,11 @@ from fairlead.domain.signature import Signature, signature_from_json, signature_
 SCHEMA = 1
 ENGINES = ("onnx", "python")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MAX_PART = 255  # bytes a file system takes for one name
+_MAX_FILES = 20_000
+_MAX_BYTES = 16 << 20  # of a manifest
+_MAX_GOLDEN_BYTES = 64 << 20  # they are read as a whole, again and again
 _MAX_PATH = 512  # characters: far below every file system's limit
 
 
@@ -62,8 +67,10 @@ def path_problem(path: str) -> str | None:
     """
     if not path or len(path) > _MAX_PATH:
         return f"is empty or longer than {_MAX_PATH} characters"
-    if "\\" in path or "\0" in path or any(ord(character) < ord(" ") for character in path):
+    if "\\" in path or _CONTROL.search(path):
         return "holds a backslash or a control character"
+    if any(len(part.encode(errors="replace")) > _MAX_PART for part in path.split("/")):
+        return f"has a part of more than {_MAX_PART} bytes"
     if path.startswith("/"):
         return "is absolute"
     if any(part in ("", ".", "..") for part in path.split("/")):
@@ -92,6 +99,8 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
 
 def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
     """Read a manifest from a store that may be damaged or hostile; raises InvalidInput."""
+    if len(data) > _MAX_BYTES:
+        raise InvalidInput(source, [Problem("", f"has {len(data)} bytes", f"at most {_MAX_BYTES}")])
     document = read_json(data, source, "publish the artifact again")
     node = Node(document)
     keys = ["schema", "name", "version", "engine", "entry", "golden", "bio", "signature", "files"]
@@ -143,11 +152,26 @@ def _file(node: Node) -> ManifestFile:
     )
 
 
+def too_large(files: Sequence[ManifestFile], golden: str) -> list[Problem]:
+    """What of an artifact is more than whoever reads it should have to bear."""
+    problems = []
+    if len(files) > _MAX_FILES:
+        problems.append(Problem("files", f"are {len(files)}", f"at most {_MAX_FILES}"))
+    size = next((file.size for file in files if file.path == golden), 0)
+    if size > _MAX_GOLDEN_BYTES:
+        right = f"at most {_MAX_GOLDEN_BYTES}: fewer or smaller examples"
+        problems.append(Problem("golden", f"has {size} bytes", right))
+    return problems
+
+
 def _check_files(node: Node, files: tuple[ManifestFile, ...]) -> None:
     paths = [file.path for file in files]
     known = set(paths)
     if len(known) != len(paths):
         node.child("files").wrong("names a path twice", "each file once")
+    node.problems.extend(too_large(files, str(node.child("golden").value)))
+    if len(files) > _MAX_FILES:
+        return
     for path in paths:
         parents = path.split("/")[:-1]
         if any("/".join(parents[: depth + 1]) in known for depth in range(len(parents))):

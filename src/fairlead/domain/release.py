@@ -21,6 +21,7 @@ from fairlead.domain.reading import Node, shown
 WHOLE = 100  # what the percents of a line's traffic sum to (S0-41)
 _API_VERSION = "v1"  # of the project API, whose paths no endpoint may own
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+INTERNAL = "/internal/"  # never routed
 _PATH_RULE = "a path that starts with '/', without '?' or '%'"
 _RESOURCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./-]{0,251})")
 _QUANTITY = re.compile(r"[0-9.]{1,24}[A-Za-z]{0,2}[0-9+-]{0,4}")
@@ -267,6 +268,8 @@ def read_endpoint(name: str, node: Node) -> EndpointSpec:
     for path, count in Counter(paths).items():
         if count > 1:
             node.child("paths").wrong(f"names {path} twice", "each path once")
+        if path.startswith(INTERNAL):
+            node.child("paths").wrong(f"names {path}", f"{INTERNAL}… is between agent and worker")
     return EndpointSpec(
         name,
         least,

@@ -16,6 +16,7 @@ LISTENER = "gateway"  # name of the one listener that callers reach
 STAT_PREFIX = "ingress"
 INNER_STAT_PREFIX = "quota"
 ACCESS_LOG = "access.jsonl"
+ENVOY_LOG = "envoy.log"
 KEY_FILTER = "envoy.filters.http.api_key_auth"
 CLIENT_HEADER = "x-client"
 MARK_HEADER = "x-fairlead-key"  # tells the front desk why a request has no client
@@ -26,6 +27,8 @@ _LONGEST_VERSION = 64
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 _MOST_CONNECTIONS = 20_000
 _STREAM_IDLE_SECONDS = 300
+_STREAM_WINDOW_BYTES = 1 << 20
+_CONNECTION_WINDOW_BYTES = 8 << 20
 _CONNECTION_IDLE_SECONDS = 600
 
 
@@ -115,7 +118,12 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
         "merge_slashes": False,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
-        "http2_protocol_options": {"max_concurrent_streams": 1024},
+        # What a caller may send before anybody reads it, for one stream and for all of a connection.
+        "http2_protocol_options": {
+            "max_concurrent_streams": 1024,
+            "initial_stream_window_size": _STREAM_WINDOW_BYTES,
+            "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+        },
         "common_http_protocol_options": {
             "idle_timeout": f"{_CONNECTION_IDLE_SECONDS}s",
             "headers_with_underscores_action": "ALLOW",

@@ -21,7 +21,7 @@ from fairlead.gateway.follow import Follower, first_catalog, watch_catalog
 from fairlead.gateway.front import FrontDesk
 from fairlead.gateway.health import Health
 from fairlead.gateway.index import index
-from fairlead.gateway.listener import ACCESS_LOG, bootstrap
+from fairlead.gateway.listener import ACCESS_LOG, ENVOY_LOG, bootstrap
 from fairlead.gateway.metrics import Metrics
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.settings import GatewaySettings, PortBusy, check
@@ -57,7 +57,7 @@ async def run_gateway(
     if files.try_lock(home.gateway_lock) is None:
         raise FairleadError(f"another gateway runs on {home.root}", kind=Kind.CONFLICT)
     for directory in (home.gateway, home.logs):
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         files.private_directory(home.sockets)
     except PermissionError as error:
@@ -195,13 +195,14 @@ class _Gateway:
             self._view.note("envoy", "")
 
     async def _rotate(self) -> None:
-        """Keep the access log below its bound, and as many older ones as the settings say."""
-        log = self._home.logs / ACCESS_LOG
+        """Keep Envoy's logs below their bound, and as many older ones as the settings say."""
+        logs = [self._home.logs / name for name in (ACCESS_LOG, ENVOY_LOG)]
         while True:
-            with contextlib.suppress(OSError):  # a log that cannot be renamed goes on growing
-                if log.stat().st_size > self._settings.access_log_bytes:
-                    files.shift(log, self._settings.access_log_files)
-                    await self._envoy.reopen_logs()
+            for log in logs:
+                with contextlib.suppress(OSError):  # a log that cannot be renamed goes on growing
+                    if log.stat().st_size > self._settings.access_log_bytes:
+                        files.shift(log, self._settings.access_log_files)
+                        await self._envoy.reopen_logs()
             await self._clock.sleep(_ROTATE_SECONDS)
 
     async def _watch_owner(self, life_fd: int) -> None:
@@ -221,6 +222,7 @@ class _Desk(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=1,
                 ws="none",

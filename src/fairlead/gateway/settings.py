@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairlead.domain.errors import FairleadError, InvalidInput, Problem
+from fairlead.kits.addresses import is_loopback
 
 _MAX_PORT = 65_535
 _MEBIBYTE = 1 << 20
@@ -45,12 +46,7 @@ class GatewaySettings:
     @property
     def loopback(self) -> bool:
         """Can only this machine reach it? Then the docs and the metrics need no key."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def address(self) -> str:

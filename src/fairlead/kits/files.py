@@ -69,12 +69,17 @@ def sync_directory(path: Path) -> None:
 def private_directory(path: Path) -> None:
     """Make a directory that only this user may enter, or check that it is one.
 
-    Raises PermissionError if somebody else made it first, as anybody can in a directory that all may write.
+    Raises PermissionError if somebody else made it first, as anybody can in a directory that all may write,
+    or if anybody could put another in its place.
     """
     path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{path} is not a directory that only you may enter; remove it")
+    above = path.parent.stat().st_mode
+    if above & stat.S_IWOTH and not above & stat.S_ISVTX:
+        message = f"anybody may replace {path}: {path.parent} can be written by all and has no sticky bit; chmod +t it"
+        raise PermissionError(message)
 
 
 def read_json(path: Path) -> Any | None:  # noqa: ANN401 - a JSON value

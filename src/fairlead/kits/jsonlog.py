@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fairlead.kits import clock
+from fairlead.kits.terminal import one_line, printable
 
 ACCESS = "fairlead.access"  # one line a request
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
@@ -48,15 +49,17 @@ class JsonFormatter(logging.Formatter):
         line.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD})
         if record.exc_info:
             line["exc_info"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return one_line(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
     """One readable line: time, level, message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = f"{clock.iso(record.created)} {record.levelname:<7} {record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = one_line(f"{clock.iso(record.created)} {record.levelname:<7} {record.getMessage()}")
+        if not record.exc_info:
+            return text
+        return f"{text}\n{printable(self.formatException(record.exc_info))}"
 
 
 class _AccessHandler(logging.StreamHandler[TextIO]):

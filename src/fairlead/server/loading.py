@@ -25,6 +25,7 @@ from fairlead.domain.golden import Golden, golden_from_bytes
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
 from fairlead.domain.signature import TensorSignature
 from fairlead.engines.loading import load_model
+from fairlead.engines.pickles import check_files
 from fairlead.engines.proof import differences, prove, request_of
 from fairlead.kits.clock import Clock
 from fairlead.server.threads import Threads
@@ -83,9 +84,13 @@ class LoadedArtifact:
         self.model.close()
 
 
-async def load_artifact(directory: Path, digest: str, threads: int, clock: Clock) -> LoadedArtifact:
+async def load_artifact(
+    directory: Path, digest: str, threads: int, clock: Clock, *, allow_pickle: bool = False
+) -> LoadedArtifact:
     """Verify, load, prove and time; raises Damaged, or FairleadError for a model that does not do its job."""
     manifest = await asyncio.to_thread(verify, directory, digest)
+    if not allow_pickle:
+        await asyncio.to_thread(check_files, directory, [file.path for file in manifest.files])
     golden = golden_from_bytes((directory / manifest.golden).read_bytes(), manifest.golden)
     # A plain model is loaded in a thread of its pool: some libraries want to stay in theirs.
     pool = Threads(manifest.ref.name, 1)

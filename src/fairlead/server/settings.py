@@ -84,4 +84,5 @@ _READERS: Mapping[str, _Reader] = {
     "uvicorn_workers": (_number(1, 256), "write a whole number from 1 to 256"),
     "logconfig_level": (_number(0, 50), "write 10, 20, 30, 40 or 50"),
     "body_limit_bytes": (_number(1), "write a number of bytes from 1"),
+    "bodies_limit_bytes": (_number(1), "write a number of bytes from 1"),
 }

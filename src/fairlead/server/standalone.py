@@ -22,6 +22,7 @@ import uvloop
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import RevisionId
+from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import jsonlog
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.kits.supervise import ending
@@ -183,6 +184,8 @@ def main() -> int:
         json_format=settings.logconfig_json_format,
         access_to_stdout=True,
     )
+    if not specs[0].allow_pickle:
+        refuse_pickles()
     listen = Listen(host=orders["host"], port=orders["port"], shared=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(specs, listen, {"worker": orders["worker"]}, orders["report"]))

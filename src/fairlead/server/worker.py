@@ -121,7 +121,11 @@ async def _load(
         try:
             if spec.digest not in artifacts:
                 artifacts[spec.digest] = await load_artifact(
-                    spec.artifact, spec.digest, spec.threads, clock
+                    spec.artifact,
+                    spec.digest,
+                    spec.threads,
+                    clock,
+                    allow_pickle=spec.allow_pickle,
                 )
         except Exception as error:  # noqa: BLE001 - whatever a model's library raises ends this worker with a line
             if not isinstance(error, FairleadError):

@@ -117,5 +117,7 @@ def _create(home: Home[Path]) -> None:
             f"{home.root} is not empty and no Fairlead home: choose another directory with --home"
         )
         raise FairleadError(message, kind=Kind.CONFLICT)
+    # Logs, models and who may call what are nobody else's; a directory that is there already is left as it is.
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.store.mkdir(parents=True, exist_ok=True)  # once: a store that is gone later is told
     files.write_atomic(home.marker, json.dumps({"schema": SCHEMA}).encode())

@@ -32,6 +32,7 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         cores=os.cpu_count() or 1,
         keep_workers=life_fd is None,
         serving=_serving(),
+        allow_pickle=environment().allow_pickle,
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))

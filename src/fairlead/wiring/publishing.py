@@ -21,9 +21,10 @@ from fairlead.control.proving import Proof, order_for, proof_from_report
 from fairlead.control.publish import DESCRIPTION, Published, Publisher, publish
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.manifest import Manifest
+from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits.supervise import ending
 from fairlead.wiring.homes import Control
-from fairlead.wiring.settings import child_environment
+from fairlead.wiring.settings import child_environment, environment
 
 LIMIT_SECONDS = 300.0
 LOG = "publish.jsonl"
@@ -47,7 +48,12 @@ def publish_folder(
     log = control.home.logs / LOG
     before = log.stat().st_size if log.exists() else 0
     try:
-        return publish_to(control.artifacts, folder, tell, ProverInChild(limit_seconds, log))
+        return publish_to(
+            control.artifacts,
+            folder,
+            tell,
+            ProverInChild(limit_seconds, log, allow_pickle=environment().allow_pickle),
+        )
     except FairleadError:
         if log.exists() and log.stat().st_size != before:
             tell(f"what the model's code said is in {log}")
@@ -62,7 +68,9 @@ def publish_to(
     # Not asyncio.run: Ctrl-C shall end the work at once, wherever it is.
     loop = asyncio.new_event_loop()
     with contextlib.closing(loop):
-        return loop.run_until_complete(publish(folder, description, artifacts, tell, prover))
+        return loop.run_until_complete(
+            publish(folder, description, artifacts, tell, prover, allow_pickle=prover.allow_pickle)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class ProverInChild:
 
     limit_seconds: float = LIMIT_SECONDS
     log: Path | None = None
+    allow_pickle: bool = False
 
     async def __call__(self, directory: Path, manifest: Manifest) -> Proof:
         """Raises FairleadError for a model that is not right, or that takes too long."""
@@ -78,7 +87,9 @@ class ProverInChild:
 
     def _prove(self, directory: Path, manifest: Manifest) -> Proof:
         with tempfile.TemporaryFile() as report:
-            order = order_for(directory, manifest, report.fileno(), self.log)
+            order = order_for(
+                directory, manifest, report.fileno(), self.log, allow_pickle=self.allow_pickle
+            )
             code = self._run(directory, str(manifest.ref), order, report.fileno())
             report.seek(0)
             proof = proof_from_report(report.read())
@@ -115,3 +126,11 @@ class ProverInChild:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         return child.returncode
+
+
+def pickles_allowed() -> bool:
+    """The node's setting; if it says no, this process cannot load pickles from now on."""
+    allowed = environment().allow_pickle
+    if not allowed:
+        refuse_pickles()
+    return allowed

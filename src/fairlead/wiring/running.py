@@ -43,4 +43,8 @@ def run_worker(spec_file: Path) -> int:
         level=spec.settings.logconfig_level,
         json_format=spec.settings.logconfig_json_format,
     )
+    if not spec.allow_pickle:
+        from fairlead.engines.pickles import refuse_pickles
+
+        refuse_pickles()
     return run(worker(spec, SystemClock()))

@@ -20,11 +20,12 @@ from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, manifest_to_bytes
 from fairlead.kits import jsonlog
+from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
 from fairlead.server.standalone import Standalone, run_standalone
 from fairlead.wiring.homes import open_home
-from fairlead.wiring.publishing import ProverInChild, publish_to
+from fairlead.wiring.publishing import ProverInChild, pickles_allowed, publish_to
 from fairlead.wiring.settings import environment, prepare_engines
 
 LINE = "v1"  # a server without releases has one line
@@ -64,13 +65,21 @@ def serve(
         settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
     )
     with tempfile.TemporaryDirectory(prefix="fairlead-serve-") as staging:
+        allow_pickle = pickles_allowed()
         specs = [
-            _spec(name, home, Path(staging) / str(number), settings, tell)
+            replace(
+                _spec(name, home, Path(staging) / str(number), settings, tell),
+                allow_pickle=allow_pickle,
+            )
             for number, name in enumerate(what)
         ]
         for spec in specs:
             service = spec.revision.service
             tell(f"{service}: http://{options.host}:{options.http_port}/v2/models/{service}/infer")
+        if not is_loopback(options.host):
+            tell(
+                f"whoever reaches {options.host}:{options.http_port} may call: keys are the gateway's"
+            )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run_standalone(specs, options, SystemClock()))
 
@@ -98,7 +107,12 @@ def _spec(
 ) -> WorkerSpec:
     if (Path(name) / DESCRIPTION).is_file():
         staging.mkdir()
-        published = publish_to(_Staged(staging), Path(name), tell, ProverInChild())
+        published = publish_to(
+            _Staged(staging),
+            Path(name),
+            tell,
+            ProverInChild(allow_pickle=environment().allow_pickle),
+        )
         manifest, directory = published.manifest, staging
     else:
         manifest, directory = _published(name, home)

@@ -21,12 +21,15 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_TLS_KEY": "PEM private key for it",
     "FAIRLEAD_ACCESS_LOG_MIB": "the gateway's access log is renamed at this size (default 64)",
     "FAIRLEAD_ACCESS_LOG_FILES": "how many older ones are kept, each of that size (default 3)",
+    "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
 # What engines must be told before they are loaded. ONNX Runtime's Linux builds send usage data to their
 # makers unless they are told not to; whoever wants that sets the variable to 0.
 _ENGINES = {"ORT_DISABLE_TELEMETRY": "1"}
+_YES = ("1", "true", "yes", "on")
+_NO = ("", "0", "false", "no", "off")
 _HIGHEST_PORT = 65_535
 _PORT_DIGITS = 5
 _LOG_MIB = 64
@@ -48,6 +51,7 @@ class Environment:
     serving: Mapping[str, str]
     access_log_mib: int = _LOG_MIB
     access_log_files: int = _LOG_FILES
+    allow_pickle: bool = False
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -72,6 +76,9 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         )
     log_mib = _whole(ours, "FAIRLEAD_ACCESS_LOG_MIB", _LOG_MIB, problems)
     log_files = _whole(ours, "FAIRLEAD_ACCESS_LOG_FILES", _LOG_FILES, problems)
+    pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
+    if pickle not in (*_YES, *_NO):
+        problems.append(Problem("FAIRLEAD_ALLOW_PICKLE", f"is {pickle!r}", "write true or false"))
     if problems:
         raise InvalidInput("environment", problems)
     return Environment(
@@ -84,6 +91,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         serving=serving,
         access_log_mib=log_mib,
         access_log_files=log_files,
+        allow_pickle=pickle in _YES,
     )
 
 

@@ -77,6 +77,20 @@ class TestBringingUp:
             assert list(ready) == ["digits/v1.1"]
             assert world.launcher.running()[0].requests == 1
 
+    async def test_a_worker_may_load_pickles_only_if_its_node_says_so(
+        self, world: Any, eventually: Eventually
+    ) -> None:
+        world.release("digits/v1.1", world.publish("digits"))
+        async with world.agent():
+            await eventually(world.ready)
+            assert world.launcher.running()[0].spec.allow_pickle is False
+        world.settings = replace(world.settings, allow_pickle=True)
+        world.release("digits/v1.2", world.publish("digits", 2))
+        async with world.agent():
+            await eventually(lambda: "digits/v1.2" in world.ready())
+            specs = {one.spec.revision.revision: one.spec for one in world.launcher.running()}
+            assert specs["2"].allow_pickle is True
+
     async def test_a_worker_is_told_which_pod_it_is_in(
         self, world: Any, eventually: Eventually
     ) -> None:

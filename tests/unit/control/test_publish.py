@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.artifacts import StoredArtifacts
@@ -15,6 +18,7 @@ from fairlead.control.scaffold import project_files
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.signature import DocumentSignature
+from fairlead.engines.onnx import OnnxModel
 
 DESCRIPTION = {"name": "reading-time", "version": 1, "engine": "python", "description": "How long"}
 
@@ -92,3 +96,65 @@ def test_caches_and_hidden_files_are_left_out(folder: Path) -> None:
     (folder / "tables" / "a.csv").write_text("1")
     paths = [file.path for file in read_folder(folder, DESCRIPTION).files]
     assert paths == ["golden.json", "model.py", "model.yaml", "tables/a.csv"]
+
+
+async def test_a_folder_with_a_pickle_is_refused_before_its_model_is_loaded(folder: Path) -> None:
+    (folder / "weights.dat").write_bytes(pickle.dumps(OrderedDict(a=1)))
+    (folder / "model.py").write_text("raise SystemExit('it was loaded')")
+    artifacts = StoredArtifacts(MemoryObjectStore())
+    with pytest.raises(FairleadError, match=r"weights\.dat is a pickle; .*FAIRLEAD_ALLOW_PICKLE=1"):
+        await publish(folder, DESCRIPTION, artifacts, lambda _: None)
+    assert artifacts.refs() == []
+
+
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "{outside}", "link.bin", "a/../../secret.bin"]
+)
+async def test_weights_from_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
+    """ONNX lets a tensor's bytes lie in another file; nobody's but the artifact's own."""
+    (tmp_path / "secret.bin").write_bytes(b"1234")
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    tensor = TensorProto(
+        name="w", data_type=TensorProto.UINT8, dims=[4], data_location=TensorProto.EXTERNAL
+    )
+    path = location.format(outside=tmp_path / "secret.bin")
+    for key, value in (("location", path), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    ports = [helper.make_tensor_value_info(name, TensorProto.UINT8, [4]) for name in "xy"]
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", ports[:1], ports[1:], [tensor])
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    example = {"request": {"x": [0, 0, 0, 0]}, "response": {"y": [49, 50, 51, 52]}}
+    (folder / "golden.json").write_text(json.dumps({"examples": [example]}))
+    with pytest.raises(FairleadError, match=r"link that leads out|External data path|not allowed"):
+        await publish(
+            folder,
+            {"name": "spy", "version": 1, "engine": "onnx"},
+            StoredArtifacts(MemoryObjectStore()),
+            lambda _: None,
+        )
+    # The engine says so too, whoever wrote the file: it is what a worker loads with.
+    with pytest.raises(FairleadError, match="ONNX Runtime"):
+        OnnxModel(folder / "model.onnx")
+
+
+def test_an_operator_that_onnx_runtime_does_not_bring_is_refused(tmp_path: Path) -> None:
+    ports = [helper.make_tensor_value_info(name, TensorProto.UINT8, [4]) for name in "xy"]
+    node = helper.make_node("Run", ["x"], ["y"], domain="evil.operators")
+    graph = helper.make_graph([node], "g", ports[:1], ports[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("evil.operators", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FairleadError, match="not a registered function/op"):
+        OnnxModel(tmp_path / "model.onnx")
+
+
+def test_golden_examples_of_gigabytes_are_refused_before_they_are_read(folder: Path) -> None:
+    with (folder / "golden.json").open("r+b") as file:
+        file.truncate(65 << 20)  # it takes no room on the disk
+    with pytest.raises(InvalidInput, match="golden: has 68157440 bytes"):
+        read_folder(folder, DESCRIPTION)

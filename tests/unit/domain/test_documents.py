@@ -80,7 +80,25 @@ def test_a_manifest_reads_back_and_its_digest_fixes_every_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "/x", "a/../b", "./a", "a//b", "", "a\\b", "a\0b", "a\nb", "x" * 600, "a/."]
+    "path",
+    [
+        "../x",
+        "/x",
+        "a/../b",
+        "./a",
+        "a//b",
+        "",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "x" * 600,
+        "a/.",
+        "x" * 256,
+        "ä" * 128,
+        "a\x7f",
+        "a\x9b1m",
+        "a\u202eb",
+    ],
 )
 def test_a_path_that_could_leave_the_artifact_is_refused(path: str) -> None:
     assert path_problem(path) is not None
@@ -262,3 +280,23 @@ class TestGolden:
         self, expected: object, actual: object, told: str | None
     ) -> None:
         assert difference(expected, actual, {"y": 0.1}) == told
+
+
+def test_a_manifest_that_asks_too_much_of_its_readers_is_refused() -> None:
+    document = json.loads(manifest_to_bytes(MANIFEST))
+    file = {"size": 1, "sha256": "a" * 64}
+    many = [{"path": f"f{number}", **file} for number in range(20_001)]
+    huge = [{**one, "size": 1 << 40} for one in document["files"]]
+    for files, told in ((document["files"] + many, "at most 20000"), (huge, "golden: has")):
+        with pytest.raises(InvalidInput, match=told):
+            manifest_from_bytes(json.dumps({**document, "files": files}).encode())
+    long = {**document, "bio": {"a": "x" * (17 << 20)}}
+    with pytest.raises(InvalidInput, match="at most 16777216"):
+        manifest_from_bytes(json.dumps(long).encode())
+
+
+def test_half_a_surrogate_pair_in_a_manifest_is_refused_and_not_stumbled_over() -> None:
+    assert path_problem("a\ud800") is not None
+    document = json.loads(manifest_to_bytes(MANIFEST))
+    with pytest.raises(InvalidInput, match="is not JSON"):
+        manifest_from_bytes(json.dumps({**document, "bio": {"a": "\ud800"}}).encode())

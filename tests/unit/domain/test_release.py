@@ -253,3 +253,10 @@ def test_any_document_is_a_release_or_a_list_of_problems(document: dict[str, Any
         assert error.problems
     else:
         assert sum(share.percent for share in release.traffic) == 100
+
+
+def test_a_path_between_agent_and_worker_cannot_be_given_to_an_endpoint() -> None:
+    document = {"service": "s", "model": "v1", "version": "1", "artifact": "s/1"}
+    document["endpoints"] = {"predict": {"paths": ["/internal/identity"]}}
+    with pytest.raises(InvalidInput, match="between agent and worker"):
+        release_from_document(document, "release.yaml")

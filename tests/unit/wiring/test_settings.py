@@ -44,6 +44,10 @@ def test_nothing_set_means_the_defaults() -> None:
         ({"FAIRLEAD_PORT": "0"}, "FAIRLEAD_PORT: is '0'; write a port from 1 to 65535"),
         ({"FAIRLEAD_PORT": "65536"}, "FAIRLEAD_PORT: is '65536'; write a port from 1 to 65535"),
         (
+            {"FAIRLEAD_ALLOW_PICKLE": "perhaps"},
+            "FAIRLEAD_ALLOW_PICKLE: is 'perhaps'; write true or false",
+        ),
+        (
             {"FAIRLEAD_TLS_CERT": "x"},
             "FAIRLEAD_TLS_CERT: goes with FAIRLEAD_TLS_KEY; set both or none",
         ),

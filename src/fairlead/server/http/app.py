@@ -17,6 +17,8 @@ from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.deadlines import seconds_to_answer
 from fairlead.server.http.exchange import (
+    Bodies,
+    Holding,
     Receive,
     Scope,
     Send,
@@ -54,6 +56,7 @@ class ServerApp:
         self._settings = settings
         self._now = clock.monotonic
         self._limit = settings.body_limit_bytes
+        self.bodies = Bodies(settings.bodies_limit_bytes)
         self._hot: dict[bytes, HotPath] = {}
         self.wave = Wave(clock, access_log=settings.access_log)
         self._cold = Cold(plane, settings, clock, identity, pod_name)
@@ -102,9 +105,10 @@ class ServerApp:
         identity = request_id(headers)
         stats = route.stats
         stats.in_progress += 1
+        holding = Holding(self.bodies)
         status = 500
         try:
-            body, json_length = await self._answer(route, headers, receive, times)
+            body, json_length = await self._answer(route, headers, receive, times, holding)
             status = OK
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
@@ -115,6 +119,7 @@ class ServerApp:
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
             status, body, answer_headers = route.failure(ending, identity)
         finally:
+            holding.release()
             stats.in_progress -= 1
             now = self._now()
             stats.count(status, now - times.started)
@@ -130,10 +135,15 @@ class ServerApp:
             log_access(scope, status, identity)
 
     async def _answer(
-        self, route: HotRoute, headers: Headers, receive: Receive, times: Times
+        self,
+        route: HotRoute,
+        headers: Headers,
+        receive: Receive,
+        times: Times,
+        holding: Holding,
     ) -> tuple[bytes, int | None]:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
-        body = await read_body(receive, headers, self._limit)
+        body = await read_body(receive, headers, self._limit, holding)
         times.arrived = self._now()
         requests, call = route.handler.decode(body, headers)
         endpoint = route.endpoint

@@ -23,6 +23,7 @@ from fairlead.server.http.plain import Plain, PlainRoutes
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.http.timing import as_header, bucket_only
 
+_NOT_ALLOWED = 405
 _READ = ("GET", "HEAD")
 _JSON = (b"content-type", b"application/json")
 _App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -113,7 +114,7 @@ class Cold:
 
         await site(inner, receive, send_on)
         template = getattr(inner.get("route"), "path", None)
-        if template is not None:
+        if template is not None and status != _NOT_ALLOWED:  # a method of a stranger's is no label
             self._stats.route(template, inner["method"]).count(status, self._now() - start)
         if self._settings.access_log:
             log_access(scope, status, identity)

@@ -44,8 +44,44 @@ def request_id(headers: Headers) -> bytes:
     return b"%b-%x" % (_MADE_PREFIX, next(_made))
 
 
-async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
-    """The whole body; raises Refused (TOO_LARGE) as soon as it is known to be over the limit."""
+class Bodies:
+    """The bytes of all the bodies that are held at once: many large ones together must not be too much either."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Hold more; raises Refused (OVERLOADED), and holds nothing more, if that is too much."""
+        if self.held + size > self._most:
+            message = "the requests that are being answered hold as much memory as they may; try again later"
+            raise Refused(Kind.OVERLOADED, message)
+        self.held += size
+
+
+class Holding:
+    """One request's part of it."""
+
+    __slots__ = ("_all", "_own")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._all = bodies
+        self._own = 0
+
+    def take(self, size: int) -> None:
+        self._all.take(size)
+        self._own += size
+
+    def release(self) -> None:
+        self._all.held -= self._own
+        self._own = 0
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int, holding: Holding) -> bytes:
+    """The whole body; raises Refused (TOO_LARGE) as soon as it is known to be over the limit.
+
+    `holding` counts what is read; it is the caller's to release it.
+    """
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > limit):
         raise _too_large(limit)
@@ -53,6 +89,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientLeft
     body: bytes = message.get("body", b"")
+    holding.take(len(body))
     if not message.get("more_body", False):
         if len(body) > limit:
             raise _too_large(limit)
@@ -65,7 +102,9 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        buffer += message.get("body", b"")
+        more = message.get("body", b"")
+        holding.take(len(more))
+        buffer += more
     if len(buffer) > limit:
         raise _too_large(limit)
     return bytes(buffer)

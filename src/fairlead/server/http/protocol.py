@@ -27,6 +27,8 @@ from fairlead.server.http.wave import QuickRequest, Wave
 WHOLE = "fairlead.whole_answer"
 _CLOSE = b"connection: close\r\n\r\n"
 _MOST_DIGITS = 9  # of a length that is worth reading as a number
+_UPLOADS = 4  # times the idle limit: how long a body may take to arrive
+_MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
 
 Whole = Callable[[bytes, bytes], bool]
 
