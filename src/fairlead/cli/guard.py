@@ -21,7 +21,6 @@ import click
 import fairlead
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.explanations import (
-from fairlead.kits.terminal import printable
     DONE,
     FAILED,
     INTERRUPTED,
@@ -29,6 +28,7 @@ from fairlead.kits.terminal import printable
     UNEXPECTED,
     UNREAD,
 )
+from fairlead.kits.terminal import printable
 
 _REPORT_TO = "please report it, with that file, to whoever maintains Fairlead"
 
