@@ -10,9 +10,8 @@ from typing import Any
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.rules import Rule, read_rule
 
-# One metric of `Server-Timing`: a name, then parameters, of which we write `dur` and `desc`.
-_METRIC = re.compile(r'([a-z]+)((?:;(?:dur|desc)=(?:"(?:[^"\\]|\\.)*"|[^,;"]*))*)')
-_PARAMETER = re.compile(r';(dur|desc)=(?:"((?:[^"\\]|\\.)*)"|([^,;"]*))')
+# Of `Server-Timing`: a metric's name, or one of its parameters, of which we write `dur` and `desc`.
+_PART = re.compile(r'([a-z]+)(?=;)|;(dur|desc)=(?:"((?:[^"\\]|\\.)*)"|([^,;"]*))')
 # `speech/v9.2@1f2e3d4c5b6a` or `speech/v9.2/stream@1f2e3d4c5b6a`: revision or endpoint, and which workers.
 _CLUSTER = re.compile(r"([^/@]+)/([^/@.]+)\.([^/@]+)(?:/([^/@]+))?@[^@]*")
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
@@ -111,9 +110,11 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
 def read_timing(header: str) -> Timing:
     """Read what a worker or the front desk wrote into `Server-Timing`; what we do not know is passed over."""
     found: dict[str, str] = {}
-    for name, parameters in _METRIC.findall(header):
-        for kind, quoted, bare in _PARAMETER.findall(parameters):
-            found[f"{name} {kind}"] = re.sub(r"\\(.)", r"\1", quoted) or bare
+    metric = ""
+    for name, kind, quoted, bare in _PART.findall(header):
+        metric = name or metric
+        if kind:
+            found[f"{metric} {kind}"] = re.sub(r"\\(.)", r"\1", quoted) or bare
     batch, bucket = _number(found.get("batch desc")), _number(found.get("bucket desc"))
     return Timing(
         queue_ms=_number(found.get("queue dur")),

@@ -16,7 +16,8 @@ from fairlead.domain.routing import BUCKETS, Choice
 from fairlead.domain.versions import split_version
 
 _PER_PERCENT = BUCKETS // 100
-_TEXT = re.compile(r"(pin|line|exact|artifact) ([^ /]+)/([^ /]+)((?: [^ =]+=[0-9]+)+)")
+_TEXT = re.compile(r"(pin|line|exact|artifact) ([^ /]+)/([^ /]+) (.+)")
+_SHARE = re.compile(r"([^ =]+)=([0-9]{1,3})")
 
 
 class How(StrEnum):
@@ -70,8 +71,8 @@ def read_rule(text: str | None) -> Rule | None:
     found = _TEXT.fullmatch(text or "")
     if found is None:
         return None
-    shares = [share.split("=") for share in found[4].split()]
-    weights = tuple((tag, int(percent) * _PER_PERCENT) for tag, percent in shares)
-    if sum(weight for _, weight in weights) != BUCKETS:
+    shares = [_SHARE.fullmatch(share) for share in found[4].split(" ")]
+    weights = tuple((share[1], int(share[2]) * _PER_PERCENT) for share in shares if share)
+    if len(weights) != len(shares) or sum(weight for _, weight in weights) != BUCKETS:
         return None
     return Rule(How(found[1]), LineId(found[2], found[3]), weights)

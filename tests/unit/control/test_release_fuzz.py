@@ -20,9 +20,10 @@ from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.control import releases
 from fairlead.control.releases import SourcedRelease
-from fairlead.domain.catalog import KeyRecord, with_key
+from fairlead.domain.catalog import with_key
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.keys import EVERYTHING, KeyRecord
 from fairlead.domain.manifest import Manifest, ManifestFile
 from fairlead.domain.routing import Ask, Forward, route
 from fairlead.domain.signature import DocumentSignature
@@ -193,7 +194,7 @@ def check_applied(catalogs: StoredCatalogs, wanted: list[SourcedRelease]) -> Non
     catalog = catalogs.read()
     again = releases.plan(catalog, wanted, releases.manifests_of(Everything(), wanted), 1.0)
     assert again.changes == ()
-    catalog = with_key(catalog, KeyRecord("me", ("*",), 0.0, ""))
+    catalog = with_key(catalog, KeyRecord("me", (EVERYTHING,), 0.0, ""))
     table = table_from(catalog, catalog.live(), {}, RoutingTable())
     for one in wanted:
         identity = one.release.revision_id

@@ -10,7 +10,6 @@ from hypothesis import given, settings, strategies as st
 
 from fairlead.domain.catalog import (
     Catalog,
-    KeyRecord,
     Kill,
     Line,
     Pin,
@@ -22,6 +21,7 @@ from fairlead.domain.catalog import (
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import EVERYTHING, KeyRecord, Scope, Verb
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_from_bytes, manifest_to_bytes
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.signature import (
@@ -57,6 +57,9 @@ pytestmark = pytest.mark.timeout(60)  # generating is slow on a busy machine
 
 NAMES = st.sampled_from(["a", "s-1", "v9", "v10", "0", "speech", "x" * 63])
 HEX = st.binary(min_size=32, max_size=32).map(bytes.hex)
+SCOPES = st.builds(Scope, NAMES, NAMES | st.just(""), st.sampled_from(["", *Verb])) | st.just(
+    EVERYTHING
+)
 REFS = st.builds(
     ArtifactRef,
     st.sampled_from(["a", "A_b.c-d", "9", "x" * 128]),
@@ -86,14 +89,18 @@ def manifests(draw: st.DrawFn) -> Manifest:
             unique=True,
         )
     )
-    files = [ManifestFile(path, draw(st.integers(0, 2**60)), draw(HEX)) for path in paths]
+    golden = draw(st.sampled_from(paths))
+    files = [
+        ManifestFile(path, draw(st.integers(0, 2**26 if path == golden else 2**60)), draw(HEX))
+        for path in paths
+    ]
     return Manifest(
         draw(REFS),
         draw(st.sampled_from(["onnx", "python"])),
         draw(st.sampled_from(paths)),
         tuple(sorted(files, key=lambda file: file.path)),
         draw(SIGNATURES),
-        draw(st.sampled_from(paths)),
+        golden,
         draw(st.dictionaries(TEXT, JSON, max_size=3)),
     )
 
@@ -134,7 +141,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
         services[name] = Service(name, lines, Pin(next(iter(lines)), draw(st.booleans())), kill)
     keys = {
         client: KeyRecord(
-            client, tuple(draw(st.lists(NAMES, min_size=1, max_size=2))), 1.0, draw(TEXT)
+            client, tuple(draw(st.lists(SCOPES, min_size=1, max_size=2))), 1.0, draw(TEXT)
         )
         for client in draw(st.lists(TEXT.filter(bool), max_size=2, unique=True))
     }

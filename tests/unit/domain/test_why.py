@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from fairlead.domain.catalog import Catalog, Kill, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import EVERYTHING, KeyRecord
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.requests import Timing, read_request, read_timing
 from fairlead.domain.routing import BUCKETS, Ask, Choice, Forward, choose, route
@@ -244,9 +245,7 @@ def test_the_rule_names_the_revision_that_the_resolver_chose(
     version: str | None, sticky: str
 ) -> None:
     desired = catalog()
-    from fairlead.domain.catalog import KeyRecord
-
-    keys = {"demo": KeyRecord("demo", ("*",), 0.0, "")}
+    keys = {"demo": KeyRecord("demo", (EVERYTHING,), 0.0, "")}
     desired = Catalog(7, desired.services, keys)
     table = table_from(desired, list(desired.live()), {}, RoutingTable(api_version="v1"))
     ask = Ask("POST", PREDICT, "demo", version, sticky)

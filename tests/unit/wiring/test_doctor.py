@@ -295,8 +295,8 @@ def test_a_home_in_order_has_nothing_wrong_and_a_fault_gives_the_exit_code(
     (control.home.store / "catalog" / "head").write_text("{")
     code, told = examined("--home", root, capsys=capsys)
     assert code == 1
-    assert "! keys: catalog/head: is damaged" in told
-    assert "! artifacts: catalog/head: is damaged" in told
+    assert "! keys: catalog/head: is not JSON" in told
+    assert "! artifacts: catalog/head: is not JSON" in told
     assert "things are wrong" in told
 
 
