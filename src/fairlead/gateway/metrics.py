@@ -18,7 +18,7 @@ CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _AGENT_SECONDS = 2.0
 _EOF = "# EOF"
 _STATS = r"^(http\.ingress\.downstream_(rq|cx)_(\dxx|active)|cluster\..*@.*\.upstream_rq_active)$"
-_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.(.+)@[0-9a-f]+\.upstream_rq_active")
+_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.([^/]+)/.+@[0-9a-f]+\.upstream_rq_active")
 _CLASS = re.compile(r"http\.ingress\.downstream_rq_(\dxx)")
 
 Sample = tuple[Mapping[str, str], float]
