@@ -190,8 +190,8 @@ async def test_the_metrics_are_one_valid_exposition_without_the_agent(place: Pla
     place.envoy.numbers = {
         "http.ingress.downstream_rq_2xx": 7,
         "http.ingress.downstream_rq_active": 1,
-        "cluster.speech/v9.1@0123456789ab.upstream_rq_active": 2,
-        "cluster.speech/v9.1@ba9876543210.upstream_rq_active": 3,
+        "cluster.speech/v9.1/predict@0123456789ab.upstream_rq_active": 2,
+        "cluster.speech/v9.1/predict@ba9876543210.upstream_rq_active": 3,
     }
     place.view.envoy_up = True
     text = (await place.metrics.exposition()).decode()
