@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from typing import Any, NoReturn
 
 import httpx
 import pytest
 
 from fairlead.domain.catalog import Catalog
+from fairlead.domain.table import RoutingTable
+from fairlead.gateway.index import index
 from fairlead.gateway.settings import KillSwitch
+from fairlead.gateway.state import View, read_gateway_status
+from fairlead.gateway.switches import Switches
 from support.gateway import CLOCK, World, catalog, eventually, new_world, revision
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(90)]
@@ -57,7 +62,9 @@ async def round_of(
     seen: Counter[int] = Counter()
     for number in range(100):
         fails = number * failures // 100 != (number + 1) * failures // 100
-        answer = await ask(client, path, 503 if fails and code else 500 if fails else 0, code if fails else "")
+        answer = await ask(
+            client, path, 503 if fails and code else 500 if fails else 0, code if fails else ""
+        )
         seen[-answer.status_code if _off(answer) else answer.status_code] += 1
     return seen
 
@@ -134,11 +141,15 @@ async def test_a_move_of_another_service_leaves_an_open_switch_open() -> None:
             await trip(client)
             for number in range(2, 5):
                 await world.add_worker(f"o{number}", "other/v1.1")
-                await world.drop_worker(f"o{number - 1}")
+                old = world.workers.pop(f"o{number - 1}")
                 world.write_status()
+                there = ["s1", f"o{number}"]
                 await eventually(
-                    lambda name=f"o{number}": name in world.gateway_status()["workers"], 5, "moved"
+                    lambda names=sorted(there): world.gateway_status()["workers"] == names,
+                    5,
+                    "moved",
                 )
+                await old.stop()
                 assert _off(await ask(client))
                 assert (await ask(client, "/v1/model/other/predict")).status_code == 200
 
@@ -207,3 +218,75 @@ async def test_what_only_reads_is_asked_again_elsewhere() -> None:
             assert world.workers["s1"].seen, "the bad one was asked, too"
             posted = {(await ask(client)).status_code for _ in range(15)}
             assert posted == {200, 503}, "an inference is not"
+
+
+async def test_an_open_switch_is_told_to_everybody_who_looks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with new_world(kill_switch=SWITCH) as world:
+        await prepare(world, replicas=2)
+        async with world.running(), world.client() as client:
+            await world.routed()
+
+            def switches() -> list[dict[str, Any]]:
+                return list(world.gateway_status().get("switches", ()))
+
+            assert await number_of(client, "open", "predict") == 0
+            await trip(client, 60)
+            await eventually(lambda: [len(one["workers"]) for one in switches()] == [2], 3, "told")
+            (switch,) = switches()
+            assert switch["endpoint"] == {
+                "service": "speech", "line": "v1", "revision": "1", "endpoint": "predict",
+            }  # fmt: skip
+            assert (switch["workers"], switch["of"]) == (["s1", "s2"], 2)
+            assert switch["until"] - switch["since"] == OFF_SECONDS
+            assert await number_of(client, "open", "predict") == 1
+            assert await number_of(client, "open", "stream") == 0
+            assert await number_of(client, "workers_off", "predict") == 2
+            assert await number_of(client, "trips_total", "predict") == 2
+            health = await client.get("/healthz")
+            assert health.status_code == 503
+            assert "speech/v1.1/predict is switched off after too many failures" in health.text
+            await eventually(lambda: not switches(), OFF_SECONDS + 5, "and over")
+            assert await number_of(client, "open", "predict") == 0
+    events = [one for one in caplog.records if getattr(one, "event", "") == "kill_switch"]
+    assert len(events) == 4, "two opened, two closed"
+    texts = [one.getMessage() for one in events]
+    assert "worker s1 is switched off for 3 s: 25 % or more of its requests failed" in texts[0]
+    assert "is tried again after" in texts[-1]
+
+
+async def number_of(client: httpx.AsyncClient, name: str, endpoint: str) -> float:
+    """One of the switch's metrics; -1 if it is not there."""
+    page = await client.get("/metrics")
+    labels = f'service="speech",line="v1",revision="1",endpoint="{endpoint}"'
+    start = f"fairlead_kill_switch_{name}{{{labels}}} "
+    lines = [line for line in page.text.splitlines() if line.startswith(start)]
+    return float(lines[0].removeprefix(start)) if lines else -1.0
+
+
+async def test_a_gateway_that_starts_anew_finds_the_switch_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with new_world(kill_switch=KillSwitch(seconds=30)) as world:
+        await prepare(world)
+        async with world.running(), world.client() as client:
+            await world.routed()
+            await trip(client)
+            envoy = world.new_envoy()
+            await eventually(lambda: world.gateway_status()["switches"], 3, "told")
+            (name,) = (await envoy.switched_off() or {}).keys()
+            assert name.startswith("speech/v1.1/predict@")
+            view = View(index(RoutingTable()), index(RoutingTable()))
+            view.switches = (read_gateway_status(world.home.gateway_status) or fail()).switches
+            view.replicas = {one.replica.revision: (one.replica,) for one in world.workers.values()}
+            since = view.switches[0].since
+            caplog.clear()
+            await Switches(world.envoy, view, world.settings.kill_switch, CLOCK).look()
+            assert [one.since for one in view.switches] == [since]
+            assert not view.trips, "it is the same, not another one"
+
+
+def fail() -> NoReturn:
+    raise AssertionError("no status")
