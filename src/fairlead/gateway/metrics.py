@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -103,7 +103,7 @@ class Metrics:
         table = view.index.table
         whole = {one.endpoint for one in view.switches if one.whole}
         routed = sorted(
-            EndpointId(*astuple(revision.id), endpoint.name)
+            EndpointId(service.name, line.id.line, revision.id.revision, endpoint.name)
             for service in table.services.values()
             for line in service.lines.values()
             for revision in line.revisions.values()
