@@ -44,7 +44,8 @@ _NO_VERSION = ""
 # Before the request has reached a worker: whatever it asks, nothing is run twice.
 _UNSENT = "connect-failure,reset-before-request"
 # And after: only where the dialects say that asking twice is asking once, which no inference is.
-_ANSWERED_BADLY = "reset,gateway-error"
+# Half of all routes have these, so they are short: the retry may meet the same worker again.
+_READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def route_configuration(
             {
                 "name": "all",
                 "domains": ["*"],
-                "retry_policy": _retries(_UNSENT),
+                "retry_policy": _retries(),
                 "typed_per_filter_config": {KEY_FILTER: _credentials(known)},
                 "matcher": _by_key(table, clusters, known, settings)["matcher"],
             }
@@ -91,10 +92,10 @@ def route_configuration(
     }
 
 
-def _retries(*when: str) -> Document:
+def _retries() -> Document:
     """Twice at most, on another worker if there is one; each cluster has a budget for it."""
     return {
-        "retry_on": ",".join(when),
+        "retry_on": _UNSENT,
         "num_retries": 2,
         "retry_host_predicate": [
             {
@@ -276,7 +277,7 @@ def _worker_route(tree: _Tree, choice: Choice, method: str) -> Document:
     ]
     action: Document = {"timeout": f"{tree.settings.deadline_seconds}s"}
     if isinstance(choice.path, ModelPath) and choice.path.verb is Verb.READ:
-        action["retry_policy"] = _retries(_UNSENT, _ANSWERED_BADLY)
+        action["retry_policy"] = _READ_RETRIES
     if len(shares) == 1:
         action["cluster"] = shares[0][0]
     else:
