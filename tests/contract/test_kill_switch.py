@@ -290,3 +290,26 @@ async def test_a_gateway_that_starts_anew_finds_the_switch_open(
 
 def fail() -> NoReturn:
     raise AssertionError("no status")
+
+
+async def test_a_worker_that_cannot_be_reached_and_one_that_never_answers_count_too() -> None:
+    async with new_world(kill_switch=SWITCH, deadline_seconds=0.3) as world:
+        await prepare(world)
+        async with world.running(), world.client() as client:
+            await world.routed()
+
+            async def opens(**headers: str) -> bool:
+                asking = [client.post(PREDICT, headers=KEY | headers) for _ in range(30)]
+                answers = await asyncio.gather(*asking)
+                assert {answer.status_code for answer in answers} <= {503, 504}
+                return any(map(_off, answers))
+
+            wait = {"x-wait": "5"}
+            await eventually(lambda: opens(**wait), 6, "no answer in time")
+
+            async def serves() -> bool:
+                return (await ask(client)).status_code == 200
+
+            await eventually(serves, OFF_SECONDS + 3, "it is tried again")
+            await world.workers["s1"].stop()
+            await eventually(opens, 6, "no connection")
