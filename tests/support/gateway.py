@@ -87,11 +87,12 @@ def _shares(traffic: Mapping[str, Mapping[str, int]], line_id: LineId) -> tuple[
 
 
 class Worker:
-    """Answers every request with its own name, or slowly: `x-wait` seconds later."""
+    """Answers every request with its own name, or slowly: `x-wait` seconds later; or with `x-status` and `x-code`."""
 
     def __init__(self, name: str, one: RevisionId, path: Path) -> None:
         self.replica = Replica(name, one, DIGEST, State.READY, socket=str(path))
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.status = 200
         self._path = path
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -125,10 +126,13 @@ class Worker:
                             await self._gone.wait()
                             return
                 body = json.dumps({"worker": self.replica.worker}).encode()
+                code = f"x-error-code: {headers['x-code']}\r\n" if "x-code" in headers else ""
                 writer.write(
-                    b"HTTP/1.1 200 OK\r\nserver: worker\r\ncontent-type: application/json\r\n"
+                    b"HTTP/1.1 %b OK\r\nserver: worker\r\ncontent-type: application/json\r\n%b"
                     b"x-served-version: %b\r\nx-service: %b\r\ncontent-length: %d\r\n\r\n%b"
                     % (
+                        headers.get("x-status", str(self.status)).encode(),
+                        code.encode(),
                         self.replica.revision.served_version.encode(),
                         self.replica.revision.service.encode(),
                         len(body),

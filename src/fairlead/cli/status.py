@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from fairlead.domain.versions import natural_key
 from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
+    from fairlead.domain.status import OpenSwitch
     from fairlead.wiring.observe import Observed
 
 
@@ -51,9 +53,19 @@ def status(home: Path | None, as_json: bool) -> int:
         )
     for line in rollouts:
         click.echo(line)
+    for switch in seen.switches():
+        click.echo(_told(switch))
     for problem in problems:
         click.echo(one_line(f"! {problem}"))
     return 1 if problems else 0
+
+
+def _told(switch: OpenSwitch) -> str:
+    from fairlead.kits.clock import iso
+
+    workers = ", ".join(switch.workers)
+    since, until = iso(switch.since), iso(switch.until)
+    return f"{switch.what} ({workers}) since {since}; tried again by itself at {until}"
 
 
 def _services(seen: Observed) -> list[Service]:
@@ -116,7 +128,10 @@ def _state(seen: Observed, service: Service, revision: Revision) -> tuple[str, s
     if service.kill is not None:
         return "killed", service.kill.message
     if revision.id in seen.node.ready():
-        return "ready", ""
+        off = [one for one in seen.switches() if one.endpoint.revision_id == revision.id]
+        names = ", ".join(one.endpoint.endpoint for one in off)
+        state = "switched off" if any(one.whole for one in off) else "ready"
+        return state, f"too many failures: {names}" if off else ""
     return "not ready", seen.node.reasons().get(revision.id, "not started")
 
 
@@ -125,6 +140,7 @@ def _document(seen: Observed) -> dict[str, object]:
         "generation": seen.catalog.generation,
         "running": seen.running,
         "problems": seen.problems(),
+        "killSwitches": [asdict(switch) for switch in seen.switches()],
         "revisions": [row for service in _services(seen) for row in _rows(seen, service)],
         "pins": {service.name: service.pin.line for service in _services(seen)},
     }

@@ -9,7 +9,14 @@ import click
 
 from fairlead.cli.common import home_option, say
 from fairlead.control.catalogs import Change
-from fairlead.domain.catalog import Catalog, Kill, with_kill, with_pin, with_traffic
+from fairlead.domain.catalog import (
+    Catalog,
+    Kill,
+    told_to_callers,
+    with_kill,
+    with_pin,
+    with_traffic,
+)
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import LineId
 from fairlead.domain.reading import Node
@@ -60,17 +67,20 @@ def traffic(service: str, line: str, shares: tuple[str, ...], home: Path | None)
     "--message",
     default="This service is switched off",
     show_default=True,
-    help="What its callers are told.",
+    help="What its callers are told: one line.",
 )
 @home_option
 def kill(service: str, message: str, home: Path | None) -> int:
-    """Switch SERVICE off at once: every call gets 503 and MESSAGE. Its models stay loaded."""
+    """Switch SERVICE off at once: every call gets 503 and MESSAGE. Its models stay loaded.
+
+    Example: fairlead kill sentiment --message "wrong answers since noon; back at 15:00"
+    """
     from fairlead.kits.clock import SystemClock
 
-    at = SystemClock().now()
+    told, at = told_to_callers(message), SystemClock().now()
 
     def killed(catalog: Catalog) -> Catalog:
-        return with_kill(catalog, service, Kill(message, at))
+        return with_kill(catalog, service, Kill(told, at))
 
     return _change(home, service, killed, f"kill {service}")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fairlead.control import catalogs as changing
-from fairlead.domain.catalog import Catalog, with_key, without_key
+from fairlead.domain.catalog import Catalog, told_to_callers, with_key, without_key
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import LineId
 from fairlead.domain.keys import ALL_SERVICES, EVERYTHING, KeyRecord, Quota, Retiring, Scope
@@ -20,7 +20,6 @@ from fairlead.kits.clock import Clock
 _CLIENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})")
 _SECRET_BYTES = 32  # S0-25
 _FINGERPRINT = 8  # hex digits: enough to tell keys apart, useless to guess one
-_LONGEST_MESSAGE = 500
 
 
 class Secrets(Protocol):
@@ -105,12 +104,7 @@ class Keys:
 
     def kill(self, client: str, message: str) -> None:
         """Refuse whatever a key asks, with this message; everything else about it stays."""
-        text = message.strip()
-        if not 0 < len(text) <= _LONGEST_MESSAGE or not text.isprintable():
-            raise Refused(
-                Kind.INVALID,
-                f"the message is what callers are told: write one line, at most {_LONGEST_MESSAGE} characters",
-            )
+        text = told_to_callers(message)
         self._change(client, f"kill key {client}: {text}", lambda key: replace(key, killed=text))
 
     def revive(self, client: str) -> None:

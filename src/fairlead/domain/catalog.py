@@ -20,6 +20,7 @@ from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json
 from fairlead.domain.versions import natural_key
 
 SCHEMA = 2  # 2: what keys may ask, by line and verb
+_LONGEST_MESSAGE = 500  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,17 @@ def with_pin(catalog: Catalog, line_id: LineId, *, by_hand: bool = True) -> Cata
     return _with_service(
         catalog, replace(catalog.service(line_id.service), pin=Pin(line_id.line, by_hand))
     )
+
+
+def told_to_callers(message: str) -> str:
+    """What an operator tells callers, as they get it; raises Refused(INVALID) unless it is one line, and a short one."""
+    text = message.strip()
+    if not 0 < len(text) <= _LONGEST_MESSAGE or not text.isprintable():
+        raise Refused(
+            Kind.INVALID,
+            f"the message is what callers are told: write one line, at most {_LONGEST_MESSAGE} characters",
+        )
+    return text
 
 
 def with_kill(catalog: Catalog, service: str, kill: Kill | None) -> Catalog:

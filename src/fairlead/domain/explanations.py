@@ -108,6 +108,7 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
         (
             "the revision is still loading, or its worker ended",
             "the service was switched off by `fairlead kill`",
+            "too many of the endpoint's requests failed: it is switched off for 60 s",
             "nothing runs here, or the store is not there",
         ),
         "`fairlead status` gives the reason; `fairlead revive SERVICE` switches on again; `fairlead up` starts.",

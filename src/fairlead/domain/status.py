@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from fairlead.domain.catalog import Catalog
-from fairlead.domain.ids import LineId, RevisionId
+from fairlead.domain.ids import EndpointId, LineId, RevisionId
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import TrafficShare
@@ -78,6 +78,31 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSwitch:
+    """An endpoint whose kill switch is open: `workers`, of `of` that it has, get no requests after too many failures.
+
+    `since` and `until` are epoch seconds: when the first of them was switched off, and is tried again.
+    """
+
+    endpoint: EndpointId
+    workers: tuple[str, ...]
+    of: int
+    since: float
+    until: float
+
+    @property
+    def whole(self) -> bool:
+        """Is nobody left to answer?"""
+        return len(self.workers) >= self.of
+
+    @property
+    def what(self) -> str:
+        """In words, for a status."""
+        whom = "" if self.whole else f": {len(self.workers)} of {self.of} workers"
+        return f"{self.endpoint} is switched off after too many failures{whom}"
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayStatus:
     """What a gateway routes. A worker not in `workers` gets no request from it any more.
 
@@ -95,6 +120,7 @@ class GatewayStatus:
     problem: str = ""
     coming: tuple[str, ...] = ()  # those of `workers` that a move under way leads to
     keys: str = ""  # which state of the key file is in force
+    switches: tuple[OpenSwitch, ...] = ()  # the kill switches that are open
 
 
 def node_status_to_bytes(status: NodeStatus) -> bytes:
@@ -141,6 +167,7 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
         "pins": dict(status.pins),
         "problem": status.problem,
         "keys": status.keys,
+        "switches": [asdict(switch) for switch in status.switches],
     }
     return json.dumps(document, ensure_ascii=False).encode()
 
@@ -164,6 +191,9 @@ def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> Ga
         pins={service: child.text() for service, child in node.child("pins").items()},
         problem=str(node.child("problem").value or ""),
         keys=str(node.child("keys").value or ""),
+        switches=tuple(_switch(child) for child in node.child("switches").elements())
+        if node.has("switches")
+        else (),
     )
     node.done(source)
     return status
@@ -192,6 +222,19 @@ def _replica(node: Node) -> Replica:
         socket=str(node.child("socket").value or ""),
         pid=node.child("pid").integer(0),
         since=node.child("since").number(),
+    )
+
+
+def _switch(node: Node) -> OpenSwitch:
+    endpoint = node.child("endpoint")
+    return OpenSwitch(
+        EndpointId(
+            *(endpoint.child(key).text() for key in ("service", "line", "revision", "endpoint"))
+        ),
+        tuple(child.text() for child in node.child("workers").elements()),
+        node.child("of").integer(0),
+        node.child("since").number(),
+        node.child("until").number(),
     )
 
 

@@ -1,4 +1,7 @@
-"""Clusters: one for each revision and set of replicas, so that other replicas are another cluster."""
+"""Clusters: one for each endpoint and set of replicas, so that other replicas are another cluster.
+
+Each has a kill switch: Envoy counts the failures of every worker and leaves out the ones with too many.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +9,107 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from fairlead.domain.ids import RevisionId
+from fairlead.api.http_status import ERROR_CODE
+from fairlead.domain.errors import Kind
+from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.status import Replica, State
+from fairlead.gateway.settings import KillSwitch
 
 Document = dict[str, Any]
 
 FRONT = "front"
+_HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _NO_LIMIT = 1_000_000_000
-_CONNECT_SECONDS = 0.6
+# How much a worker takes on is the worker's to say; Envoy must not refuse before it.
+_LIMITS = {
+    "max_connections": _NO_LIMIT,
+    "max_pending_requests": _NO_LIMIT,
+    "max_requests": _NO_LIMIT,
+}
+_CONNECT_SECONDS = 0.6  # S2-37
 # Far shorter than a worker or the front desk keeps an idle connection, so that none is closed under a request.
 _IDLE_SECONDS = 300
+# Of the requests under way so many percent may be retries, and always so many at once.
+_RETRY_PERCENT = 20
+_RETRIES_ALWAYS = 3
 
 
-def cluster_name(revision: RevisionId, replicas: Iterable[Replica]) -> str:
-    """`speech/v9.2@1f2e3d4c5b6a`: the same for the same workers, in whatever order they come."""
+def cluster_name(endpoint: EndpointId, replicas: Iterable[Replica]) -> str:
+    """`speech/v9.2/predict@1f2e3d4c5b6a`: the same for the same workers, in whatever order they come."""
     workers = "\n".join(sorted(replica.worker for replica in replicas))
-    return f"{revision}@{hashlib.sha256(workers.encode()).hexdigest()[:12]}"
+    return f"{endpoint}@{hashlib.sha256(workers.encode()).hexdigest()[:12]}"
 
 
-def worker_cluster(name: str, replicas: Iterable[Replica]) -> Document:
-    """The cluster of one revision's workers."""
+def worker_cluster(
+    endpoint: EndpointId, replicas: Iterable[Replica], switch: KillSwitch
+) -> Document:
+    """The cluster of one endpoint's workers."""
     there = sorted(replicas, key=lambda replica: replica.worker)
-    cluster = _cluster(name, [replica.socket for replica in there])
-    revision = there[0].revision if there else None
+    cluster = _cluster(cluster_name(endpoint, there), [replica.socket for replica in there])
     about = {
-        "revision": [revision.service, revision.line, revision.revision] if revision else [],
+        "endpoint": [endpoint.service, endpoint.line, endpoint.revision, endpoint.endpoint],
         "workers": [[replica.worker, replica.digest, replica.socket] for replica in there],
     }
+    cluster["circuit_breakers"] = {"thresholds": [_LIMITS | _retry_budget()]}
+    cluster["outlier_detection"] = _outlier_detection(switch)
+    # A worker that is switched off gets nothing, also if all of them are.
+    cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
+    cluster["typed_extension_protocol_options"][_HTTP]["outlier_detection"] = _failures()
     return {**cluster, "metadata": {"filter_metadata": {"fairlead": about}}}
+
+
+def _outlier_detection(switch: KillSwitch) -> Document:
+    """Only the share of failures counts; every time off is as long as the first."""
+    seconds = f"{switch.seconds}s"
+    return {
+        "interval": f"{switch.look_seconds}s",
+        "base_ejection_time": seconds,
+        "max_ejection_time": seconds,
+        "max_ejection_percent": 100,
+        "always_eject_one_host": True,
+        "failure_percentage_threshold": switch.percent,
+        "failure_percentage_minimum_hosts": 1,
+        "failure_percentage_request_volume": switch.requests,
+        "enforcing_failure_percentage": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+    }
+
+
+def _failures() -> Document:
+    """Which answers count as failures: 5xx, but not that of a full queue: such a worker does all it can."""
+    failed = {"name": ":status", "string_match": {"safe_regex": {"regex": "5.."}}}
+    full = {"name": ERROR_CODE, "string_match": {"exact": str(Kind.OVERLOADED)}}
+    rules = [
+        {"http_response_headers_match": {"headers": [failed]}},
+        {"not_match": {"http_response_headers_match": {"headers": [full]}}},
+    ]
+    return {"error_matcher": {"and_match": {"rules": rules}}}
+
+
+def _retry_budget() -> Document:
+    budget = {
+        "budget_percent": {"value": _RETRY_PERCENT},
+        "min_retry_concurrency": _RETRIES_ALWAYS,
+    }
+    return {"retry_budget": budget}
+
+
+def endpoint_of(cluster: Document) -> EndpointId | None:
+    """The endpoint whose workers a cluster leads to; None if it leads to none."""
+    about = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
+    return EndpointId(*about["endpoint"]) if about.get("endpoint") else None
 
 
 def replicas_of(cluster: Document) -> tuple[Replica, ...]:
     """The workers behind a cluster, from the cluster itself: also one the gateway before this one wrote."""
     about = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
-    if not about.get("revision"):
+    # The gateway before endpoints had clusters of their own wrote the revision alone.
+    known = about.get("endpoint") or about.get("revision")
+    if not known:
         return ()
-    revision = RevisionId(*about["revision"])
+    revision = RevisionId(*known[:3])
     return tuple(
         Replica(worker, revision, digest, State.READY, socket=socket)
         for worker, digest, socket in about["workers"]
@@ -68,23 +136,17 @@ def front_cluster(socket: str) -> Document:
 
 
 def _cluster(name: str, sockets: list[str]) -> Document:
-    limits = {
-        "max_connections": _NO_LIMIT,
-        "max_pending_requests": _NO_LIMIT,
-        "max_requests": _NO_LIMIT,
-        "max_retries": _NO_LIMIT,
-    }
+    limits = {**_LIMITS, "max_retries": _NO_LIMIT}
     return {
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
         "type": "STATIC",
         "connect_timeout": f"{_CONNECT_SECONDS}s",
         "lb_policy": "LEAST_REQUEST",
-        # How much a worker takes on is the worker's to say; Envoy must not refuse before it.
         "circuit_breakers": {"thresholds": [limits]},
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            _HTTP: {
+                "@type": f"type.googleapis.com/{_HTTP}",
                 "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
                 "explicit_http_config": {"http_protocol_options": {}},
             }

@@ -63,6 +63,8 @@ class Health:
         silent = await self._silent_workers()
         problems, warnings = self._of_workers(silent)
         view = self._view
+        for switch in view.switches:
+            (problems if switch.whole else warnings).append(switch.what)
         if view.node is not None:
             problems = [*self._not_ready(view.node), *problems]
             # A clock that was set back leaves a status of the future: that says nothing either.

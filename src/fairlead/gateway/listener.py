@@ -109,7 +109,7 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
         "codec_type": "AUTO",
         "rds": {"route_config_name": ROUTES, "config_source": _watched(home, "rds")},
         "http_filters": _http_filters(),
-        "local_reply_config": local_reply_config(),
+        "local_reply_config": local_reply_config(settings.kill_switch.seconds),
         "access_log": [{**_access_log(home), "filter": _told_here()}],
         "use_remote_address": True,
         "server_header_transformation": "PASS_THROUGH",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
 
+from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.state import View
@@ -18,7 +20,7 @@ CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _AGENT_SECONDS = 2.0
 _EOF = "# EOF"
 _STATS = r"^(http\.ingress\.downstream_(rq|cx)_(\dxx|active)|cluster\..*@.*\.upstream_rq_active)$"
-_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.(.+)@[0-9a-f]+\.upstream_rq_active")
+_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.([^/]+)/.+@[0-9a-f]+\.upstream_rq_active")
 _CLASS = re.compile(r"http\.ingress\.downstream_rq_(\dxx)")
 
 Sample = tuple[Mapping[str, str], float]
@@ -38,6 +40,7 @@ class Metrics:
         agent = await self._agent()
         lines = [
             *_families(self._own(stats)),
+            *_families(self._of_switches()),
             *_families(self._of_keys()),
             *_family(
                 "fairlead_agent_up",
@@ -94,6 +97,33 @@ class Metrics:
             [({}, restarts)],
         )
         yield f"{prefix}_envoy_up", "gauge", "Whether Envoy runs.", [({}, float(view.envoy_up))]
+
+    def _of_switches(self) -> Iterable[tuple[str, str, str, list[Sample]]]:
+        view = self._view
+        table = view.index.table
+        whole = {one.endpoint for one in view.switches if one.whole}
+        routed = sorted(
+            EndpointId(service.name, line.id.line, revision.id.revision, endpoint.name)
+            for service in table.services.values()
+            for line in service.lines.values()
+            for revision in line.revisions.values()
+            if revision.routable
+            for endpoint in revision.endpoints
+        )
+        name = "fairlead_kill_switch"
+        is_open: list[Sample] = [(asdict(one), float(one in whole)) for one in routed]
+        text = "Whether every worker of the endpoint is switched off after too many failures."
+        yield f"{name}_open", "gauge", text, is_open
+        workers: list[Sample] = [
+            (asdict(one.endpoint), float(len(one.workers))) for one in view.switches
+        ]
+        text = "Workers switched off after too many failures, of endpoints that have any."
+        yield f"{name}_workers_off", "gauge", text, workers
+        trips: list[Sample] = [
+            (asdict(one), float(count)) for one, count in sorted(view.trips.items())
+        ]
+        text = "Times a worker was switched off after too many failures."
+        yield f"{name}_trips", "counter", text, trips
 
     def _of_keys(self) -> Iterable[tuple[str, str, str, list[Sample]]]:
         """By key, for the keys that have been used; a second behind, and going on where a gateway before this one ended."""

@@ -50,6 +50,10 @@ class Envoy(Protocol):
         """Counters and gauges whose name matches the regular expression; empty while Envoy is away."""
         ...
 
+    async def switched_off(self) -> Mapping[str, frozenset[str]] | None:
+        """The sockets that get no requests now because of their failures, by cluster; None while Envoy is away."""
+        ...
+
     async def ended(self) -> str:
         """Wait until the process has ended; says how."""
         ...

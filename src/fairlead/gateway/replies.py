@@ -6,6 +6,7 @@ desk's refusals come from the tables here, so a caller cannot tell which of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from fairlead.domain.routing import BAD_KEY, NO_KEY
 
 RATE_EXCEEDED = "API rate limit exceeded"
 CONCURRENCY_EXCEEDED = "API concurrency limit exceeded"
+SWITCHED_OFF = (
+    "This endpoint is switched off after too many failures; it is tried again within {seconds} s"
+)
 GATEWAY_TEXTS: Mapping[int, str] = {
     400: "Bad request",
     404: "Not found",
@@ -55,6 +59,7 @@ PEER_HEADER = "x-fairlead-peer"  # and where it came from
 CHALLENGE = 'Key realm="kong"'
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
+_UNAVAILABLE = 503
 _OPEN_INFERENCE = "^/v2([/?].*)?$"
 
 Document = dict[str, Any]
@@ -65,14 +70,18 @@ def body_key(path: str) -> str:
     return "error" if path.partition("?")[0] == "/v2" or path.startswith("/v2/") else "message"
 
 
-def local_reply_config() -> Document:
-    """What Envoy's own answers look like; the first mapper that fits words it."""
+def local_reply_config(off_seconds: float) -> Document:
+    """What Envoy's own answers look like; the first mapper that fits words it.
+
+    `off_seconds`: how long the kill switch stays open.
+    """
     mappers = []
     for key, path in (("error", _path_filter(_OPEN_INFERENCE)), ("message", None)):
         mappers += [
             _unauthorized(key, path, NO_KEY, sent=False),
             _unauthorized(key, path, BAD_KEY, sent=True),
             _too_many_at_once(key, path),
+            _switched_off(key, path, off_seconds),
             *(
                 _mapper(key, [path, _status_filter(status)], text, status)
                 for status, text in GATEWAY_TEXTS.items()
@@ -101,6 +110,15 @@ def _too_many_at_once(key: str, path: Document | None) -> Document:
     mapper["status_code"] = _TOO_MANY
     # How long requests take nobody knows; a place may be free at any time.
     mapper["headers_to_add"].append(_header("retry-after", "1"))
+    return mapper
+
+
+def _switched_off(key: str, path: Document | None, seconds: float) -> Document:
+    """The kill switch of an endpoint is open: Envoy has no worker left that it may ask."""
+    off = {"response_flag_filter": {"flags": ["UH"]}}
+    wait = str(math.ceil(seconds))
+    mapper = _mapper(key, [path, off], SWITCHED_OFF.format(seconds=wait), _UNAVAILABLE)
+    mapper["headers_to_add"].append(_header("retry-after", wait))
     return mapper
 
 

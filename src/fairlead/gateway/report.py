@@ -49,6 +49,7 @@ class Reporter:
             pins={name: service.pin for name, service in table.services.items()},
             problem="; ".join(self._view.problems.values()),
             keys=self._view.keys_mark,
+            switches=self._view.switches,
         )
         # A status that a power cut loses is written again half a second later.
         try:

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fairlead.domain.ids import LATEST, RevisionId
-from fairlead.domain.keys import KeyRecord
-from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
+from fairlead.domain.ids import LATEST, EndpointId
+from fairlead.domain.keys import KeyRecord, Verb
+from fairlead.domain.paths import STATIC_PREFIX, ModelPath, OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable
@@ -42,6 +42,11 @@ DUPLICATE = (
 )
 MALFORMED = "malformed"
 _NO_VERSION = ""
+# Before the request has reached a worker: whatever it asks, nothing is run twice.
+_UNSENT = "connect-failure,reset-before-request"
+# And after: only where the dialects say that asking twice is asking once, which no inference is.
+# Half of all routes have these, so they are short: the retry may meet the same worker again.
+_READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class _Tree:
 
     index: TableIndex
     client: str
-    clusters: Mapping[RevisionId, str]
+    clusters: Mapping[EndpointId, str]
     settings: GatewaySettings
 
 
@@ -61,11 +66,11 @@ def needs_key(path: OpenPath, settings: GatewaySettings) -> bool:
 
 def route_configuration(
     table: RoutingTable,
-    clusters: Mapping[RevisionId, str],
+    clusters: Mapping[EndpointId, str],
     credentials: Mapping[str, str],
     settings: GatewaySettings,
 ) -> Document:
-    """The one route configuration, with the keys in it. `clusters` names each routable revision's cluster."""
+    """The one route configuration, with the keys in it. `clusters` names each routable endpoint's."""
     known = {secret: client for secret, client in credentials.items() if client in table.keys}
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -80,12 +85,28 @@ def route_configuration(
             {
                 "name": "all",
                 "domains": ["*"],
-                # Only before the request has reached a worker: nothing is ever run twice.
-                "retry_policy": {"retry_on": "connect-failure", "num_retries": 2},
+                "retry_policy": _retries(),
                 "typed_per_filter_config": {KEY_FILTER: _credentials(known)},
                 "matcher": _by_key(table, clusters, known, settings)["matcher"],
             }
         ],
+    }
+
+
+def _retries() -> Document:
+    """Twice at most, on another worker if there is one; each cluster has a budget for it."""
+    return {
+        "retry_on": _UNSENT,
+        "num_retries": 2,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                },
+            }
+        ],
+        "host_selection_retry_max_attempts": 5,
     }
 
 
@@ -130,7 +151,7 @@ def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
 
 def _by_key(
     table: RoutingTable,
-    clusters: Mapping[RevisionId, str],
+    clusters: Mapping[EndpointId, str],
     known: Mapping[str, str],
     settings: GatewaySettings,
 ) -> Document:
@@ -253,10 +274,12 @@ def _worker_route(tree: _Tree, choice: Choice, method: str) -> Document:
         "headers": [{"name": ":method", "string_match": {"exact": method}}],
     }
     shares = [
-        (tree.clusters[revision.id] if endpoint is not None else FRONT, weight)
-        for revision, endpoint, weight in choice.targets
+        (tree.clusters[endpoint] if endpoint is not None else FRONT, weight)
+        for _, endpoint, weight in choice.targets
     ]
     action: Document = {"timeout": f"{tree.settings.deadline_seconds}s"}
+    if isinstance(choice.path, ModelPath) and choice.path.verb is Verb.READ:
+        action["retry_policy"] = _READ_RETRIES
     if len(shares) == 1:
         action["cluster"] = shares[0][0]
     else:

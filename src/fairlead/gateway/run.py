@@ -27,6 +27,7 @@ from fairlead.gateway.ports import Envoy
 from fairlead.gateway.settings import GatewaySettings, PortBusy, check
 from fairlead.gateway.site import Site
 from fairlead.gateway.state import CatalogCache, View, read_gateway_status, table_before
+from fairlead.gateway.switches import Switches
 from fairlead.gateway.usage import KeyUse
 from fairlead.kits import files, processes
 from fairlead.kits.clock import Clock
@@ -75,6 +76,7 @@ def _first_view(settings: GatewaySettings, home: Home[Path], catalogs: Catalogs)
     )
     view.index = index(table_before(view.catalog, status, settings.api_version))
     view.previous = view.index
+    view.switches = status.switches if status else ()
     return view
 
 
@@ -157,6 +159,7 @@ class _Gateway:
             follower.heartbeat(),
             self._keep_envoy(),
             self._rotate(),
+            Switches(self._envoy, self._view, self._settings.kill_switch, self._clock).follow(),
             KeyUse(self._home, self._view, self._clock).follow(),
         ]
         if life_fd is not None:

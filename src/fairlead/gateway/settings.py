@@ -14,6 +14,20 @@ _MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class KillSwitch:
+    """When a worker is switched off by its failures, and for how long (S2-37).
+
+    Once in `look_seconds` those workers are judged that had `requests` or more since the last time:
+    one of which `percent` or more failed gets none for `seconds`.
+    """
+
+    percent: int = 25
+    requests: int = 20
+    seconds: float = 60.0
+    look_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """Where the gateway listens, its limits and its deadlines (seconds).
 
@@ -37,6 +51,7 @@ class GatewaySettings:
     api_version: str = "v1"
     name: str = "fairlead"
     version: str = "0"
+    kill_switch: KillSwitch = KillSwitch()
 
     @property
     def secure(self) -> bool:

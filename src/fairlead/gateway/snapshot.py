@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import Replica
 from fairlead.domain.table import RoutingTable
@@ -38,15 +38,20 @@ def snapshot(
     home: Home[Any],
 ) -> Snapshot:
     """`replicas` are the workers to send each revision's requests to; `credentials` map secrets to clients."""
-    routable = [
-        revision.id
+    endpoints = sorted(
+        EndpointId(service.name, line.id.line, revision.id.revision, endpoint.name)
         for service in table.services.values()
         for line in service.lines.values()
         for revision in line.revisions.values()
         if revision.routable
-    ]
-    names = {one: cluster_name(one, replicas.get(one, ())) for one in sorted(routable)}
-    clusters = {name: worker_cluster(name, replicas.get(one, ())) for one, name in names.items()}
+        for endpoint in revision.endpoints
+    )
+    behind = {one: replicas.get(one.revision_id, ()) for one in endpoints}
+    names = {one: cluster_name(one, there) for one, there in behind.items()}
+    clusters = {
+        names[one]: worker_cluster(one, there, settings.kill_switch)
+        for one, there in behind.items()
+    }
     return Snapshot(
         bootstrap=bootstrap(home),
         listener=listener(settings, home),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
+    OpenSwitch,
     Replica,
     gateway_status_from_bytes,
     node_status_from_bytes,
@@ -47,6 +48,8 @@ class View:
     rejected_updates: int = 0
     keys_mark: str = ""  # the state of the key file that is in force
     uses: Uses = field(default_factory=Uses)
+    switches: tuple[OpenSwitch, ...] = ()  # the kill switches that are open
+    trips: dict[EndpointId, int] = field(default_factory=dict)  # how often each has opened
 
     def note(self, part: str, problem: str) -> None:
         """Remember a problem, or with an empty text that it is gone; a new one is logged once."""

@@ -12,6 +12,7 @@ from fairlead.domain.errors import FairleadError
 from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
+    OpenSwitch,
     gateway_status_from_bytes,
     health_problems,
     node_status_from_bytes,
@@ -40,6 +41,13 @@ class Observed:
 
     def problems(self) -> list[str]:
         """Why not everything serves; empty if everything does."""
+        return [*self._not_settled(), *(one.what for one in self.switches() if one.whole)]
+
+    def switches(self) -> tuple[OpenSwitch, ...]:
+        """The kill switches that are open."""
+        return self.gateway.switches if self.gateway is not None else ()
+
+    def _not_settled(self) -> list[str]:
         found = self._processes()
         if self.node is not None:
             found += health_problems(self.catalog, self.node)
@@ -58,7 +66,7 @@ class Observed:
 
     def serves_everything(self) -> bool:
         """Is every live revision proved, and does all traffic flow as the catalog wants it?"""
-        return not self.problems()
+        return not self._not_settled()
 
     def _processes(self) -> list[str]:
         found = []

@@ -57,10 +57,14 @@ class Node:
         return dict(json.loads(self.home.gateway_status.read_bytes()))
 
     def routed(self) -> set[str]:
-        return {name.partition("@")[0] for name in named_clusters(self.envoy.routes())} - {"front"}
+        return {_revision(name) for name in named_clusters(self.envoy.routes())} - {"front"}
 
     def clusters(self) -> set[str]:
-        return {name.partition("@")[0] for name in self.envoy.clusters()} - {"front"}
+        return {_revision(name) for name in self.envoy.clusters()} - {"front"}
+
+
+def _revision(cluster: str) -> str:
+    return cluster.partition("@")[0].removesuffix("/predict")
 
 
 def at(tag: str, generation: int = 1) -> Catalog:

@@ -176,7 +176,7 @@ def test_the_shape_follows_the_path(path: str, key: str) -> None:
 
 
 def test_envoys_own_answers_have_both_shapes_for_every_status() -> None:
-    mappers = local_reply_config()["mappers"]
+    mappers = local_reply_config(60)["mappers"]
     formats = [mapper["body_format_override"]["json_format"] for mapper in mappers]
     texts = [mapper.get("body", {}).get("inline_string") for mapper in mappers]
     for text in GATEWAY_TEXTS.values():
@@ -186,7 +186,7 @@ def test_envoys_own_answers_have_both_shapes_for_every_status() -> None:
 
 def test_every_answer_of_envoys_own_names_its_code() -> None:
     assert set(GATEWAY_KINDS) == {*GATEWAY_TEXTS, 401}
-    for mapper in local_reply_config()["mappers"][:-1]:
+    for mapper in local_reply_config(60)["mappers"][:-1]:
         names = [one["header"]["key"] for one in mapper["headers_to_add"]]
         assert "x-error-code" in names
 

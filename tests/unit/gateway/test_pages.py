@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fairlead.adapters.memory.envoy import MemoryEnvoy
 from fairlead.domain.catalog import Kill, with_kill
-from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.ids import ArtifactRef, EndpointId
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_to_bytes
 from fairlead.domain.signature import (
@@ -27,7 +27,7 @@ from fairlead.domain.signature import (
     TensorSpec,
     element_schema,
 )
-from fairlead.domain.status import NodeStatus, State
+from fairlead.domain.status import NodeStatus, OpenSwitch, State
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.front import Visit
 from fairlead.gateway.health import Health
@@ -183,6 +183,17 @@ async def test_health_of_many_workers_is_as_quick_as_of_few(place: Place) -> Non
             await worker.stop()
 
 
+async def test_an_endpoint_that_is_switched_off_by_its_failures_is_a_failure(place: Place) -> None:
+    endpoint = EndpointId("speech", "v9", "1")
+    async with place.workers():
+        place.view.switches = (OpenSwitch(endpoint, ("w-v9",), 2, 5.0, 65.0),)
+        text = "speech/v9.1/predict is switched off after too many failures"
+        partly = {"status": "degraded", "warnings": [f"{text}: 1 of 2 workers"]}
+        assert await place.get("healthz") == (200, partly)
+        place.view.switches = (OpenSwitch(endpoint, ("w-v9",), 1, 5.0, 65.0),)
+        assert await place.get("healthz") == (503, {"status": "failing", "problems": [text]})
+
+
 async def test_without_any_status_nothing_is_known_to_serve(place: Place) -> None:
     assert (await place.get("healthz"))[0] == 503
 
@@ -191,10 +202,13 @@ async def test_the_metrics_are_one_valid_exposition_without_the_agent(place: Pla
     place.envoy.numbers = {
         "http.ingress.downstream_rq_2xx": 7,
         "http.ingress.downstream_rq_active": 1,
-        "cluster.speech/v9.1@0123456789ab.upstream_rq_active": 2,
-        "cluster.speech/v9.1@ba9876543210.upstream_rq_active": 3,
+        "cluster.speech/v9.1/predict@0123456789ab.upstream_rq_active": 2,
+        "cluster.speech/v9.1/predict@ba9876543210.upstream_rq_active": 3,
     }
     place.view.envoy_up = True
+    endpoint = EndpointId("speech", "v9", "1")
+    place.view.switches = (OpenSwitch(endpoint, ("a", "b"), 2, 5.0, 65.0),)
+    place.view.trips[endpoint] = 3
     text = (await place.metrics.exposition()).decode()
     found = {
         (sample.name, *sample.labels.values()): sample.value
@@ -204,6 +218,11 @@ async def test_the_metrics_are_one_valid_exposition_without_the_agent(place: Pla
     assert found["fairlead_gateway_requests_total", "2xx"] == 7
     assert found["fairlead_gateway_revision_requests_active", "speech", "v9", "1"] == 5
     assert found["fairlead_agent_up",] == 0
+    switch = "fairlead_kill_switch"
+    assert found[f"{switch}_open", "speech", "v9", "1", "predict"] == 1
+    assert found[f"{switch}_open", "speech", "v10", "1", "predict"] == 0
+    assert found[f"{switch}_workers_off", "speech", "v9", "1", "predict"] == 2
+    assert found[f"{switch}_trips_total", "speech", "v9", "1", "predict"] == 3
     assert found["fairlead_gateway_envoy_up",] == 1
 
 

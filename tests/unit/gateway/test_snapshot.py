@@ -10,12 +10,19 @@ from hypothesis import given, strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from fairlead.domain.catalog import Catalog, with_key
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.keys import Quota, Rate, Scope
 from fairlead.domain.layout import Home
 from fairlead.domain.status import Replica, State
 from fairlead.domain.table import RoutingTable, table_from
-from fairlead.gateway.clusters import cluster_name, named_clusters, replicas_of, worker_cluster
+from fairlead.gateway.clusters import (
+    cluster_name,
+    endpoint_of,
+    front_cluster,
+    named_clusters,
+    replicas_of,
+    worker_cluster,
+)
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.snapshot import Snapshot, snapshot as take
 from support.gateway import DIGEST, catalog, revision
@@ -124,17 +131,22 @@ def test_a_key_for_nothing_finds_no_cluster_but_the_front_desk() -> None:
 def test_a_cluster_is_the_same_for_the_same_workers_only(workers: set[str]) -> None:
     one = RevisionId("speech", "v9", "2")
     there = [replica(worker, one) for worker in workers]
-    name = cluster_name(one, there)
-    assert name == cluster_name(one, reversed(there))
-    assert name != cluster_name(one, [*there, replica("".join(workers) + "more", one)])
-    assert name.startswith("speech/v9.2@")
+    way = EndpointId("speech", "v9", "2")
+    name = cluster_name(way, there)
+    assert name == cluster_name(way, reversed(there))
+    assert name != cluster_name(way, [*there, replica("".join(workers) + "more", one)])
+    assert name != cluster_name(EndpointId("speech", "v9", "2", "stream"), there)
+    assert name.startswith("speech/v9.2/predict@")
 
 
 def test_a_cluster_tells_who_is_behind_it() -> None:
     one = RevisionId("speech", "v9", "2")
     behind = (replica("a", one), replica("b", one))
-    assert replicas_of(worker_cluster("x", behind)) == behind
-    assert replicas_of(worker_cluster("x", ())) == ()
+    way = EndpointId("speech", "v9", "2", "stream")
+    cluster = worker_cluster(way, behind, SETTINGS.kill_switch)
+    assert (replicas_of(cluster), endpoint_of(cluster)) == (behind, way)
+    assert replicas_of(worker_cluster(way, (), SETTINGS.kill_switch)) == ()
+    assert endpoint_of(front_cluster("/run/f/front.sock")) is None
 
 
 def _open_paths(value: Any) -> list[str]:

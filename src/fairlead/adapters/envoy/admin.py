@@ -12,6 +12,7 @@ import httpx
 from fairlead.kits.unixhttp import unix_client
 
 _ANSWER_SECONDS = 2.0
+_EJECTIONS = r"^cluster\..*\.outlier_detection\.ejections_active$"
 
 
 class Admin:
@@ -28,6 +29,33 @@ class Admin:
         """Counters, gauges and texts by name."""
         answer = await self._json(f"/stats?format=json&filter={_quoted(pattern)}")
         return {one["name"]: one["value"] for one in answer["stats"] if "name" in one}
+
+    async def ejected(self) -> Mapping[str, frozenset[str]]:
+        """The sockets that outlier detection leaves out, by cluster.
+
+        One cheap question while there are none: only gauges that were ever set.
+        """
+        stats = await self._json(
+            f"/stats?format=json&type=Gauges&usedonly&filter={_quoted(_EJECTIONS)}"
+        )
+        names = [
+            one["name"].removeprefix("cluster.").removesuffix(".outlier_detection.ejections_active")
+            for one in stats["stats"]
+            if one.get("value")
+        ]
+        if not names:
+            return {}
+        pattern = f"^({'|'.join(map(re.escape, names))})$"
+        answer = await self._json(f"/clusters?format=json&filter={_quoted(pattern)}")
+        found = {
+            cluster["name"]: frozenset(
+                host["address"]["pipe"]["path"]
+                for host in cluster.get("host_statuses", ())
+                if host["health_status"].get("failed_outlier_check") and "pipe" in host["address"]
+            )
+            for cluster in answer.get("cluster_statuses", ())
+        }
+        return {name: sockets for name, sockets in found.items() if sockets}
 
     async def post(self, path: str) -> None:
         """Do something."""

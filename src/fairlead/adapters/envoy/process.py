@@ -146,6 +146,12 @@ class EnvoyProcess:
             return {}
         return {name: value for name, value in found.items() if isinstance(value, int)}
 
+    async def switched_off(self) -> Mapping[str, frozenset[str]] | None:
+        try:
+            return await self._admin.ejected()
+        except Away:
+            return None
+
     async def ended(self) -> str:
         if self._process is None:
             return "was never started"

@@ -21,6 +21,7 @@ class MemoryEnvoy:
         self._routes: Document = {}
         self._listeners: dict[str, Document] = {}
         self.numbers: dict[str, int] = {}
+        self.off: dict[str, frozenset[str]] = {}  # sockets with too many failures, by cluster
         self.alive = False
         self.refuse = ""  # the kind it refuses: clusters, routes or listener
         self.slow: asyncio.Event | None = None  # nothing is taken before it is set
@@ -68,6 +69,9 @@ class MemoryEnvoy:
 
     async def stats(self, pattern: str) -> Mapping[str, int]:
         return {name: value for name, value in self.numbers.items() if re.search(pattern, name)}
+
+    async def switched_off(self) -> Mapping[str, frozenset[str]] | None:
+        return dict(self.off) if self.alive else None
 
     async def ended(self) -> str:
         await self._end.wait()
