@@ -59,10 +59,12 @@ class QuickRequest:
 
     __slots__ = (
         "answer",
+        "began",
         "body",
         "call",
         "connection",
         "disconnected",
+        "ended",
         "headers",
         "identity",
         "keep_alive",
@@ -75,7 +77,6 @@ class QuickRequest:
         "route",
         "start",
         "target",
-        "timing",
         "until",
     )
 
@@ -96,7 +97,8 @@ class QuickRequest:
         self.message_event = _NOBODY_WAITS
         self.identity = b""
         self.start = 0.0
-        self.timing = b""  # how it went, for its answer's head
+        self.began = 0.0  # its run, if it came to one
+        self.ended = 0.0
         self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
         self.request: InferRequest | None = None
@@ -150,7 +152,6 @@ class Wave:
                 one.until = one.start + seconds_to_answer(one.headers, most)
             requests, one.call = route.handler.decode(one.body, one.headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            self._say(one, None, self._now())
             return self._failed(one, error)
         if len(requests) == 1 and route.endpoint.quick(requests[0], len(one.body)):
             one.request = requests[0]
@@ -163,23 +164,22 @@ class Wave:
         assert one.request is not None
         began = self._now()
         if one.until and began > one.until:
-            self._say(one, None, began)
             return self._failed(one, late(one.until - one.start))
+        one.began = began
         try:
             one.answer = one.route.endpoint.infer_now(one.request)
         except Exception as error:  # noqa: BLE001 - as above
-            self._say(one, began, self._now())
             return self._failed(one, error)
-        self._say(one, began, self._now())
+        one.ended = self._now()
         return True
 
-    def _say(self, one: QuickRequest, began: float | None, now: float) -> None:
-        """Note for the answer's head how it went: when its run began, and when that ended."""
+    def _timing(self, one: QuickRequest) -> bytes:
+        """What the answer's head says of how it went."""
         headers, raw = one.headers, one.raw_headers
-        if began is None:
-            one.timing = not_run(now - one.start, headers, raw)
-        else:
-            one.timing = after_run(began - one.start, now - began, headers, raw)
+        if not one.began:
+            return not_run(self._now() - one.start, headers, raw)
+        ended = one.ended or self._now()
+        return after_run(one.began - one.start, ended - one.began, headers, raw)
 
     def _encode(self, one: QuickRequest) -> bool:
         assert isinstance(one.answer, InferResponse)
@@ -191,13 +191,13 @@ class Wave:
         head = route.head
         if json_length is not None:
             head = head_of(OK, route.binary(json_length))
-        one.answer = _message(head, one, body)
+        one.answer = _message(head, one, body, self._timing(one))
         return True
 
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""
         status, body, headers = one.route.failure(error, one.identity)
-        one.answer = _message(head_of(status, headers), one, body)
+        one.answer = _message(head_of(status, headers), one, body, self._timing(one))
         self._finish(one, status)
         return False
 
@@ -213,13 +213,13 @@ class Wave:
             log_answer(peer, line, status, one.identity)
 
 
-def _message(head: bytes, one: QuickRequest, body: bytes) -> bytes:
+def _message(head: bytes, one: QuickRequest, body: bytes, timing: bytes) -> bytes:
     closing = b"" if one.keep_alive else b"connection: close\r\n"
     return b"%b%bx-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n%b" % (
         head,
         closing,
         one.identity,
-        one.timing,
+        timing,
         len(body),
         body,
     )
