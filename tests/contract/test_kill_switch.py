@@ -23,7 +23,7 @@ KEY = {"x-api-key": "demo-secret"}
 PREDICT = "/v1/model/speech/predict"
 INFER = "/v2/models/speech/infer"
 STREAM = "/api/stream"
-OFF_SECONDS = 3.0
+OFF_SECONDS = 2.0
 SWITCH = KillSwitch(seconds=OFF_SECONDS)
 
 
@@ -91,14 +91,14 @@ async def test_it_opens_at_the_share_stays_open_and_opens_at_once_on_relapse() -
             assert (answer.status_code, answer.json()) == (
                 503,
                 {
-                    "error": "This endpoint is switched off after too many failures; it is tried again within 3 s"
+                    "error": "This endpoint is switched off after too many failures; it is tried again within 2 s"
                 },
             )
-            assert answer.headers["retry-after"] == "3"
+            assert answer.headers["retry-after"] == "2"
             assert answer.headers["x-error-code"] == "unavailable"
             assert "message" in (await ask(client)).json()
             assert (await ask(client, STREAM)).status_code == 200, "the other endpoint serves on"
-            while CLOCK.monotonic() < shut_at + OFF_SECONDS - 1.5:
+            while CLOCK.monotonic() < shut_at + OFF_SECONDS - 1.2:
                 assert _off(await ask(client))
             assert len(world.workers["s1"].seen) == seen + 1, "nothing but the stream reached it"
 
@@ -256,7 +256,7 @@ async def test_an_open_switch_is_told_to_everybody_who_looks(
     events = [one for one in caplog.records if getattr(one, "event", "") == "kill_switch"]
     assert len(events) == 4, "two opened, two closed"
     texts = [one.getMessage() for one in events]
-    assert "worker s1 is switched off for 3 s: 25 % or more of its requests failed" in texts[0]
+    assert "worker s1 is switched off for 2 s: 25 % or more of its requests failed" in texts[0]
     assert "is tried again after" in texts[-1]
 
 
