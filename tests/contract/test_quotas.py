@@ -206,7 +206,7 @@ async def test_through_a_gate_a_request_is_told_once_and_stays_what_it_was(
     lines = {line["request_id"]: line for line in callers.lines()}
     assert len(lines) == 403
     app, free = lines["app-7"], lines["free-7"]
-    same = ("method", "path", "peer", "protocol", "served_version", "status", "upstream", "details")
+    same = ("method", "path", "peer", "protocol", "status", "upstream", "details")
     assert {name: app[name] for name in same} == {name: free[name] for name in same}
     assert app["client"] == "app"
     assert (lines["last"]["status"], lines["last"]["flags"]) == (429, "RL")

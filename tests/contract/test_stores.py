@@ -150,7 +150,7 @@ class TestCatalogs:
         written = [Catalog()]
         for number in range(9):
             clock.advance(10)
-            key = KeyRecord(f"k{number}", ("*",), 1.0, "f")
+            key = KeyRecord(f"k{number}", (EVERYTHING,), 1.0, "f")
             written.append(catalogs.commit(with_key(written[-1], key), "add"))
         start = clock.now() - 90
         for number in range(1, 10):
@@ -164,7 +164,7 @@ class TestCatalogs:
         catalogs = StoredCatalogs(store, FakeClock())
         catalog = Catalog()
         for number in range(2 * KEPT_GENERATIONS):
-            key = KeyRecord("alice", ("*",), float(number), "")
+            key = KeyRecord("alice", (EVERYTHING,), float(number), "")
             catalog = catalogs.commit(with_key(catalog, key), f"change {number}")
         kept = [meta.key for meta in store.list("catalog/0")]
         assert KEPT_GENERATIONS < len(kept) <= KEPT_GENERATIONS + 16

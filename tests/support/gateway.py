@@ -22,6 +22,7 @@ from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
+from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.keys import KeyRecord, Scope
@@ -87,7 +88,7 @@ def _shares(traffic: Mapping[str, Mapping[str, int]], line_id: LineId) -> tuple[
 
 
 class Worker:
-    """Answers every request with its own name, or slowly: `x-wait` seconds later; or with `x-status` and `x-code`."""
+    """Answers every request with its own name, or slowly: `x-wait` seconds later; or with `x-status`, `x-code` and `x-excuse`."""
 
     def __init__(self, name: str, one: RevisionId, path: Path) -> None:
         self.replica = Replica(name, one, DIGEST, State.READY, socket=str(path))
@@ -127,6 +128,7 @@ class Worker:
                             return
                 body = json.dumps({"worker": self.replica.worker}).encode()
                 code = f"x-error-code: {headers['x-code']}\r\n" if "x-code" in headers else ""
+                code += f"{NO_FAULT}: deadline\r\n" if "x-excuse" in headers else ""
                 writer.write(
                     b"HTTP/1.1 %b OK\r\nserver: worker\r\ncontent-type: application/json\r\n%b"
                     b"x-served-version: %b\r\nx-service: %b\r\ncontent-length: %d\r\n\r\n%b"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fairlead.control import keys, releases
+from fairlead.control import releases
 from fairlead.wiring.homes import open_home, read_releases
 from support.models import echo_artifact
 
@@ -36,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(RELEASE.format(number))
         sourced = read_releases([path])
         releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
-    keys.create(control.catalogs, control.secrets, control.clock, "alice", ())
+    control.keys.create("alice")
     bin_ = directory / "bin"
     bin_.mkdir()
     (bin_ / "fairlead").write_text(f'#!/bin/sh\nexec {sys.executable} -m fairlead "$@"\n')

@@ -60,6 +60,7 @@ def test_a_callers_own_deadline_is_kept_in_the_engine_and_in_the_queue(polite: F
     start = time.monotonic()
     late = polite.ask(PATH, b"20", x_request_timeout_ms="150")
     assert (late.status, late.json) == (504, {"detail": "no answer within 0.15 s"})
+    assert "x-fairlead-no-fault" not in late.headers
     assert 0.14 < time.monotonic() - start < 1.0
     holder = begin(polite, b"20")
     until(lambda: in_progress(polite) == 1, 5, "the slot is taken")

@@ -12,6 +12,9 @@ from fairlead.domain.errors import Kind
 ERROR_CODE = (
     "x-error-code"  # on every error answer: the kind, which docs/reference/errors.md explains
 )
+# On an answer of 5xx that says nothing about the worker: the gateway's kill switch does not count it, and the
+# gateway takes it off.
+NO_FAULT = "x-fairlead-no-fault"
 
 HTTP_STATUS: Mapping[Kind, int] = {
     Kind.INVALID: 400,

@@ -66,6 +66,9 @@ def _services(ctx: click.Context) -> Iterable[str]:
     return sorted(_catalog(ctx).services)
 
 
+SERVICES = Known(_services)
+
+
 def _service(ctx: click.Context) -> Service:
     # Behind an option that still lacks its value the library has sorted nothing into parameters yet.
     return _catalog(ctx).service(ctx.params["service"] or ctx.args[0])

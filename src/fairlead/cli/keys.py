@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from fairlead.cli.common import home_option, json_option, say, table
+from fairlead.cli.completing import SERVICES
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Scope
 from fairlead.domain.uses import Use
 
@@ -31,6 +33,11 @@ class _Scope(click.ParamType[Scope]):
             return value if isinstance(value, Scope) else Scope.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return SERVICES.shell_complete(ctx, param, incomplete)
 
 
 class _Duration(click.ParamType[float]):

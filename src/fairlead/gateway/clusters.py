@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from fairlead.api.http_status import ERROR_CODE
+from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.status import Replica, State
@@ -31,7 +31,7 @@ _CONNECT_SECONDS = 0.6  # S2-37
 _IDLE_SECONDS = 300
 # Of the requests under way so many percent may be retries, and always so many at once.
 _RETRY_PERCENT = 20
-_RETRIES_ALWAYS = 3
+_RETRIES_ALWAYS = 20  # as many as it takes to switch off one of several workers that has died
 
 
 def cluster_name(endpoint: EndpointId, replicas: Iterable[Replica]) -> str:
@@ -53,13 +53,17 @@ def worker_cluster(
     cluster["circuit_breakers"] = {"thresholds": [_LIMITS | _retry_budget()]}
     cluster["outlier_detection"] = _outlier_detection(switch)
     # A worker that is switched off gets nothing, also if all of them are.
-    cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
+    cluster["common_lb_config"] = {
+        "healthy_panic_threshold": {"value": 0},
+        # Else Envoy's threads learn up to a second late of one that is switched off soon after it was let in.
+        "update_merge_window": "0s",
+    }
     cluster["typed_extension_protocol_options"][_HTTP]["outlier_detection"] = _failures()
     return {**cluster, "metadata": {"filter_metadata": {"fairlead": about}}}
 
 
 def _outlier_detection(switch: KillSwitch) -> Document:
-    """Only the share of failures counts; every time off is as long as the first."""
+    """The share of failures counts, or as many in a row; every time off is as long as the first."""
     seconds = f"{switch.seconds}s"
     return {
         "interval": f"{switch.look_seconds}s",
@@ -71,19 +75,27 @@ def _outlier_detection(switch: KillSwitch) -> Document:
         "failure_percentage_minimum_hosts": 1,
         "failure_percentage_request_volume": switch.requests,
         "enforcing_failure_percentage": 100,
-        "enforcing_consecutive_5xx": 0,
+        # An endpoint that is rarely asked never has enough requests between two looks.
+        "consecutive_5xx": switch.requests,
+        "enforcing_consecutive_5xx": 100,
         "enforcing_consecutive_gateway_failure": 0,
         "enforcing_success_rate": 0,
     }
 
 
 def _failures() -> Document:
-    """Which answers count as failures: 5xx, but not that of a full queue: such a worker does all it can."""
+    """Which answers count as failures: 5xx, but not what is no fault of the worker's.
+
+    That is a full queue, for such a worker does all it can, and a caller's own deadline, for one impatient
+    caller must not switch an endpoint off for everybody.
+    """
     failed = {"name": ":status", "string_match": {"safe_regex": {"regex": "5.."}}}
     full = {"name": ERROR_CODE, "string_match": {"exact": str(Kind.OVERLOADED)}}
+    excused = {"name": NO_FAULT, "present_match": True}
     rules = [
         {"http_response_headers_match": {"headers": [failed]}},
         {"not_match": {"http_response_headers_match": {"headers": [full]}}},
+        {"not_match": {"http_response_headers_match": {"headers": [excused]}}},
     ]
     return {"error_matcher": {"and_match": {"rules": rules}}}
 

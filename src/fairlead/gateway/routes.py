@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.ids import LATEST, EndpointId
 from fairlead.domain.keys import KeyRecord, Verb
 from fairlead.domain.paths import STATIC_PREFIX, ModelPath, OpenPath, open_paths, parse_path
@@ -75,7 +76,7 @@ def route_configuration(
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
-        "response_headers_to_remove": ["server", "x-envoy-ratelimited"],
+        "response_headers_to_remove": ["server", "x-envoy-ratelimited", NO_FAULT],
         # The key finds the route, twice; after that nobody may see it. `hide_credentials` would be too early.
         "request_headers_to_remove": ["x-api-key", QUOTA_HEADER, PEER_HEADER],
         # The way into a gate adds what is removed behind it.

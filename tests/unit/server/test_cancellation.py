@@ -17,7 +17,7 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.kits.clock import SystemClock
 from fairlead.server.dataplane import Endpoint
-from fairlead.server.http.deadlines import is_named, seconds_to_answer
+from fairlead.server.http.deadlines import is_impatient, is_named, seconds_to_answer
 from fairlead.server.loading import load_artifact
 from support.models import FLOAT, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import InProcess, eventually, in_process
@@ -113,6 +113,7 @@ async def test_code_that_does_not_ask_keeps_its_slot_and_is_counted(tmp_path: Pa
             "/v1/model/code/predict", content=b"0.3", headers={"X-Request-Timeout-Ms": "50"}
         )
         assert (late.status_code, late.json()) == (504, {"detail": "no answer within 0.05 s"})
+        assert late.headers["x-fairlead-no-fault"] == "deadline"
         await eventually(lambda: serving.artifacts[0].busy == 0)
         assert 0.29 < await wasted(serving) < 1
 
@@ -141,6 +142,15 @@ async def wasted(serving: InProcess) -> float:
 )
 def test_the_shortest_time_counts(headers: dict[bytes, bytes], seconds: float) -> None:
     assert seconds_to_answer(headers, 300) == pytest.approx(seconds)
+
+
+def test_only_a_shorter_time_than_the_others_give_is_impatient() -> None:
+    gateways = {b"x-envoy-expected-rq-timeout-ms": b"1000"}
+    assert is_impatient(gateways | {b"x-request-timeout-ms": b"999"}, 300)
+    assert not is_impatient(gateways | {b"x-request-timeout-ms": b"1000"}, 300)
+    assert not is_impatient(gateways, 300)
+    assert not is_impatient({b"grpc-timeout": b"5S"}, 5)
+    assert is_impatient({b"grpc-timeout": b"4S"}, 5)
 
 
 @given(

@@ -114,10 +114,10 @@ class ServerApp:
                 route.json_headers if json_length is None else route.binary(json_length)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            status, body, answer_headers = route.failure(error, identity)
+            status, body, answer_headers = route.failure(error, identity, headers)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
-            status, body, answer_headers = route.failure(ending, identity)
+            status, body, answer_headers = route.failure(ending, identity, headers)
         finally:
             holding.release()
             stats.in_progress -= 1

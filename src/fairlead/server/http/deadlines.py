@@ -24,6 +24,13 @@ def is_named(headers: Headers) -> bool:
     return TIMEOUT in headers or GRPC_TIMEOUT in headers
 
 
+def is_impatient(headers: Headers, most: float) -> bool:
+    """Does the caller wait for less time than the endpoint and the gateway would give it?"""
+    gateways = headers.get(_GATEWAYS)
+    others = {} if gateways is None else {_GATEWAYS: gateways}
+    return seconds_to_answer(headers, most) < seconds_to_answer(others, most)
+
+
 def seconds_to_answer(headers: Headers, most: float) -> float:
     """Seconds this request may take; raises Refused (INVALID) for a timeout that is none."""
     seconds = most

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
+from fairlead.api.http_status import NO_FAULT
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
 from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.http.deadlines import is_impatient
 from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.handlers import (
     HEADER_LENGTH,
@@ -33,6 +35,7 @@ T = TypeVar("T")
 HeaderList = list[tuple[bytes, bytes]]
 ACCEPT_VERSION = b"accept-version"
 _BY_ARTIFACT_VERSION = "/versions/{v}"
+_NO_FAULT = (NO_FAULT.encode(), b"deadline")
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 
 
@@ -86,8 +89,10 @@ class HotRoute:
         """The headers of an answer whose first `json_length` bytes are JSON."""
         return [*self.binary_headers, (HEADER_LENGTH, b"%d" % json_length)]
 
-    def failure(self, error: Exception, identity: bytes) -> tuple[int, bytes, HeaderList]:
-        """Note what went wrong; the status, what the caller may read of it, and the headers.
+    def failure(
+        self, error: Exception, identity: bytes, asked: Headers
+    ) -> tuple[int, bytes, HeaderList]:
+        """Note what went wrong; the status, what the caller may read of it, and the headers. `asked`: the request's.
 
         Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
         keeps megabytes of body until the garbage collector comes by.
@@ -103,6 +108,8 @@ class HotRoute:
             self.stats.exception(name)
         self.stats.error(error.kind)
         headers = [*self.json_headers, error_code(error.kind)]
+        if error.kind is Kind.DEADLINE and is_impatient(asked, self.endpoint.deadline_seconds):
+            headers.append(_NO_FAULT)
         return self.statuses[error.kind], self.error_body(error), headers
 
 
