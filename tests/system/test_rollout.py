@@ -167,9 +167,9 @@ BAD = {
     "version",
     [
         pytest.param(2, id="slow"),
-        pytest.param(3, id="wrong"),
+        pytest.param(3, id="wrong", marks=at_length),
         pytest.param(4, id="crashing"),
-        pytest.param(5, id="leaking"),
+        pytest.param(5, id="leaking", marks=at_length),
         pytest.param(8, id="failing", marks=at_length),
     ],
 )
