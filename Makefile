@@ -6,7 +6,7 @@ MODELS := build/models
 FUZZ_SECONDS ?= 300
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system slow rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,9 +23,9 @@ examples: setup ## Build the example models, if they are missing
 run: examples ## Set up, build the examples, serve them on 127.0.0.1:8080 until Ctrl-C
 	@exec .venv/bin/fairlead up $(RELEASES) --home .fairlead --models $(MODELS) --pin sentiment=v2
 
-test: setup-dev lint ## Every check and test that needs no container engine
+test: setup-dev lint ## Every check and test that needs no container engine, but for the slow suites
 	@$(PY) examples/build.py --out $(MODELS)
-	@$(PY) -m pytest -n 2 --dist worksteal
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: setup-dev ## Style, types, layers, sizes, dependencies, spelling
 	@$(PY) -m ruff check --output-format concise .
@@ -41,6 +41,9 @@ unit: setup-dev ## Only the fast tests
 
 system: setup-dev ## Only the tests that start real processes
 	@$(PY) -m pytest tests/contract tests/system
+
+slow: setup-dev ## The tests that would make `make test` too long
+	@$(PY) -m pytest -n 2 --dist worksteal -m slow
 
 rollouts: setup-dev ## Planted bad revisions and a good one rolled out under load; figures in build/rollouts.md
 	@mkdir -p build; ROLLOUT_REPORT=$(CURDIR)/build/rollouts.md $(PY) -m pytest tests/system/test_rollout.py -q

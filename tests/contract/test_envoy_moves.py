@@ -196,6 +196,7 @@ async def test_an_unproved_revision_gets_no_traffic_and_says_why() -> None:
             ]
 
 
+@pytest.mark.slow
 async def test_a_move_that_envoy_slept_through_is_made_when_it_wakes() -> None:
     async with new_world() as world:
         await prepare(world)

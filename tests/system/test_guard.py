@@ -196,6 +196,7 @@ def test_a_broken_installation_is_an_unexpected_error_in_one_line(tmp_path: Path
     assert "error[internal]: RuntimeError: this is not the yaml you want" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment_is_at_most_one_word(tmp_path: Path) -> None:
     home = ["--home", str(tmp_path / "h")]
     run("keys", "create", "a", *home, cwd=tmp_path, code=0)

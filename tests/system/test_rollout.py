@@ -168,7 +168,7 @@ BAD = {
     [
         pytest.param(2, id="slow"),
         pytest.param(3, id="wrong", marks=at_length),
-        pytest.param(4, id="crashing"),
+        pytest.param(4, id="crashing", marks=at_length),
         pytest.param(5, id="leaking", marks=at_length),
         pytest.param(8, id="failing", marks=at_length),
     ],
@@ -189,6 +189,7 @@ def test_a_bad_revision_is_rolled_back_with_the_reason(
     assert max(moves) <= 50
 
 
+@pytest.mark.slow
 def test_a_revision_that_never_starts_leaves_the_old_one_untouched(
     running: Fairlead, load: Outcome
 ) -> None:

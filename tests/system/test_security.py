@@ -142,6 +142,7 @@ def test_a_pickle_that_a_models_code_loads_is_stopped_and_told_in_its_log(
     assert ask(running, "hi") == 200
 
 
+@pytest.mark.slow
 def test_with_leave_a_scikit_learn_pickle_serves(tmp_path: Path) -> None:
     folder = pickled_project(tmp_path)
     port = free_port()

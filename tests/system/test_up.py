@@ -110,6 +110,7 @@ def add_slow_model(project: Fairlead) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_up_that_follows_a_killed_one_waits_for_what_that_left(project: Fairlead) -> None:
     add_slow_model(project)
     project.start()
@@ -159,6 +160,7 @@ def test_an_up_never_touches_an_agent_that_runs_on_its_own(project: Fairlead) ->
             process.kill()
 
 
+@pytest.mark.slow
 def test_switching_one_service_off_does_not_wait_for_another(project: Fairlead) -> None:
     project.start()
     folder = project.directory / "models" / "broken" / "1"
@@ -216,6 +218,7 @@ def test_stopping_it_while_it_publishes_leaves_nothing(project: Fairlead) -> Non
     assert "Traceback" not in project.told()
 
 
+@pytest.mark.slow
 def test_a_rollout_that_failed_is_no_outage_at_the_next_start(project: Fairlead) -> None:
     project.start()
     first = project.directory / "models" / "reading-time" / "1"
