@@ -84,6 +84,7 @@ async def prepare(world: World) -> None:
     world.write_status()
 
 
+@pytest.mark.slow
 async def test_thirty_swaps_under_load_fail_nobody() -> None:
     async with new_world() as world:
         await prepare(world)

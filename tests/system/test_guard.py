@@ -212,7 +212,11 @@ def test_ctrl_c_at_any_moment_is_at_most_one_word(tmp_path: Path) -> None:
         assert process.stdout.readline() == "started\n"
         time.sleep(milliseconds / 1000)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        try:
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()  # one that did not end must not outlive its test
+            process.communicate()
         assert "Traceback" not in errors, (milliseconds, errors)
         assert process.returncode in (130, -signal.SIGINT), (milliseconds, errors)
 

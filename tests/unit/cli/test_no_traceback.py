@@ -101,6 +101,7 @@ FILES = [
     "gateway/status.json",
     "logs/agent.jsonl",
 ]
+QUICK = ("bytes", "object", "text", "gone")  # the others are in `make slow`
 DAMAGE: dict[str, bytes | None] = {
     "empty": b"",
     "bytes": b"\xff\xfe\x00garbage",
@@ -116,7 +117,10 @@ DAMAGE: dict[str, bytes | None] = {
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(one, marks=[] if one in QUICK else [pytest.mark.slow]) for one in DAMAGE],
+)
 @pytest.mark.parametrize("pattern", FILES)
 def test_no_damaged_file_of_a_home_ends_a_command_without_words(
     home: Path, call: Callable[..., Outcome], pattern: str, damage: str
@@ -133,7 +137,10 @@ def test_no_damaged_file_of_a_home_ends_a_command_without_words(
         assert told[0] in (0, 1), (arguments, told)
 
 
-@pytest.mark.parametrize("kind", ["directory", "loop", "dangling"])
+@pytest.mark.parametrize(
+    "kind",
+    ["directory", *(pytest.param(one, marks=pytest.mark.slow) for one in ("loop", "dangling"))],
+)
 @pytest.mark.parametrize("pattern", FILES)
 def test_nothing_else_in_a_files_place_does_either(
     home: Path, call: Callable[..., Outcome], pattern: str, kind: str
