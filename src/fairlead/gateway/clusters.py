@@ -89,7 +89,7 @@ def _failures() -> Document:
     That is a full queue, for such a worker does all it can, and a caller's own deadline, for one impatient
     caller must not switch an endpoint off for everybody.
     """
-    failed = {"name": ":status", "string_match": {"safe_regex": {"regex": "5.."}}}
+    failed = {"name": ":status", "string_match": {"prefix": "5"}}
     full = {"name": ERROR_CODE, "string_match": {"exact": str(Kind.OVERLOADED)}}
     excused = {"name": NO_FAULT, "present_match": True}
     rules = [
