@@ -151,8 +151,12 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(431, _LONG_HEAD)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        # As uvicorn's, but without a call more for each of a dozen headers.
         if self._in_head:  # else a trailer
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def head_ends(self) -> bool:
         """Call first when a head is complete; False if this is not the time to dispatch it."""
