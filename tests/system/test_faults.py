@@ -159,6 +159,8 @@ def test_a_killed_gateway_process_costs_nobody_an_answer(running: Fairlead) -> N
 def test_a_stopped_worker_holds_nobody_past_the_deadline(running: Fairlead) -> None:
     """A worker that hangs (SIGSTOP) is found out: /healthz tells it."""
     until(running.healthy, 15, "healthy")
+    # An agent that was killed a moment ago may not have told of its workers yet, although they serve.
+    until(lambda: "sentiment/v1.2" in running.replicas(), 15, "the agent tells of the worker")
     worker = psutil.Process(running.replicas()["sentiment/v1.2"]["pid"])
     worker.suspend()
     try:

@@ -47,6 +47,7 @@ def test_a_new_project_serves_and_leaves_nothing_behind(project: Fairlead, numbe
         socket.create_connection(("127.0.0.1", project.port), 1)
 
 
+@pytest.mark.slow
 def test_a_second_start_keeps_what_was_moved_by_hand(project: Fairlead) -> None:
     project.start()
     project.cli("kill", "reading-time")
@@ -190,6 +191,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_demo_keys_file_follows_rotation_and_revocation(project: Fairlead) -> None:
     project.start()
     project.cli("keys", "rotate", "demo")
