@@ -178,3 +178,25 @@ def scaled_artifact(directory: Path, factor: float = 2.0, version: int = 1) -> A
         [example({"x": [[1.0, 2.0, 3.0]]}, {"y": [[factor, 2 * factor, 3 * factor]]})],
         ArtifactRef("scaled", version),
     )
+
+
+def code_project(
+    directory: Path, name: str, code: str, golden: dict[str, Any], **endpoint: Any
+) -> Path:
+    """A code-only model in `models/NAME/1` and a release of it, its one endpoint as given; the release's file."""
+    folder = directory / "models" / name / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(code)
+    (folder / "model.yaml").write_text(f"name: {name}\nversion: 1\nengine: python\n")
+    (folder / "golden.json").write_text(json.dumps({"tolerance": {}, "examples": [golden]}))
+    document = {
+        "service": name,
+        "model": "v1",
+        "version": "1",
+        "artifact": f"{name}/1",
+        "endpoints": {"predict": endpoint},
+        "traffic": [{"tag": "1", "percent": 100}],
+    }
+    release = directory / f"{name}.json"
+    release.write_text(json.dumps(document))
+    return release

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import httpx
+import uvicorn
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.kits.clock import SystemClock
 from fairlead.server.dataplane import DataPlane, Endpoint
 from fairlead.server.http.app import ServerApp
+from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.loading import LoadedArtifact, load_artifact
 
@@ -52,6 +56,33 @@ async def in_process(*specs: WorkerSpec, versioned: bool = False) -> AsyncIterat
             yield InProcess(app, plane, client, [one.artifact for one in served])
     finally:
         plane.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(app: ServerApp, path: Path, idle_seconds: float = 30) -> AsyncIterator[Path]:
+    """The HTTP protocol on a unix socket, with an idle limit shorter than uvicorn's settings take."""
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=app)),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=cast("int", idle_seconds),
+    )
+    config.load()
+    state = uvicorn.server.ServerState()
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: HttpProtocol(lane=app, config=config, server_state=state, app_state={}), str(path)
+    )
+    try:
+        yield path
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            cast("HttpProtocol", connection).transport.abort()
+        await server.wait_closed()
 
 
 @dataclass

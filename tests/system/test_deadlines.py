@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import json
 import statistics
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from support.models import code_project, example
 from support.running import Fairlead, fairlead, until
 
 FREES_WITHIN = 0.1  # seconds from a client's leaving to a free slot
@@ -36,22 +36,7 @@ class Model:
 def polite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     """One model that takes as long as it is asked to, one at a time, and stops when it is told."""
     directory = tmp_path_factory.mktemp("deadlines")
-    model = directory / "models" / "polite" / "1"
-    model.mkdir(parents=True)
-    (model / "model.py").write_text(CODE)
-    (model / "model.yaml").write_text("name: polite\nversion: 1\nengine: python\n")
-    golden = {"tolerance": {}, "examples": [{"request": 0.0, "response": "done"}]}
-    (model / "golden.json").write_text(json.dumps(golden))
-    release = directory / "release.json"
-    document = {
-        "service": "polite",
-        "model": "v1",
-        "version": "1",
-        "artifact": "polite/1",
-        "endpoints": {"predict": {"concurrency": 1}},
-        "traffic": [{"tag": "1", "percent": 100}],
-    }
-    release.write_text(json.dumps(document))
+    release = code_project(directory, "polite", CODE, example(0.0, "done"), concurrency=1)
     with fairlead(directory, str(release), "--models", str(directory / "models")) as running:
         yield running
 

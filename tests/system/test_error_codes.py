@@ -18,6 +18,7 @@ from fairlead.domain.errors import InvalidInput, Kind
 from fairlead.domain.explanations import OUTCOMES
 from fairlead.server.http.errors import OIP_STATUSES, STATUSES
 from fairlead.wiring.errors_page import section
+from support.models import code_project, example
 from support.running import FAIRLEAD, ROOT, Fairlead, Reply, fairlead, until
 
 MODEL = """
@@ -31,7 +32,6 @@ class Model:
         time.sleep(order.sleep)
         return 1 // (0 if order.fail else 1)
 """
-RELEASE = "service: trouble\nmodel: v1\nversion: '1'\nartifact: trouble/1\nendpoints: {predict: {concurrency: 1}}\n"
 PREDICT = "/v1/model/trouble/predict"
 CODES = [*map(str, Kind), *(code for code, _, _ in OUTCOMES)]
 
@@ -39,13 +39,8 @@ CODES = [*map(str, Kind), *(code for code, _, _ in OUTCOMES)]
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     directory = tmp_path_factory.mktemp("codes")
-    folder = directory / "models" / "trouble" / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text(MODEL)
-    (folder / "model.yaml").write_text("name: trouble\nversion: 1\nengine: python\n")
-    (folder / "golden.json").write_text('{"examples": [{"request": {}, "response": 1}]}')
-    (directory / "release.yaml").write_text(RELEASE)
-    with fairlead(directory, "release.yaml") as one:
+    release = code_project(directory, "trouble", MODEL, example({}, 1), concurrency=1)
+    with fairlead(directory, str(release)) as one:
         yield one
 
 
@@ -95,7 +90,7 @@ def _method(running: Fairlead) -> str:
 
 
 def _conflict(running: Fairlead) -> str:
-    return _told(running.cli("up", "release.yaml", code=1))
+    return _told(running.cli("up", "trouble.json", code=1))
 
 
 def _too_large(running: Fairlead) -> str:
@@ -171,13 +166,13 @@ def _internal(running: Fairlead) -> str:
     (broken / "yaml.py").write_text("raise RuntimeError('no yaml')\n")
     path = f"{broken}:{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(broken)}
-    done = _run(running, "validate", "release.yaml", environment=environment)
+    done = _run(running, "validate", "trouble.json", environment=environment)
     assert done.returncode == 70
     return _told(done)
 
 
 def _system(running: Fairlead) -> str:
-    return _told(running.cli("init", "release.yaml/below", code=1))
+    return _told(running.cli("init", "trouble.json/below", code=1))
 
 
 def _usage(running: Fairlead) -> str:

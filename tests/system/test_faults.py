@@ -31,6 +31,19 @@ def running(
         yield found
 
 
+REVISIONS = {"sentiment/v1.1", "sentiment/v1.2", "sentiment/v2.1"}
+
+
+@pytest.fixture(autouse=True)
+def settled(running: Fairlead) -> None:
+    """Each test starts from full service; an agent killed a moment ago may still be telling of its workers."""
+    until(
+        lambda: running.healthy() and set(running.replicas()) == REVISIONS,
+        20,
+        "healthy, every worker told of",
+    )
+
+
 def load(running: Fairlead):
     return constant_load(running.port, PATH, BODY, {"X-Api-Key": running.key, **VERSION})
 
@@ -67,7 +80,6 @@ def until_serves(running: Fairlead, since: float) -> float:
 
 
 def test_a_killed_worker_is_told_and_replaced(running: Fairlead, record_property) -> None:
-    until(running.healthy, 15, "healthy")
     victim = running.replicas()["sentiment/v1.1"]["pid"]
     with load(running) as outcome:
         until(running.healthy, 5, "load runs")
@@ -93,7 +105,6 @@ def test_a_killed_worker_is_told_and_replaced(running: Fairlead, record_property
 
 
 def test_other_revisions_serve_on_while_one_worker_is_dead(running: Fairlead) -> None:
-    until(running.healthy, 15, "healthy")
     victim = running.replicas()["sentiment/v1.2"]["pid"]
     with load(running) as outcome:
         killed = kill(psutil.Process(victim))
@@ -102,7 +113,6 @@ def test_other_revisions_serve_on_while_one_worker_is_dead(running: Fairlead) ->
 
 
 def test_a_killed_envoy_is_started_again(running: Fairlead) -> None:
-    until(running.healthy, 15, "healthy")
     with load(running) as outcome:
         killed = kill(envoy_of(running))
         full = until_serves(running, killed)
@@ -114,7 +124,6 @@ def test_a_killed_envoy_is_started_again(running: Fairlead) -> None:
 def test_a_killed_agent_costs_nobody_an_answer_and_its_workers_are_adopted(
     running: Fairlead,
 ) -> None:
-    until(running.healthy, 15, "healthy")
     workers = {name: replica["pid"] for name, replica in running.replicas().items()}
     with load(running) as outcome:
         killed = kill(one(running, "fairlead", "agent"))
@@ -126,7 +135,6 @@ def test_a_killed_agent_costs_nobody_an_answer_and_its_workers_are_adopted(
 
 
 def test_a_silent_agent_is_told_within_two_seconds(running: Fairlead) -> None:
-    until(running.healthy, 15, "healthy")
     agent = one(running, "fairlead", "agent")
     agent.suspend()
     try:
@@ -146,7 +154,6 @@ def test_a_silent_agent_is_told_within_two_seconds(running: Fairlead) -> None:
 
 
 def test_a_killed_gateway_process_costs_nobody_an_answer(running: Fairlead) -> None:
-    until(running.healthy, 15, "healthy")
     envoy = envoy_of(running).pid
     with load(running) as outcome:
         killed = kill(one(running, "fairlead", "gateway"))
@@ -158,9 +165,6 @@ def test_a_killed_gateway_process_costs_nobody_an_answer(running: Fairlead) -> N
 
 def test_a_stopped_worker_holds_nobody_past_the_deadline(running: Fairlead) -> None:
     """A worker that hangs (SIGSTOP) is found out: /healthz tells it."""
-    until(running.healthy, 15, "healthy")
-    # An agent that was killed a moment ago may not have told of its workers yet, although they serve.
-    until(lambda: "sentiment/v1.2" in running.replicas(), 15, "the agent tells of the worker")
     worker = psutil.Process(running.replicas()["sentiment/v1.2"]["pid"])
     worker.suspend()
     try:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from support.models import code_project, example
 from support.running import Fairlead, Reply, fairlead, until
 
 MODEL = """
@@ -29,7 +30,6 @@ class Model:
             time.sleep(order.sleep)
         return 1 // (0 if order.fail else 1)
 """
-RELEASE = "service: trouble\nmodel: v1\nversion: '1'\nartifact: trouble/1\nendpoints: {predict: {minScale: 2, maxScale: 2}}\n"
 PREDICT = "/v1/model/trouble/predict"
 INFER = "/v2/models/trouble/infer"
 
@@ -37,13 +37,9 @@ INFER = "/v2/models/trouble/infer"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     directory = tmp_path_factory.mktemp("switch")
-    folder = directory / "models" / "trouble" / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.py").write_text(MODEL.format(runs=str(directory / "runs")))
-    (folder / "model.yaml").write_text("name: trouble\nversion: 1\nengine: python\n")
-    (folder / "golden.json").write_text('{"examples": [{"request": {}, "response": 1}]}')
-    (directory / "release.yaml").write_text(RELEASE)
-    with fairlead(directory, "release.yaml") as one:
+    code = MODEL.format(runs=str(directory / "runs"))
+    release = code_project(directory, "trouble", code, example({}, 1), minScale=2, maxScale=2)
+    with fairlead(directory, str(release)) as one:
         yield one
 
 

@@ -17,6 +17,7 @@ from examples import check
 
 from fairlead.wiring.homes import open_home
 from fairlead.wiring.requests import Found, find_requests
+from support.models import code_project, example
 from support.running import ROOT, Fairlead, Reply, fairlead, until
 
 CODE = """
@@ -46,22 +47,7 @@ def running(
 ) -> Iterator[Fairlead]:
     """The examples, and a model that takes as long as it is asked to, or fails."""
     directory = tmp_path_factory.mktemp("why")
-    model = directory / "models" / "moody" / "1"
-    model.mkdir(parents=True)
-    (model / "model.py").write_text(CODE)
-    (model / "model.yaml").write_text("name: moody\nversion: 1\nengine: python\n")
-    golden = {"tolerance": {}, "examples": [{"request": 0.0, "response": "done"}]}
-    (model / "golden.json").write_text(json.dumps(golden))
-    release = directory / "moody.json"
-    document = {
-        "service": "moody",
-        "model": "v1",
-        "version": "1",
-        "artifact": "moody/1",
-        "endpoints": {"predict": {"concurrency": 1}},
-        "traffic": [{"tag": "1", "percent": 100}],
-    }
-    release.write_text(json.dumps(document))
+    release = code_project(directory, "moody", CODE, example(0.0, "done"), concurrency=1)
     folders = ["--models", str(models), "--models", str(directory / "models")]
     with fairlead(directory, *releases, str(release), *folders, "--pin", "sentiment=v2") as found:
         found.cli("keys", "create", "narrow", "--service", "digits")

@@ -93,8 +93,8 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What one revision did in one window; times in seconds."""
+class Counts:
+    """How requests ended and how long they took, in seconds."""
 
     requests: int = 0
     failed: int = 0
@@ -102,6 +102,12 @@ class Sample:
     cancelled: int = 0
     seconds: float = 0.0
     latency: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Counts):
+    """What one revision did in one window."""
+
     deaths: int = 0
     growth: Growth = field(default_factory=Growth)
 
@@ -111,15 +117,9 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFigures:
+class WorkerFigures(Counts):
     """What one worker has counted since it started. `resident` is its memory in bytes, if known."""
 
-    requests: int = 0
-    failed: int = 0
-    refused: int = 0
-    cancelled: int = 0
-    seconds: float = 0.0
-    latency: Histogram = field(default_factory=Histogram)
     resident: int | None = None
 
 

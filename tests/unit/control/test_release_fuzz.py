@@ -16,17 +16,15 @@ import xxhash
 import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from fairlead.adapters.memory.artifacts import MemoryArtifacts
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.control import releases
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.catalog import with_key
 from fairlead.domain.errors import FairleadError, InvalidInput
-from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.keys import EVERYTHING, KeyRecord
-from fairlead.domain.manifest import Manifest, ManifestFile
 from fairlead.domain.routing import Ask, Forward, route
-from fairlead.domain.signature import DocumentSignature
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.kits.clock import FakeClock
 from fairlead.wiring.homes import read_releases
@@ -54,20 +52,6 @@ RESOURCES = st.dictionaries(
     st.sampled_from(["requests", "limits"]),
     st.dictionaries(st.sampled_from(["cpu", "memory", "nvidia.com/gpu"]), QUANTITIES),
 )
-
-
-class Everything:
-    """A store that has every artifact."""
-
-    def manifest(self, ref: ArtifactRef) -> Manifest:
-        file = ManifestFile("model.onnx", 3 << 20, f"{ref.version:064x}")
-        return Manifest(ref, "onnx", "model.onnx", (file,), DocumentSignature(), "model.onnx")
-
-    def refs(self) -> list[ArtifactRef]:
-        return []
-
-    def read(self, sha256: str, start: int, length: int) -> bytes:
-        raise AssertionError("planning reads no file")
 
 
 @st.composite
@@ -192,7 +176,7 @@ def accepted(directory: Path, files: list[tuple[str, bytes]]) -> list[SourcedRel
 def check_applied(catalogs: StoredCatalogs, wanted: list[SourcedRelease]) -> None:
     """Nothing is left to do, and every revision with a share or a name is found by the resolver."""
     catalog = catalogs.read()
-    again = releases.plan(catalog, wanted, releases.manifests_of(Everything(), wanted), 1.0)
+    again = releases.plan(catalog, wanted, releases.manifests_of(MemoryArtifacts(), wanted), 1.0)
     assert again.changes == ()
     catalog = with_key(catalog, KeyRecord("me", (EVERYTHING,), 0.0, ""))
     table = table_from(catalog, catalog.live(), {}, RoutingTable())
@@ -226,7 +210,7 @@ def test_right_files_are_taken_by_validate_plan_and_apply(
     wanted = accepted(directory, files)
     assert len(wanted) == len(files)
     catalogs = new_catalogs()
-    plan, after = releases.apply(catalogs, Everything(), FakeClock(), wanted)
+    plan, after = releases.apply(catalogs, MemoryArtifacts(), FakeClock(), wanted)
     assert plan.changes
     assert plan.catalog.services == after.services
     check_applied(catalogs, wanted)
@@ -241,7 +225,7 @@ def test_nearly_right_files_are_refused_in_words_or_applied_whole(
     catalogs = new_catalogs()
     before = catalogs.read()
     try:
-        releases.apply(catalogs, Everything(), FakeClock(), wanted)
+        releases.apply(catalogs, MemoryArtifacts(), FakeClock(), wanted)
     except InvalidInput as error:
         # What only the whole of it shows: a revision that is not there, that is there already, a path taken.
         assert all(

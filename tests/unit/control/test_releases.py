@@ -6,39 +6,18 @@ from typing import Any
 
 import pytest
 
+from fairlead.adapters.memory.artifacts import MemoryArtifacts
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.control import catalogs as changing, releases
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.catalog import Catalog, with_pin, with_traffic
-from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Refused
+from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
-from fairlead.domain.manifest import Manifest, ManifestFile
 from fairlead.domain.release import TrafficShare, release_from_document
-from fairlead.domain.signature import DocumentSignature
 from fairlead.kits.clock import FakeClock
 
-
-class Published:
-    """Artifacts by reference, as the port wants them."""
-
-    def __init__(self, *refs: ArtifactRef) -> None:
-        self._refs = refs
-
-    def manifest(self, ref: ArtifactRef) -> Manifest:
-        if ref not in self._refs:
-            raise FairleadError(f"the store has no artifact {ref}", kind=Kind.NOT_FOUND)
-        file = ManifestFile("model.onnx", 3 << 20, f"{ref.version:064x}")
-        return Manifest(ref, "onnx", "model.onnx", (file,), DocumentSignature(), "model.onnx")
-
-    def refs(self) -> list[ArtifactRef]:
-        return list(self._refs)
-
-    def read(self, sha256: str, start: int, length: int) -> bytes:
-        raise AssertionError("planning reads no file")
-
-
-ARTIFACTS = Published(*[ArtifactRef("speech", version) for version in range(1, 6)])
+ARTIFACTS = MemoryArtifacts([ArtifactRef("speech", version) for version in range(1, 6)])
 
 
 def release(version: str = "1", source: str = "", **changes: Any) -> SourcedRelease:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from fairlead.adapters.memory.artifacts import MemoryArtifacts
 from fairlead.adapters.memory.scene import Manner, MemoryScene
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
@@ -19,9 +20,8 @@ from fairlead.control.releases import SourcedRelease
 from fairlead.control.rollouts import Desk, Interfered
 from fairlead.domain.catalog import Kill, with_kill, with_traffic
 from fairlead.domain.errors import FairleadError, InvalidInput, Refused, StoreConflict
-from fairlead.domain.ids import ArtifactRef, LineId
+from fairlead.domain.ids import LineId
 from fairlead.domain.judge import Decision, Policy
-from fairlead.domain.manifest import Manifest, ManifestFile
 from fairlead.domain.release import TrafficShare, release_from_document
 from fairlead.domain.rollout import (
     Event,
@@ -30,26 +30,11 @@ from fairlead.domain.rollout import (
     record_from_json,
     record_to_json,
 )
-from fairlead.domain.signature import DocumentSignature
 from fairlead.kits.clock import FakeClock
 
 LINE = LineId("speech", "v9")
 POLICY = Policy(step_seconds=10, min_requests=20, timeout_seconds=120)
 MIB = 1 << 20
-
-
-class Published:
-    """Artifacts by reference, as the port wants them."""
-
-    def manifest(self, ref: ArtifactRef) -> Manifest:
-        file = ManifestFile("model.onnx", 3 << 20, f"{ref.version:064x}")
-        return Manifest(ref, "onnx", "model.onnx", (file,), DocumentSignature(), "model.onnx")
-
-    def refs(self) -> list[ArtifactRef]:
-        return []
-
-    def read(self, sha256: str, start: int, length: int) -> bytes:
-        raise AssertionError("planning reads no file")
 
 
 def release(version: str, **more: Any) -> SourcedRelease:
@@ -81,11 +66,11 @@ class Stage:
         self.rollouts = StoredRollouts(self.store)
         self.desk = Desk(self.catalogs, self.rollouts, self.clock)
         self.scene = MemoryScene(self.catalogs, self.clock)
-        releases.apply(self.catalogs, Published(), self.clock, [release("1")])
+        releases.apply(self.catalogs, MemoryArtifacts(), self.clock, [release("1")])
 
     def begin(self, sourced: SourcedRelease | None = None, policy: Policy = POLICY) -> Record:
         process = {"pid": 1, "started": 1, "boot": "b"}
-        return self.desk.begin(Published(), sourced or release("2"), policy, process)
+        return self.desk.begin(MemoryArtifacts(), sourced or release("2"), policy, process)
 
     def leader(self, record: Record) -> Leader:
         return Leader(self.desk, self.scene, record, self.told.append, self.on_show, self.stop)
@@ -121,7 +106,7 @@ def test_a_good_revision_climbs_every_step_and_the_files_traffic_stands(stage: S
     steps = [f"{event} {step}" for step in (1, 10, 50, 100) for event in ("moved", "judged")]
     assert events(record) == ["started", "judged 0", *steps, "ended"]
     sourced, catalog = [release("2")], stage.catalogs.read()
-    manifests = releases.manifests_of(Published(), sourced)
+    manifests = releases.manifests_of(MemoryArtifacts(), sourced)
     plan = releases.plan(catalog, sourced, manifests, 0.0)
     assert (plan.changes, plan.drift, plan.catalog) == ((), (), catalog)
 
@@ -160,7 +145,7 @@ def test_a_bad_revision_goes_back_and_the_record_says_why(stage: Stage, kind: st
     assert any(reason in one for one in record.reasons), record.reasons
     assert "2" in stage.catalogs.read().line(LINE).revisions  # what was seen under a name keeps it
     # The file counts as applied: a restart with it does not bring back what was rolled back.
-    again, _ = releases.apply(stage.catalogs, Published(), stage.clock, [release("2")])
+    again, _ = releases.apply(stage.catalogs, MemoryArtifacts(), stage.clock, [release("2")])
     assert again.changes == ()
     assert stage.traffic == shares(_1=100)
 
@@ -363,7 +348,7 @@ def test_a_store_that_is_away_is_said_and_the_rollout_stays_open(stage: Stage) -
 
 def test_what_was_kept_reachable_stays_so_meanwhile(stage: Stage) -> None:
     kept = [{"tag": "1", "percent": 0}, {"tag": "2", "percent": 100}]
-    releases.apply(stage.catalogs, Published(), stage.clock, [release("2", traffic=kept)])
+    releases.apply(stage.catalogs, MemoryArtifacts(), stage.clock, [release("2", traffic=kept)])
     goal = [{"tag": "2", "percent": 0}, {"tag": "3", "percent": 100}]
     record = stage.begin(release("3", traffic=goal))
     assert stage.traffic == shares(_1=0, _2=100, _3=0)
@@ -390,7 +375,7 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_changes(stage: Sta
     changing.change(
         stage.catalogs, stage.clock, lambda now: with_kill(now, "speech", None), "revive"
     )
-    releases.apply(stage.catalogs, Published(), stage.clock, [release("2", traffic=some)])
+    releases.apply(stage.catalogs, MemoryArtifacts(), stage.clock, [release("2", traffic=some)])
     with pytest.raises(Refused, match=r"split already \(1=50 2=50\)"):
         stage.begin(release("3"))
 
@@ -405,7 +390,7 @@ def test_two_that_begin_at_once_do_not_both_begin(stage: Stage) -> None:
             begun.append(stage.rollouts.read(name))
             stage.set_traffic(shares(_1=100, _2=0))
 
-    releases.apply(stage.catalogs, Published(), stage.clock, [release("2")])
+    releases.apply(stage.catalogs, MemoryArtifacts(), stage.clock, [release("2")])
     stage.set_traffic(shares(_1=100))
     stage.rollouts.append = overtaken  # type: ignore[method-assign]
     with pytest.raises(Interfered, match="somebody else moved"):
@@ -425,7 +410,7 @@ def test_rollouts_are_found_by_the_beginning_of_their_name(stage: Stage) -> None
     name = record.rollout.id
     assert stage.rollouts.find(name[:-2]) == record
     stage.desk.clock.pause(1.0)  # the next name begins otherwise
-    releases.apply(stage.catalogs, Published(), stage.clock, [release("3")])
+    releases.apply(stage.catalogs, MemoryArtifacts(), stage.clock, [release("3")])
     _, other = stage.lead(sourced=release("4"))
     with pytest.raises(Refused, match=f"may mean {name}, {other.rollout.id}"):
         stage.rollouts.find(name[:4])

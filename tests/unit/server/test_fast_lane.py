@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import json
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
-import uvicorn
 from hypothesis import given, settings, strategies as st
 from onnx import helper
 
@@ -27,7 +24,7 @@ from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.wave import QuickRequest
 from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
-from support.serving import InProcess, eventually, in_process
+from support.serving import InProcess, eventually, in_process, listening
 
 SCALED = RevisionId("scaled", "v9", "2")
 PREDICT = "/v1/model/scaled/predict"
@@ -321,34 +318,16 @@ async def test_a_closed_connection_leaves_nothing_behind(server: Served) -> None
 
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(tmp_path: Path) -> None:
     spec = scaled_artifact(tmp_path / "scaled").spec(SCALED)
-    async with in_process(spec) as running, httpx.AsyncClient():
-        config = uvicorn.Config(
-            running.app,
-            loop="none",
-            http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=running.app)),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            timeout_keep_alive=cast("int", 0.2),
-        )
-        config.load()
-        state = uvicorn.server.ServerState()
-        loop = asyncio.get_running_loop()
-        listening = await loop.create_unix_server(
-            lambda: HttpProtocol(lane=running.app, config=config, server_state=state, app_state={}),
-            str(tmp_path / "s"),
-        )
-        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
-        start = loop.time()
-        while loop.time() - start < 0.5:  # longer than the limit, and never idle for as long
+    async with in_process(spec) as running, listening(running.app, tmp_path / "s", 0.2) as path:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        start = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - start < 0.5:  # longer than the limit, never idle
             writer.write(Asked("POST", PREDICT, (), (rows(1),)).wire())
             status, _, _ = await read_answer(reader)
             assert status == 200
         async with asyncio.timeout(5):
             assert await reader.read() == b""
         writer.close()
-        listening.close()
-        await listening.wait_closed()
 
 
 async def test_the_access_line_is_the_same_as_asgis(

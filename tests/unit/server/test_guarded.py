@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
-import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fairlead.api.worker import ServedEndpoint
 from fairlead.domain.ids import RevisionId
-from fairlead.server.http.protocol import HttpProtocol
 from support import raw
 from support.models import echo_artifact, scaled_artifact
 from support.raw import statuses
-from support.serving import InProcess, eventually, in_process
+from support.serving import InProcess, eventually, in_process, listening
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,38 +40,18 @@ Test = Callable[[InProcess, Path], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def listening(directory: Path, keep_alive: float) -> AsyncIterator[tuple[InProcess, Path]]:
+async def two_models(directory: Path, keep_alive: float) -> AsyncIterator[tuple[InProcess, Path]]:
     specs = [
         scaled_artifact(directory / "scaled").spec(RevisionId("scaled", "v9", "2")),
         echo_artifact(directory / "echo").spec(
             RevisionId("echo", "v1", "1"), endpoints=(ServedEndpoint(concurrency=1),)
         ),
     ]
-    path = directory / "s"
-    async with in_process(*specs) as running:
-        config = uvicorn.Config(
-            running.app,
-            loop="none",
-            http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=running.app)),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=cast("int", keep_alive),
-        )
-        config.load()
-        state = uvicorn.server.ServerState()
-        server = await asyncio.get_running_loop().create_unix_server(
-            lambda: HttpProtocol(lane=running.app, config=config, server_state=state, app_state={}),
-            str(path),
-        )
-        try:
-            yield running, path
-        finally:
-            server.close()
-            for one in list(state.connections):
-                cast("HttpProtocol", one).transport.abort()
-            await server.wait_closed()
+    async with (
+        in_process(*specs) as running,
+        listening(running.app, directory / "s", keep_alive) as path,
+    ):
+        yield running, path
 
 
 @pytest.fixture
@@ -84,7 +60,7 @@ def on_uvloop(tmp_path: Path) -> Callable[..., None]:
 
     def run(test: Test, keep_alive: float = 60.0) -> None:
         async def within() -> None:
-            async with listening(tmp_path, keep_alive) as (running, path), asyncio.timeout(30):
+            async with two_models(tmp_path, keep_alive) as (running, path), asyncio.timeout(30):
                 await test(running, path)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -8,49 +8,19 @@ import functools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 import pytest_asyncio
-import uvicorn
 
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
-from fairlead.server.http.app import ServerApp
-from fairlead.server.http.protocol import HttpProtocol
 from support.models import ECHO, example, make_artifact, scaled_artifact
-from support.serving import eventually, in_process
+from support.serving import eventually, in_process, listening
 
 PREDICT = b"POST /v1/model/scaled/predict HTTP/1.1\r\nhost: here\r\n"
 BODY = json.dumps({"instances": [[1.0, 2.0, 3.0]]}).encode()
 GOOD = PREDICT + b"content-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 SMUGGLED = b"GET /internal/identity HTTP/1.1\r\nhost: here\r\n\r\n"
-
-
-@contextlib.asynccontextmanager
-async def listening(app: ServerApp, path: Path, idle_seconds: float) -> AsyncIterator[Path]:
-    """The protocol on a unix socket, with an idle limit shorter than uvicorn's settings take."""
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=app)),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        timeout_keep_alive=cast("int", idle_seconds),
-    )
-    config.load()
-    state = uvicorn.server.ServerState()
-    server = await asyncio.get_running_loop().create_unix_server(
-        lambda: HttpProtocol(lane=app, config=config, server_state=state, app_state={}), str(path)
-    )
-    try:
-        yield path
-    finally:
-        server.close()
-        for connection in list(state.connections):
-            connection.transport.abort()
-        await server.wait_closed()
 
 
 @pytest_asyncio.fixture

@@ -24,6 +24,7 @@ from fairlead.server.http.exchange import (
     Send,
     answer,
     log_access,
+    own_head,
     read_body,
     request_id,
     unless_left,
@@ -169,12 +170,7 @@ def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes])
     write: Whole | None = extensions.get(WHOLE) if extensions else None
     if write is None:
         return False
-    head = b"%bx-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n" % (
-        route.head,
-        *own,
-        len(body),
-    )
-    return write(head, body)
+    return write(route.head + own_head(*own, len(body)), body)
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

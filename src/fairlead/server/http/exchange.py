@@ -146,6 +146,15 @@ def _too_large(limit: int) -> Refused:
     return Refused(Kind.TOO_LARGE, f"the body is larger than {limit} bytes; send less at once")
 
 
+def own_head(identity: bytes, timing: bytes, length: int) -> bytes:
+    """The end of an answer's head: what is its own, after what its route says of every answer."""
+    return b"x-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n" % (
+        identity,
+        timing,
+        length,
+    )
+
+
 async def answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     """Send a whole answer; the length is added."""
     start = {

@@ -19,7 +19,7 @@ from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import late
 from fairlead.server.http.deadlines import is_named, seconds_to_answer
-from fairlead.server.http.exchange import ClientLeft, log_answer, request_id
+from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
 from fairlead.server.http.timing import after_run, not_run
@@ -215,11 +215,4 @@ class Wave:
 
 def _message(head: bytes, one: QuickRequest, body: bytes, timing: bytes) -> bytes:
     closing = b"" if one.keep_alive else b"connection: close\r\n"
-    return b"%b%bx-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n%b" % (
-        head,
-        closing,
-        one.identity,
-        timing,
-        len(body),
-        body,
-    )
+    return head + closing + own_head(one.identity, timing, len(body)) + body
