@@ -18,6 +18,7 @@ INNER_STAT_PREFIX = "quota"
 ACCESS_LOG = "access.jsonl"
 ENVOY_LOG = "envoy.log"
 KEY_FILTER = "envoy.filters.http.api_key_auth"
+REFIND_FILTER = "envoy.filters.http.set_filter_state"
 CLIENT_HEADER = "x-client"
 MARK_HEADER = "x-fairlead-key"  # tells the front desk why a request has no client
 DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"  # how long the caller waits; workers obey it
@@ -214,8 +215,8 @@ def _http_filters() -> list[Document]:
         },
         {
             # A share of a split is chosen when the route is found, and that is before the key was checked:
-            # found once more, it is chosen by the key's client.
-            "name": "envoy.filters.http.set_filter_state",
+            # found once more, it is chosen by the key's client. Routes that do not need it switch it off.
+            "name": REFIND_FILTER,
             "typed_config": {
                 "@type": f"{_FILTERS}.http.set_filter_state.v3.Config",
                 "on_request_headers": [

@@ -29,6 +29,7 @@ from fairlead.gateway.listener import (
     DEADLINE_HEADER,
     KEY_FILTER,
     MARK_HEADER,
+    REFIND_FILTER,
     ROUTES,
 )
 from fairlead.gateway.quotas import gate_route
@@ -48,6 +49,7 @@ _UNSENT = "connect-failure,reset-before-request"
 # And after: only where the dialects say that asking twice is asking once, which no inference is.
 # Half of all routes have these, so they are short: the retry may meet the same worker again.
 _READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
+_OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ def _credentials(known: Mapping[str, str]) -> Document:
 def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
     """Keys sent twice are refused by us; so are empty ones and `Bearer …`, which Envoy would read kindly."""
     twice = {"contains": ","}
-    odd = {"safe_regex": {"google_re2": {}, "regex": "(?i)(bearer .*)?"}}
+    empty = {"exact": ""}
+    bearer = {"prefix": "bearer ", "ignore_case": True}
     odd_first = {
         "matcher_list": {
             "matchers": [
@@ -142,7 +145,11 @@ def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
                     },
                     "on_match": _routes([_open_route({"prefix": ""}, settings, mark)]),
                 }
-                for match, mark in ((twice, DUPLICATE), (odd, MALFORMED))
+                for match, mark in (
+                    (twice, DUPLICATE),
+                    (empty, MALFORMED),
+                    (bearer, MALFORMED),
+                )
             ]
         },
         "on_no_match": rest,
@@ -265,8 +272,21 @@ def _worker_routes(
             choice = choose(part, Ask(method, path, tree.client, version))
             if isinstance(choice, Choice):
                 rule = str(rule_of(choice, version))
-                routes.append({"name": rule, **_worker_route(tree, choice, method)})
+                routes += [
+                    {"name": rule, **route} for route in _routes_of_choice(tree, choice, method)
+                ]
     return routes
+
+
+def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document]:
+    """One route; two for a split, because only a caller without a sticky key is known after the key check alone."""
+    route = _worker_route(tree, choice, method)
+    found = {**route, "typed_per_filter_config": {REFIND_FILTER: _OFF}}
+    if len(choice.targets) == 1:
+        return [found]
+    match = route["match"]
+    sticky = {"name": "x-sticky-key", "present_match": True}
+    return [{**found, "match": {**match, "headers": [*match["headers"], sticky]}}, route]
 
 
 def _worker_route(tree: _Tree, choice: Choice, method: str) -> Document:
@@ -312,11 +332,10 @@ def _front(settings: GatewaySettings) -> Document:
 
 def _open_route(match: Document, settings: GatewaySettings, mark: str = "") -> Document:
     """To the front desk without a key."""
-    disabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     route = {
         **_front(settings),
         "match": match,
-        "typed_per_filter_config": {KEY_FILTER: disabled},
+        "typed_per_filter_config": {KEY_FILTER: _OFF, REFIND_FILTER: _OFF},
     }
     if mark:
         route["request_headers_to_add"] = [
