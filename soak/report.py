@@ -65,7 +65,7 @@ def drawing(results: Results) -> str:
 
     panels = [
         Panel(
-            "MiB of private memory of each process, at rest",
+            "MiB of own memory of each process, at rest",
             {role: role_line(role) for role in _ROLES},
         ),
         Panel(
@@ -112,7 +112,7 @@ def _raw_sample(sample: Sample) -> dict[str, Any]:
     return {
         "at": round(sample.at, 1),
         "revision": sample.revision,
-        "private_mib": {role: round(sample.own_mib(role), 2) for role in _ROLES},
+        "own_mib": {role: round(sample.own_mib(role), 2) for role in _ROLES},
         "pss_mib": {role: round(sample.pss_mib(role), 2) for role in _ROLES},
         "handles": {
             role: sum(sum(one.handles.values()) for one in sample.of(role)) for role in _ROLES
@@ -173,16 +173,16 @@ def _killed(results: Results) -> str:
 def _memory(results: Results) -> str:
     rests = results.rests
     slopes = results.slopes()
-    rows = [["process", "PSS at first", "at last", "private at first", "at last"]]
-    rows[0] += ["private, per 100 revisions", "bar"]
+    rows = [["process", "PSS at first", "at last", "own at first", "at last"]]
+    rows[0] += ["own, per 100 revisions", "bar"]
     for role, bar in BARS.items():
         if role in ROLES:
             shared = [one.pss_mib(role) / (len(one.of(role)) or 1) for one in rests]
-            private = [one.own_mib(role) for one in rests]
+            own_there = [one.own_mib(role) for one in rests]
         else:
             shared = [one.total_mib for one in rests]
-            private = [one.own_total_mib for one in rests]
-        ends = [f"{values[end]:.1f}" for values in (shared, private) if values for end in (0, -1)]
+            own_there = [one.own_total_mib for one in rests]
+        ends = [f"{values[end]:.1f}" for values in (shared, own_there) if values for end in (0, -1)]
         rows.append([role, *(ends or ["", "", "", ""]), str(slopes[role] or "too few"), f"{bar:g}"])
     allocated = "server.memory_allocated"
     own = [one.envoy[allocated] / MIB for one in rests if allocated in one.envoy]
@@ -193,7 +193,7 @@ def _memory(results: Results) -> str:
     )
     return (
         f"{_table(rows)}\n\n{envoy}MiB at rest (only the live revisions' workers run, under load), after "
-        f"{results.warm_up} revisions of warm-up.\nSlopes are of private memory (USS), which is where a leak "
+        f"{results.warm_up} revisions of warm-up.\nSlopes are of own memory (anonymous pages), which is where a leak "
         "shows and which nobody else's processes change: least squares over\n"
         f"{len(rests)} looks, ± half the 95 % interval with the looks' correlation taken into account. "
         "The upper end must not exceed the bar;\n"

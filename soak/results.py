@@ -9,7 +9,7 @@ from soak.figures import Slope, slope
 from soak.sampling import ROLES, Sample
 from soak.timeline import Timeline
 
-# MiB of private memory per 100 revisions that the upper end of the 95 % interval may not exceed. A team that releases
+# MiB of own memory per 100 revisions that the upper end of the 95 % interval may not exceed. A team that releases
 # twenty revisions a day, every day, then sees the tree grow by less than 18 MiB a month.
 BARS: Mapping[str, float] = {
     "up": 1.0,
@@ -82,9 +82,9 @@ class Results:
         return [one for one in self.samples if one.rest and one.revision > self.warm_up]
 
     def slopes(self) -> dict[str, Slope | None]:
-        """Private memory by role, MiB per 100 revisions; a worker's is the mean of all.
+        """Own (anonymous) memory by role, MiB per 100 revisions; a worker's is the mean of all.
 
-        Private, because a process's share of shared pages (in PSS) changes with whoever else runs here.
+        Own, because what else of a process counts as private or shared changes with whoever else runs here.
         """
         revisions = [one.revision for one in self.rests]
         found = {

@@ -27,7 +27,7 @@ class Process:
     role: str
     pid: int
     pss: float
-    uss: float
+    own: float  # anonymous memory, and what of it is swapped out
     rss: float
     threads: int
     handles: Mapping[str, int]  # open file descriptors by kind
@@ -61,12 +61,12 @@ class Sample:
         return sum(one.pss for one in self.of(role)) / MIB
 
     def own_mib(self, role: str) -> float:
-        """Private memory of a role's process, the mean if there are several: what a leak adds to."""
-        return sum(one.uss for one in self.of(role)) / MIB / (len(self.of(role)) or 1)
+        """Own memory of a role's process, the mean if there are several: what a leak adds to."""
+        return sum(one.own for one in self.of(role)) / MIB / (len(self.of(role)) or 1)
 
     @property
     def own_total_mib(self) -> float:
-        return sum(one.uss for one in self.processes) / MIB
+        return sum(one.own for one in self.processes) / MIB
 
     @property
     def total_mib(self) -> float:
@@ -138,16 +138,25 @@ class Sampler:
 def _process(member: psutil.Process) -> Iterator[Process]:
     """One process, unless it ends meanwhile."""
     with suppress(psutil.Error, OSError):
-        memory = member.memory_full_info()
+        memory = _memory(member.pid)
         yield Process(
             role=_role(member.cmdline()),
             pid=member.pid,
-            pss=getattr(memory, "pss", memory.uss),
-            uss=memory.uss,
-            rss=memory.rss,
+            pss=memory["Pss"],
+            own=memory["Anonymous"] + memory["Swap"],
+            rss=memory["Rss"],
             threads=member.num_threads(),
             handles=_handles(member.pid),
         )
+
+
+def _memory(pid: int) -> dict[str, float]:
+    """Bytes by kind. Pages of files are left out of what is a process's own: whoever else maps the same file,
+    anywhere on the machine, turns them from private to shared and back, by tens of MiB for Envoy.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+    parts = (line.split() for line in lines)
+    return {name.removesuffix(":"): int(size) * 1024.0 for name, size, *_ in parts}
 
 
 def _role(command: list[str]) -> str:
