@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fairlead.kits.clock import SystemClock
+from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, ending, life_pipe
 from support.running import until
 
@@ -95,3 +95,43 @@ def test_endings_are_told_in_words() -> None:
         "killed by SIGKILL",
         "exit code -99",
     )
+
+
+async def test_one_that_ran_well_is_started_again_after_the_first_pause(tmp_path: Path) -> None:
+    told: list[str] = []
+    one = child(tmp_path, "time.sleep(60)")
+    clock = FakeClock()
+    read, write = life_pipe()
+    supervisor = Supervisor(clock, read, told.append)
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(supervisor.run(one))
+            for number in range(1, 5):  # else the pauses would be 0.2, 0.4, 0.8 … s by now
+                await when(lambda number=number: len(pids(tmp_path)) == number)
+                clock.advance(3600)
+                os.kill(pids(tmp_path)[-1], 9)
+            await when(lambda: len(pids(tmp_path)) == 5)
+            assert one.pid == pids(tmp_path)[-1]
+            await supervisor.stop(one)
+            await asyncio.wait_for(running, 5)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert one.pid == 0
+
+
+async def test_one_that_is_stopped_while_it_starts_ends_at_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    one = child(tmp_path, "time.sleep(60)")
+    read, write = life_pipe()
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(Supervisor(SystemClock(), read, told.append).run(one))
+            await asyncio.sleep(0)  # it is being started now
+            one.stopping.set()
+            await asyncio.wait_for(running, 5)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert one.starts == 1
+    assert told == []

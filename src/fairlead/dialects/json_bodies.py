@@ -64,7 +64,7 @@ def place(error: msgspec.ValidationError) -> tuple[str, tuple[str | int, ...]]:
     for step in _STEP.finditer(found["path"]):
         if step["index"] is not None:
             steps.append(int(step["index"]))
-        elif step["key"] is not None:
+        elif step["key"] is not None:  # pragma: no branch - a step is an index or a key
             steps.append(step["key"])
     return text[: found.start()], tuple(steps)
 
@@ -90,4 +90,4 @@ def _not_utf8(body: bytes) -> int:
         body.decode()
     except UnicodeDecodeError as error:
         return error.start
-    return 0
+    return 0  # pragma: no cover - what made msgspec complain makes Python complain

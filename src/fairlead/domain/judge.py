@@ -212,8 +212,6 @@ def _percent(count: int, total: int) -> str:
 
 
 def _time(seconds: float) -> str:
-    if math.isinf(seconds):
-        return "any bound"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 

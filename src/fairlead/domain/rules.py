@@ -48,7 +48,7 @@ class Rule:
             if bucket < first + weight:
                 return tag, first, first + weight - 1
             first += weight
-        raise ValueError(f"{self} has no bucket {bucket}")
+        raise AssertionError(f"{self} has no bucket {bucket}")
 
 
 def rule_of(choice: Choice, accept_version: str | None) -> Rule:

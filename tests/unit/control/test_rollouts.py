@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -477,3 +477,9 @@ def test_whatever_happens_a_rollout_ends_with_all_nothing_or_somebody_elses_choi
     if outcome is Outcome.PROMOTED:
         assert rate
         assert not (harmful and manner.requests < 1000)
+
+
+def test_the_leader_is_whoever_led_it_last_and_nobody_before_that(stage: Stage) -> None:
+    record = stage.begin()
+    assert record.leader == {"pid": 1, "started": 1, "boot": "b"}
+    assert replace(record, entries=()).leader == {}

@@ -125,6 +125,8 @@ def test_a_golden_example_is_shown_as_this_api_takes_it() -> None:
         "instances": [{"an id": 1, "t.x": ["a"]}]
     }
     assert project.example_body(DocumentSignature(), {"a": 1}) == {"a": 1}
+    whole = TensorSignature((TensorSpec("x", DataType.FP32, ()),), SINGLE.outputs)
+    assert project.example_body(whole, {"x": 1}) is None, "it has no rows"
 
 
 JSON = st.recursive(

@@ -300,3 +300,29 @@ def test_half_a_surrogate_pair_in_a_manifest_is_refused_and_not_stumbled_over() 
     document = json.loads(manifest_to_bytes(MANIFEST))
     with pytest.raises(InvalidInput, match="holds half a character"):
         manifest_from_bytes(json.dumps({**document, "bio": {"a": "\ud800"}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (b'{"schema": 2, "generation": NaN}', "NaN is no number"),
+        (b'{"schema": 2, "generation": "\\ud800"}', "holds half a character"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused(wrong: bytes, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        catalog_from_bytes(wrong)
+
+
+def test_a_catalog_with_an_artifact_that_is_none_says_where() -> None:
+    document = json.loads(catalog_to_bytes(full_catalog()))
+    document["services"]["s"]["lines"]["v1"]["revisions"]["1"]["artifact"] = "digits"
+    with pytest.raises(InvalidInput, match=r"revisions\.1\.artifact: is no artifact's name"):
+        catalog_from_bytes(json.dumps(document).encode())
+
+
+def test_a_signature_that_is_no_object_is_refused() -> None:
+    document = json.loads(manifest_to_bytes(MANIFEST))
+    document["signature"] = "tensors"
+    with pytest.raises(InvalidInput, match="signature"):
+        manifest_from_bytes(json.dumps(document).encode())

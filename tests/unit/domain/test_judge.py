@@ -246,3 +246,12 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(times: list[float], share
     bucket = sum(bound < true for bound in BOUNDS)
     edges = (0.0, *BOUNDS)
     assert edges[bucket] - 1e-9 <= histogram.quantile(share) <= BOUNDS[bucket] + 1e-9
+
+
+def test_histograms_add_up_and_only_like_ones() -> None:
+    empty, one = Histogram(), Histogram((1.0, 2.0), (1, 2, 3))
+    assert one.plus(empty) == one
+    assert empty.plus(one) == one
+    assert one.plus(one, -1).total == 0
+    with pytest.raises(ValueError, match="histograms with bounds"):
+        one.plus(Histogram((1.0,), (1, 2)))

@@ -260,3 +260,25 @@ def test_a_path_between_agent_and_worker_cannot_be_given_to_an_endpoint() -> Non
     document["endpoints"] = {"predict": {"paths": ["/internal/identity"]}}
     with pytest.raises(InvalidInput, match="between agent and worker"):
         release_from_document(document, "release.yaml")
+
+
+def test_a_release_without_a_service_makes_no_revision() -> None:
+    release = release_from_document(SOURCE_FILE, "v9.config.json")
+    with pytest.raises(ValueError, match="without a service"):
+        _ = release.revision_id
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"),
+    [
+        ({"paths": ["/say", "/say"]}, "endpoints.predict.paths: names /say twice; each path once"),
+        ({"resources": "1 GiB"}, "endpoints.predict.resources: is '1 GiB'"),
+        ({"resources": {"cpu": 1}}, "endpoints.predict.resources.cpu: unknown key"),
+    ],
+)
+def test_an_endpoint_that_contradicts_itself_is_refused(
+    endpoint: dict[str, object], told: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        release_from_document({**WHOLE, "endpoints": {"predict": endpoint}}, "file")
+    assert told in str(caught.value)

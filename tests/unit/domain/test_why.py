@@ -16,7 +16,7 @@ from fairlead.domain.requests import Timing, read_request, read_timing
 from fairlead.domain.routing import BUCKETS, Ask, Choice, Forward, choose, route
 from fairlead.domain.rules import How, Rule, read_rule, rule_of
 from fairlead.domain.table import RoutingTable, table_from
-from fairlead.domain.why import Explanation, Then, explain
+from fairlead.domain.why import Explanation, Then, explain, explain_by_workers
 
 HASH = xxhash.xxh64_intdigest
 DIGEST = "sha256:" + "ab" * 32
@@ -258,3 +258,22 @@ def test_the_rule_names_the_revision_that_the_resolver_chose(
     assert tag == outcome.endpoint.revision
     assert first <= bucket <= last
     assert rule.line == outcome.endpoint.revision_id.line_id
+
+
+def test_a_request_that_only_a_worker_knows_is_told_as_one() -> None:
+    found = explain_by_workers("r-9")
+    assert found.document == {
+        "requestId": "r-9",
+        "outcome": {"code": "direct", "text": found.title},
+    }
+    assert "sent to a worker directly" in found.title
+
+
+def test_a_page_that_needs_no_key_is_told_as_one() -> None:
+    found = why(**{**FRONT, "status": 200, "timing": None, "client": None})
+    assert dict(found.parts)["key"].startswith("none, and this page needs none")
+
+
+@pytest.mark.parametrize("text", ["latest speech/v1 1=90 2=x", "latest speech/v1 1=90 2=20"])
+def test_shares_that_are_no_split_are_no_rule(text: str) -> None:
+    assert read_rule(text) is None

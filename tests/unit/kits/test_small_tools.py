@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fairlead.kits import clock, files, jsonlog
+from fairlead.kits import clock, files, jsonlog, processes
+from fairlead.kits.addresses import is_loopback
 
 
 @pytest.fixture
@@ -171,3 +172,31 @@ class TestLogs:
             process.stdin.close()
             assert process.stderr.read() == b""
             assert process.wait(10) == 0
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
+    def test_only_this_machine_reaches_loopback(self, host: str) -> None:
+        assert is_loopback(host)
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.x"])
+    def test_any_other_address_or_name_may_lead_elsewhere(self, host: str) -> None:
+        assert not is_loopback(host)
+
+
+class TestRecords:
+    @pytest.mark.parametrize("record", [{"pid": "1", "started": 1}, {"pid": 1, "started": None}])
+    def test_a_record_without_numbers_is_nobodys(self, record: dict[str, object]) -> None:
+        with pytest.raises(TypeError):
+            processes.from_record({**record, "boot": "b"})
+
+
+class TestTextLogs:
+    def test_an_error_brings_its_traceback_without_what_a_terminal_would_obey(self) -> None:
+        error = ValueError("a\x1b[2Jb")
+        info = (type(error), error, None)
+        record = logging.LogRecord("n", logging.ERROR, "f.py", 1, "it broke", None, info)
+        text = jsonlog.TextFormatter().format(record)
+        assert "it broke\n" in text
+        assert "ValueError" in text
+        assert "\x1b" not in text

@@ -1,0 +1,28 @@
+"""Nested lists as the tensors a signature describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fairlead.api.tensors import tensor_from_lists
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.signature import DataType, TensorSpec
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "found"),
+    [((-1, 2), [[1, 2], [3, 4]], (2, 2)), ((-1, 2), [], (0, 2)), ((-1, -1, 3), [], (0, 0, 3))],
+)
+def test_an_empty_list_has_the_inner_lengths_of_the_signature(
+    shape: tuple[int, ...], values: Any, found: tuple[int, ...]
+) -> None:
+    assert tensor_from_lists(TensorSpec("x", DataType.FP32, shape), values).shape == found
+
+
+@pytest.mark.parametrize("values", [[[1, 2], [3]], [["a", "b"]], [[1e400, 2]], 7])
+def test_what_is_no_such_tensor_is_refused_by_name(values: Any) -> None:
+    with pytest.raises(Refused, match="x") as caught:
+        tensor_from_lists(TensorSpec("x", DataType.INT8, (-1, 2)), values)
+    assert caught.value.kind is Kind.INVALID
