@@ -282,3 +282,8 @@ def test_an_endpoint_that_contradicts_itself_is_refused(
     with pytest.raises(InvalidInput) as caught:
         release_from_document({**WHOLE, "endpoints": {"predict": endpoint}}, "file")
     assert told in str(caught.value)
+
+
+def test_a_text_with_half_a_character_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="holds half a character; write it whole"):
+        release_from_document({**WHOLE, "artifact": "speech\ud800/1"}, "file")

@@ -21,6 +21,7 @@ from fairlead.domain.catalog import (
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import ArtifactRef, EndpointId, LineId, RevisionId
 from fairlead.domain.keys import EVERYTHING, KeyRecord, Scope
+from fairlead.domain.paths import STATIC_PREFIX
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.routing import (
     BUCKETS,
@@ -417,3 +418,18 @@ class TestScopes:
             assert mine == whole or "/versions/" in path
         elif isinstance(whole, str):
             assert mine == self.NO
+
+
+def test_two_services_behind_one_path_are_told_apart_by_version_only() -> None:
+    path = EndpointSpec("stream", paths=("/api/stream",))
+    desired = with_revision(catalog(), revision("third", "v7", "1", 1, path))
+    desired = with_traffic(desired, LineId("third", "v7"), shares(r1=100))
+    both = table(desired)
+    kind, message = refused(route(both, Ask("POST", "/api/stream", "all"), hash64))
+    assert kind is Kind.NOT_FOUND
+    assert message.startswith("several services answer here: send Accept-Version; versions:")
+    assert served(route(both, Ask("POST", "/api/stream", "all", "v7"), hash64)) == "v7.1"
+
+
+def test_what_the_pages_load_is_open_to_everybody() -> None:
+    assert route(table(), Ask("GET", f"{STATIC_PREFIX}x.css", ""), hash64) == Open("static")
