@@ -27,6 +27,7 @@ from fairlead.gateway.changes import told
 from fairlead.gateway.clusters import named_clusters, replicas_of
 from fairlead.gateway.index import index
 from fairlead.gateway.listener import LISTENER
+from fairlead.gateway.memo import Memo
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.quotas import without_gates
 from fairlead.gateway.report import BEAT_SECONDS, Reporter
@@ -100,6 +101,7 @@ class Follower:
         # What the gateway before this one left counts as routed until the first move.
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
         view.replicas = _replicas_left(envoy)
+        self._memo = Memo()
         self._draining: dict[str, _Draining] = {}
         self._seen: tuple[Catalog, tuple[Replica, ...], Mapping[str, str]] | None = None
         self._move_pause = _Pause(clock)
@@ -158,7 +160,7 @@ class Follower:
         view = self._view
         credentials = self._inputs.credentials
         new = await asyncio.to_thread(
-            snapshot, table, replicas, credentials, self._settings, self._home
+            snapshot, table, replicas, credentials, self._settings, self._home, self._memo
         )
         there = self._workers()
         if added := _workers_of(new.clusters) - there:

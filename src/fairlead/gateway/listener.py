@@ -215,8 +215,9 @@ def _http_filters() -> list[Document]:
         },
         {
             # A share of a split is chosen when the route is found, and that is before the key was checked:
-            # found once more, it is chosen by the key's client. Routes that do not need it switch it off.
+            # found once more, it is chosen by the key's client. Only the routes that need it switch it on.
             "name": REFIND_FILTER,
+            "disabled": True,
             "typed_config": {
                 "@type": f"{_FILTERS}.http.set_filter_state.v3.Config",
                 "on_request_headers": [

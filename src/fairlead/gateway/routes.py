@@ -11,7 +11,7 @@ match ignores the query.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from fairlead.gateway.listener import (
     REFIND_FILTER,
     ROUTES,
 )
+from fairlead.gateway.memo import Memo
 from fairlead.gateway.quotas import gate_route
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER
 from fairlead.gateway.settings import GatewaySettings
@@ -50,6 +51,7 @@ _UNSENT = "connect-failure,reset-before-request"
 # Half of all routes have these, so they are short: the retry may meet the same worker again.
 _READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
 _OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+_ON = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Tree:
     client: str
     clusters: Mapping[EndpointId, str]
     settings: GatewaySettings
+    memo: Memo
 
 
 def needs_key(path: OpenPath, settings: GatewaySettings) -> bool:
@@ -72,8 +75,10 @@ def route_configuration(
     clusters: Mapping[EndpointId, str],
     credentials: Mapping[str, str],
     settings: GatewaySettings,
+    memo: Memo,
 ) -> Document:
     """The one route configuration, with the keys in it. `clusters` names each routable endpoint's."""
+    memo.begin()
     known = {secret: client for secret, client in credentials.items() if client in table.keys}
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -90,7 +95,7 @@ def route_configuration(
                 "domains": ["*"],
                 "retry_policy": _retries(),
                 "typed_per_filter_config": {KEY_FILTER: _credentials(known)},
-                "matcher": _by_key(table, clusters, known, settings)["matcher"],
+                "matcher": _by_key(table, clusters, known, settings, memo)["matcher"],
             }
         ],
     }
@@ -162,13 +167,14 @@ def _by_key(
     clusters: Mapping[EndpointId, str],
     known: Mapping[str, str],
     settings: GatewaySettings,
+    memo: Memo,
 ) -> Document:
     free = [client for client in known.values() if table.keys[client].free]
 
     def scoped(key: KeyRecord) -> Document:
         services = {name: one for name, one in table.services.items() if key.allows(name)}
         part = index(replace(table, services=services))
-        return _by_path(_Tree(part, key.client, clusters, settings))
+        return _by_path(_Tree(part, key.client, clusters, settings, memo))
 
     own, inside = {}, {}
     for secret, client in sorted(known.items()):
@@ -182,7 +188,7 @@ def _by_key(
         elif not key.free:
             own[secret] = scoped(key)
     whole = index(table if free else replace(table, services={}))
-    rest = _by_path(_Tree(whole, free[0] if free else "", clusters, settings))
+    rest = _by_path(_Tree(whole, free[0] if free else "", clusters, settings, memo))
     if own:
         rest = {"matcher": _tree("x-api-key", "exact_match_map", own, rest)}
     rest = _odd_keys(rest, settings)
@@ -201,10 +207,21 @@ def _open_routes(api_version: str, settings: GatewaySettings) -> list[Document]:
 
 
 def _by_path(tree: _Tree) -> Document:
+    led: dict[str, dict[EndpointId, str]] = {}
+    for endpoint, cluster in tree.clusters.items():
+        led.setdefault(endpoint.service, {})[endpoint] = cluster
+
+    def under(prefix: str, paths: list[str]) -> Document | None:
+        parts = [(path, tree.index.for_path(path)) for path in paths]
+        services = {name: one for _, part in parts for name, one in part.services.items()}
+        clusters = [led.get(name) for name in services]
+        inputs = (paths, services, clusters, tree.index.table.keys.get(tree.client), tree.settings)
+        return tree.memo.of((tree.client, prefix), inputs, lambda: _by_version(tree, paths, parts))
+
     buckets = {
         prefix: on_match
         for prefix, paths in _buckets(tree).items()
-        if (on_match := _by_version(tree, paths)) is not None
+        if (on_match := under(prefix, paths)) is not None
     }
     static = _routes([_open_route({"prefix": STATIC_PREFIX}, tree.settings), _front(tree.settings)])
     return {
@@ -235,7 +252,9 @@ def _buckets(tree: _Tree) -> dict[str, list[str]]:
     return buckets
 
 
-def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
+def _by_version(
+    tree: _Tree, paths: list[str], parts: Sequence[tuple[str, RoutingTable]]
+) -> Document | None:
     """None if nothing here leads anywhere but to the front desk with a key."""
     first = [
         _open_route({"path": path}, tree.settings)
@@ -243,7 +262,6 @@ def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
         if isinstance(match := parse_path(path, tree.index.table.api_version), OpenPath)
         and not needs_key(match, tree.settings)
     ]
-    parts = [(path, tree.index.for_path(path)) for path in paths]
     lists = {
         version: routes
         for version in [_NO_VERSION, *_versions(parts)]
@@ -281,12 +299,14 @@ def _worker_routes(
 def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document]:
     """One route; two for a split, because only a caller without a sticky key is known after the key check alone."""
     route = _worker_route(tree, choice, method)
-    found = {**route, "typed_per_filter_config": {REFIND_FILTER: _OFF}}
     if len(choice.targets) == 1:
-        return [found]
+        return [route]
     match = route["match"]
     sticky = {"name": "x-sticky-key", "present_match": True}
-    return [{**found, "match": {**match, "headers": [*match["headers"], sticky]}}, route]
+    return [
+        {**route, "match": {**match, "headers": [*match["headers"], sticky]}},
+        {**route, "typed_per_filter_config": {REFIND_FILTER: _ON}},
+    ]
 
 
 def _worker_route(tree: _Tree, choice: Choice, method: str) -> Document:
@@ -335,7 +355,7 @@ def _open_route(match: Document, settings: GatewaySettings, mark: str = "") -> D
     route = {
         **_front(settings),
         "match": match,
-        "typed_per_filter_config": {KEY_FILTER: _OFF, REFIND_FILTER: _OFF},
+        "typed_per_filter_config": {KEY_FILTER: _OFF},
     }
     if mark:
         route["request_headers_to_add"] = [

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from fairlead.domain.catalog import Catalog, with_key
+from fairlead.domain.catalog import Catalog, Kill, with_key, with_kill
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.keys import Quota, Rate, Scope
 from fairlead.domain.layout import Home
@@ -23,6 +23,7 @@ from fairlead.gateway.clusters import (
     replicas_of,
     worker_cluster,
 )
+from fairlead.gateway.memo import Memo
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.snapshot import Snapshot, snapshot as take
 from support.gateway import DIGEST, catalog, revision
@@ -46,11 +47,13 @@ def speech(paths: tuple[str, ...] = ("/api/speak",)) -> Catalog:
     )
 
 
-def snapped(wanted: Catalog, settings: GatewaySettings = SETTINGS) -> Snapshot:
+def snapped(
+    wanted: Catalog, settings: GatewaySettings = SETTINGS, memo: Memo | None = None
+) -> Snapshot:
     table = table_from(wanted, wanted.live(), {}, RoutingTable())
     replicas = {one: (replica(f"w-{one.line}-{one.revision}", one),) for one in wanted.live()}
     credentials = {"s-demo": "demo", "s-part": "part", "s-gone": "gone"}
-    return take(table, replicas, credentials, settings, HOME)
+    return take(table, replicas, credentials, settings, HOME, memo)
 
 
 def test_a_split_line_with_a_path_of_its_own_becomes_these_documents(
@@ -165,3 +168,51 @@ def _entries(routes: dict[str, Any], prefix: str) -> Any:
     by_key = routes["virtual_hosts"][0]["matcher"]["on_no_match"]
     by_path = by_key["matcher"]["on_no_match"]
     return by_path["matcher"]["matcher_tree"]["prefix_match_map"]["map"][prefix]
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> Catalog:
+    """Two services that may share a path and a version, in whatever state."""
+    path = st.sampled_from([(), ("/say",), ("/say", "/v2/models/other")])
+    share = draw(st.integers(0, 100))
+    lines = st.sampled_from(["speech/v9", "speech/v10"])
+    found = catalog(
+        revision("speech/v9.1", draw(st.integers(1, 2)), {"predict": draw(path)}),
+        revision("speech/v9.2", 2, {"predict": (), "stream": draw(path)}),
+        revision("speech/v10.1", 3),
+        revision("other/v9.1", 1, {"predict": draw(path)}),
+        traffic={
+            "speech/v9": {"1": share, "2": 100 - share},
+            "speech/v10": {"1": 100},
+            "other/v9": {"1": 100},
+        },
+        pins={"speech": draw(lines).partition("/")[2], "other": "v9"},
+        keys={"demo": ("*",), "part": draw(st.sampled_from([("speech",), ("other", "speech/v9")]))},
+    )
+    kill = draw(st.sampled_from([None, Kill("later", 1.0)]))
+    return with_kill(found, "speech", kill)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(catalogs(), min_size=2, max_size=5))
+def test_what_is_remembered_from_the_last_table_is_what_would_be_made_anew(
+    wanted: list[Catalog],
+) -> None:
+    memo = Memo()
+    for one in wanted:
+        assert snapped(one, memo=memo) == snapped(one)
+
+
+def test_only_what_a_change_concerns_is_made_anew() -> None:
+    made: list[str] = []
+    memo = Memo()
+
+    def of(name: str, inputs: object) -> str:
+        return memo.of(name, inputs, lambda: made.append(name) or f"{name} {inputs}")  # type: ignore[func-returns-value]
+
+    for inputs in ({"a": 1, "b": 1}, {"a": 1, "b": 2}, {"b": 2}, {"a": 1, "b": 2}):
+        memo.begin()
+        assert [of(name, one) for name, one in inputs.items()] == [
+            f"{name} {one}" for name, one in inputs.items()
+        ]
+    assert made == ["a", "b", "b", "a"]
