@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fairlead.agent import http, plan, pull, records
+from fairlead.agent import http, plan, pools, pull, records
 from fairlead.agent.act import Actor
 from fairlead.agent.adopt import Surveyor, living
 from fairlead.agent.gateway import GatewayWatch
@@ -26,6 +26,7 @@ from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Table
 from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, State, node_status_to_bytes
 from fairlead.kits import processes
@@ -110,13 +111,14 @@ class _Agent:
         # Before the first status: one that does not know the running workers would take them out of traffic.
         surveyor = Surveyor(self._settings, self._home, self._ports.launcher, self._clock)
         adopted = await surveyor.survey()
-        for record, state in adopted:
+        for record, states in adopted:
             self._table.counts.adoptions += 1
-            actor.tend(record, state)
+            actor.tend(record, states)
         if adopted:
             _log.info("%d running workers adopted", len(adopted), extra={"event": "adopted"})
         group.create_task(self._steer(actor))
         group.create_task(self._scrape())
+        group.create_task(self._follow_rollouts())
         group.create_task(self._bound_logs())
         if self._ports.reports is not None:
             group.create_task(self._report())
@@ -142,10 +144,39 @@ class _Agent:
 
     async def _find_artifacts(self) -> None:
         try:
-            for digest in await asyncio.to_thread(pull.present, self._home):
-                self._table.has(digest)
+            for digest, light in await asyncio.to_thread(self._present):
+                self._table.has(digest, light=light)
         except OSError as error:
             _log.error("%s cannot be read, all is pulled anew: %s", self._home.artifacts, error)
+
+    def _present(self) -> list[tuple[str, bool]]:
+        most = self._settings.pool_artifact_bytes
+        return [
+            (digest, pull.is_light(self._home, digest, most)) for digest in pull.present(self._home)
+        ]
+
+    async def _follow_rollouts(self) -> None:
+        """What a rollout leads stays where it is. Asked only when there is something to tidy up."""
+        while True:
+            led = None
+            catalog = self._table.catalog
+            if catalog is not None:
+                seen = self._table.snapshot(catalog)
+                needed = plan.wanted(seen, self._settings)
+                if pools.compactable(seen, needed, self._settings):
+                    led = await self._led()
+            if led != self._table.led:
+                self._table.led = led
+                self._table.changed.set()
+            await self._clock.sleep(self._settings.compact_seconds / 4)
+
+    async def _led(self) -> frozenset[LineId] | None:
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                return frozenset(await asyncio.to_thread(self._ports.led))
+        except (FairleadError, OSError, ValueError) as error:
+            _log.debug("nobody knows which rollouts are under way: %s", error)
+            return None
 
     async def _follow_catalog(self) -> None:
         while True:
@@ -283,7 +314,7 @@ class _Agent:
     async def _end(self) -> None:
         if self._settings.keep_workers and self._life_fd is None:
             self._write_status()
-            _log.info("%d workers are left running", len(self._table.workers))
+            _log.info("%d workers are left running", len(self._table.processes))
             return
         for worker in self._table.workers.values():
             self._table.became(worker, State.DRAINING)
@@ -299,6 +330,7 @@ class _Agent:
         for name in names:
             records.remove(self._home, name)
         self._table.workers.clear()
+        self._table.processes.clear()
         self._table.catalog = None  # nothing is wanted any more
         self._write_status()
 

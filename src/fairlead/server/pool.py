@@ -37,7 +37,6 @@ _log = logging.getLogger(__name__)
 class _Replica:
     spec: WorkerSpec
     way: Way
-    gone: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -53,6 +52,7 @@ class _Pool:
     plane: DataPlane = field(default_factory=DataPlane)
     replicas: list[_Replica] = field(default_factory=list)
     artifacts: dict[str, LoadedArtifact] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)  # the names of those that were retired
 
     def open(self, specs: Sequence[WorkerSpec]) -> Server:
         """Bind every socket. Raises Refused (CONFLICT) if one is taken."""
@@ -61,7 +61,9 @@ class _Pool:
             app = ServerApp(self.plane, spec.settings, self.clock, identity_of(spec), spec.pod_name)
             if self.replicas:
                 app.join(self.replicas[0].way.app)
-            app.plain.company = lambda: [one.way.app.plain for one in self.replicas if not one.gone]
+            app.plain.company = lambda: [
+                one.way.app.plain for one in self.replicas if one.spec.worker not in self.gone
+            ]
             replica = _Replica(spec, Way(app, Socket(Listen(uds=spec.socket))))
             self.replicas.append(replica)
         server = server_of([one.way for one in self.replicas], specs[0].drain_seconds)
@@ -72,7 +74,7 @@ class _Pool:
     async def load(self) -> None:
         """Load one after the other; each is ready as soon as it is itself."""
         for one in self.replicas:
-            if one.gone:
+            if one.spec.worker in self.gone:
                 continue
             try:
                 served = await load_one(one.spec, self.plane, self.artifacts, self.clock)
@@ -80,24 +82,24 @@ class _Pool:
                 ended_with(refusal)
                 one.way.app.plain.failed = refusal.message
                 continue
-            if one.gone:  # meanwhile
+            if one.spec.worker in self.gone:  # meanwhile
                 self._unload(one)
             else:
                 one.way.app.serve([served])
 
     async def _retire(self, one: _Replica, server: Server) -> None:
-        one.gone = True
+        self.gone.add(one.spec.worker)
         await server.retire(one.way, one.spec.drain_seconds, self.clock)
         self._unload(one)
         _log.info("%s is retired here (worker %s)", one.spec.revision, one.spec.worker)
-        if all(other.gone for other in self.replicas):
+        if all(other.spec.worker in self.gone for other in self.replicas):
             self.stop.set()
 
     def _unload(self, one: _Replica) -> None:
         self.plane.remove([one.spec.endpoint_id(name) for name in one.names])
         one.way.app.forget()
-        left = {other.spec.digest for other in self.replicas if not other.gone}
-        if one.spec.digest not in left:
+        artifact = self.artifacts.get(one.spec.digest)
+        if all(endpoint.artifact is not artifact for endpoint in self.plane.endpoints()):
             self.artifacts.pop(one.spec.digest, None)
 
 

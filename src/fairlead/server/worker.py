@@ -147,7 +147,7 @@ async def load_one(
                 clock,
                 allow_pickle=spec.allow_pickle,
             )
-    except Exception as error:  # whatever a model's library raises becomes a line
+    except Exception as error:  # noqa: BLE001 - whatever a model's library raises becomes a line
         if not isinstance(error, FairleadError):
             _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
         raise NotServed(spec, error) from None

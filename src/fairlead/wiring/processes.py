@@ -19,14 +19,21 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     """Run a node's agent until it is told to stop, or until its owner is gone."""
     from fairlead.adapters.processes import ProcessLauncher
     from fairlead.adapters.store.reports import StoredReports
+    from fairlead.adapters.store.rollouts import StoredRollouts
     from fairlead.agent.loop import run_agent as agent
     from fairlead.agent.ports import Ports
     from fairlead.agent.settings import AgentSettings
 
     control = _begin(home, "agent", life_fd)
     launcher = ProcessLauncher([sys.executable, "-m", "fairlead", "worker"], child_environment())
+    rollouts = StoredRollouts(control.store)
     ports = Ports(
-        control.catalogs, control.artifacts, launcher, control.clock, StoredReports(control.store)
+        control.catalogs,
+        control.artifacts,
+        launcher,
+        control.clock,
+        StoredReports(control.store),
+        lambda: {record.rollout.line for record in rollouts.unfinished()},
     )
     settings = AgentSettings(
         cores=os.cpu_count() or 1,
