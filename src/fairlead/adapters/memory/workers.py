@@ -161,7 +161,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     block_on_close = False
 
 
-def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:
+def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - small methods
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
