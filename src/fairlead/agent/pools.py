@@ -11,8 +11,7 @@ second time each stays alone until it has been quiet for long (`restless`).
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import COMING, NO_FAILURE, Snapshot, Start
@@ -30,10 +29,14 @@ def replicas_of(revision: Revision, settings: AgentSettings) -> int:
     return min(settings.max_replicas, max(1, most))
 
 
-def processes_for(replicas: int, settings: AgentSettings) -> int:
-    """How many processes so many small replicas are spread over: for half of the cores one each, as Envoy has the rest."""
-    full = -(-replicas // settings.pool_size)
-    return min(replicas, max(full, settings.cores // 2, 1))
+def processes_for(revisions: Collection[RevisionId], settings: AgentSettings) -> int:
+    """How many processes these are spread over: one for every second core, as Envoy has the others.
+
+    No more than there are lines: the two sides of a split are answered in the same turns.
+    """
+    full = -(-len(revisions) // settings.pool_size)
+    lines = len({one.line_id for one in revisions})
+    return max(full, min(lines, max(1, settings.cores // 2)))
 
 
 def starts(seen: Snapshot, needed: Needed, settings: AgentSettings) -> Iterable[Start]:
@@ -57,8 +60,7 @@ def starts(seen: Snapshot, needed: Needed, settings: AgentSettings) -> Iterable[
         else:
             alone += [(nth, revision.id, Start((revision,))) for nth in range(have, wish)]
     if together and not _gathering(seen, needed, settings):
-        together.sort(key=lambda one: one.id)
-        groups = _split(together, processes_for(len(together), settings))
+        groups = _split(sorted(together, key=lambda one: one.id), settings)
         alone += [(0, group[0].id, Start(group)) for group in groups]
     alone.sort(key=lambda one: one[:2])
     wanted = [step for _, _, step in alone]
@@ -76,10 +78,18 @@ def _may_share(seen: Snapshot, revision: Revision, settings: AgentSettings) -> b
     )
 
 
-def _split(revisions: Sequence[Revision], groups: int) -> list[tuple[Revision, ...]]:
-    """As evenly as it goes, neighbours by name together: the two sides of a split share their turns."""
-    cuts = [len(revisions) * number // groups for number in range(groups + 1)]
-    return [tuple(revisions[low:high]) for low, high in itertools.pairwise(cuts)]
+def _split(revisions: Sequence[Revision], settings: AgentSettings) -> list[tuple[Revision, ...]]:
+    """As evenly as it goes with the revisions of a line together, unless that would take more processes."""
+    number = processes_for([one.id for one in revisions], settings)
+    size = -(-len(revisions) // number)
+    groups: list[list[Revision]] = [[]]
+    for revision in revisions:
+        group = groups[-1]
+        goes_on = bool(group) and group[-1].id.line_id == revision.id.line_id
+        if len(group) >= settings.pool_size or (len(group) >= size and not goes_on):
+            groups.append([])
+        groups[-1].append(revision)
+    return [tuple(group) for group in groups]
 
 
 def _gathering(seen: Snapshot, needed: Needed, settings: AgentSettings) -> bool:
@@ -108,8 +118,11 @@ def compactable(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list
         if all(one is not None and _may_share(seen, one, settings) for one in revisions):
             movable.append(replicas)
     movable.sort(key=lambda replicas: (len(replicas), replicas[0].worker))
-    total = sum(map(len, movable))
-    return movable if len(movable) > processes_for(total, settings) else []
+    return movable if len(movable) > _fewest(movable, settings) else []
+
+
+def _fewest(processes: Iterable[list[Replica]], settings: AgentSettings) -> int:
+    return processes_for([one.revision for replicas in processes for one in replicas], settings)
 
 
 def _calm(seen: Snapshot, settings: AgentSettings) -> bool:
@@ -140,11 +153,10 @@ def _compaction(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list
         for replicas in compactable(seen, needed, settings)
         if not any(one.revision.line_id in led for one in replicas)
     ]
-    total = sum(map(len, movable))
-    target = processes_for(total, settings)
+    target = _fewest(movable, settings)
     if len(movable) <= target:
         return []
-    room = -(-total // target)
+    room = -(-sum(map(len, movable)) // target)
     taken: list[Replica] = []
     for before, replicas in enumerate(movable[: len(movable) - target + 1]):
         if before >= _FEWEST and len(taken) + len(replicas) > room:
