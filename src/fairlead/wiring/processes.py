@@ -35,11 +35,14 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         StoredReports(control.store),
         lambda: {record.rollout.line for record in rollouts.unfinished()},
     )
+    found = environment()
     settings = AgentSettings(
         cores=os.cpu_count() or 1,
         keep_workers=life_fd is None,
         serving=_serving(),
-        allow_pickle=environment().allow_pickle,
+        allow_pickle=found.allow_pickle,
+        pool_size=found.pool_size,
+        pool_artifact_bytes=found.pool_artifact_mib << 20,
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))
