@@ -32,7 +32,7 @@ from fairlead.domain.release import EndpointSpec, TrafficShare  # noqa: E402
 from fairlead.domain.status import NodeStatus, node_status_from_bytes  # noqa: E402
 from fairlead.wiring.homes import Control, open_home  # noqa: E402
 
-_SECONDS = 300.0
+_SECONDS = 600.0
 _IDLE_SECONDS = 20.0
 
 

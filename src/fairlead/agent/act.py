@@ -40,6 +40,7 @@ class Actor:
     metrics: Metrics
     life_fd: int | None
     group: asyncio.TaskGroup
+    turns: asyncio.Semaphore  # of pulls
 
     def act(self, step: steps.Step) -> None:
         """Do one step, or start it."""
@@ -91,6 +92,10 @@ class Actor:
         return process
 
     async def _pull(self, step: steps.Pull) -> None:
+        async with self.turns:
+            await self._pull_now(step)
+
+    async def _pull_now(self, step: steps.Pull) -> None:
         began = self.ports.clock.monotonic()
 
         def progress(here: int, total: int) -> None:

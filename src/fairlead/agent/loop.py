@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Table
-from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Revision, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.domain.ids import LineId
+from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, State, node_status_to_bytes
 from fairlead.kits import processes
@@ -36,6 +36,9 @@ from fairlead.kits.processes import ProcessId
 _STORE_SECONDS = 10.0  # a store that takes longer is away
 _REPORT_GAP_SECONDS = 0.5  # between two reports to the store
 _KILL_SECONDS = 5.0
+# Looking at everything takes at most a third of a core while much happens, a twentieth while nothing does.
+_BUSY_PAUSE, _IDLE_PAUSE = 2.0, 20.0
+_LONGEST_PAUSE_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +110,7 @@ class _Agent:
             self._metrics,
             self._life_fd,
             group,
+            asyncio.Semaphore(self._settings.pulls_at_once),
         )
         # Before the first status: one that does not know the running workers would take them out of traffic.
         surveyor = Surveyor(self._settings, self._home, self._ports.launcher, self._clock)
@@ -245,6 +249,7 @@ class _Agent:
         cleared = -1  # the generation for which leftover downloads were removed
         while True:
             self._table.changed.clear()
+            began, needed = self._clock.monotonic(), None
             self._gateway.look()
             self._table.gateway = self._gateway.status
             self._table.gateway_at = self._gateway.written_at
@@ -253,11 +258,17 @@ class _Agent:
                 if catalog.generation != cleared and await self._clear_downloads():
                     cleared = catalog.generation
                 self._table.touch_artifacts()
-                for step in plan.next_steps(self._table.snapshot(catalog), self._settings):
+                seen = self._table.snapshot(catalog)
+                needed = plan.wanted(seen, self._settings)
+                for step in plan.next_steps(seen, self._settings, needed):
                     actor.act(step)
-            self._write_status()
+            self._write_status(needed)
+            # A look at a thousand replicas takes its time; what happens meanwhile is looked at together.
+            took = self._clock.monotonic() - began
+            await self._clock.sleep(min(_LONGEST_PAUSE_SECONDS, _BUSY_PAUSE * took))
+            idle = max(self._settings.catalog_poll_seconds, _IDLE_PAUSE * took)
             try:
-                async with asyncio.timeout(self._settings.catalog_poll_seconds):
+                async with asyncio.timeout(min(_LONGEST_PAUSE_SECONDS, idle)):
                     await self._table.changed.wait()
             except TimeoutError:
                 continue
@@ -272,8 +283,8 @@ class _Agent:
         self._note("downloads", path)
         return True
 
-    def _write_status(self) -> None:
-        status, now = self._table.status(os.getpid()), self._clock.monotonic()
+    def _write_status(self, needed: Mapping[RevisionId, Revision] | None = None) -> None:
+        status, now = self._table.status(os.getpid(), needed), self._clock.monotonic()
         if not _same(status, self._status):
             self._news.set()
         self._status = status

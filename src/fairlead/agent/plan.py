@@ -35,9 +35,14 @@ from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.status import Replica, State
 
 
-def next_steps(seen: Snapshot, settings: AgentSettings) -> list[Step]:
-    """Everything that can be done now, what frees something first."""
-    needed = wanted(seen, settings)
+def next_steps(
+    seen: Snapshot,
+    settings: AgentSettings,
+    needed: Mapping[RevisionId, Revision] | None = None,
+) -> list[Step]:
+    """Everything that can be done now, what frees something first; `needed` is what `wanted` says."""
+    if needed is None:
+        needed = wanted(seen, settings)
     return [
         *(Forget(replica.worker) for replica in seen.replicas if replica.worker in seen.ended),
         *_endings(seen, settings),
@@ -202,7 +207,7 @@ def _proofs(seen: Snapshot) -> Iterable[Step]:
 def _pulls(
     seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
 ) -> Iterable[Step]:
-    room = settings.pulls_at_once - len(seen.pulling)
+    room = settings.pulls_at_once + settings.pulls_ahead - len(seen.pulling)
     missing: dict[str, Pull] = {}
     for revision in needed.values():
         digest = revision.digest

@@ -52,6 +52,9 @@ class AgentSettings:
     most_gather_seconds: float = 10.0  # and all of them together
 
     pulls_at_once: int = 2
+    pulls_ahead: int = (
+        30  # that wait for their turn: a thousand small ones need not be planned two by two
+    )
     max_replicas: int = 16
     clean_up_seconds: float = 600.0  # an artifact nobody uses stays this long: for a quick way back
     kept_logs: int = 50  # of workers that have ended, the newest

@@ -354,10 +354,11 @@ class Table:
         for digest in used & self._artifacts.keys():
             self._artifacts[digest] = now
 
-    def status(self, pid: int) -> NodeStatus:
-        """What the node's status says."""
+    def status(self, pid: int, needed: Mapping[RevisionId, Revision] | None = None) -> NodeStatus:
+        """What the node's status says; `needed` is what `wanted` says, if it was just asked."""
         catalog = self.catalog or Catalog()
-        needed = wanted(self.snapshot(catalog), self._settings)
+        if needed is None:
+            needed = wanted(self.snapshot(catalog), self._settings)
         replicas = [worker.replica for worker in self.workers.values()]
         have = {replica.revision for replica in replicas if replica.state is not State.DRAINING}
         replicas += [

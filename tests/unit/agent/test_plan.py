@@ -32,7 +32,7 @@ from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.status import GatewayStatus, Replica, State
 
 SETTINGS = AgentSettings(
-    cores=2, retire_pause_seconds=1.0, drain_seconds=10.0, stop_grace_seconds=2.0
+    pulls_ahead=0, cores=2, retire_pause_seconds=1.0, drain_seconds=10.0, stop_grace_seconds=2.0
 )
 NOW = 1_000.0
 LINE = LineId("digits", "v1")

@@ -123,9 +123,7 @@ async def test_metrics_of_all_are_told_at_every_socket_and_counted_once(pool: Po
             lines = [
                 line for line in text.splitlines() if line.startswith("fairlead_requests_total")
             ]
-            counts = {
-                line.partition('service="')[2][:2]: float(line.split()[-1]) for line in lines
-            }
+            counts = {line.partition('service="')[2][:2]: float(line.split()[-1]) for line in lines}
             assert counts == {"s1": 1.0, "s2": 1.0, "s3": 0.0}
         _, told = await pool.ask(3, "GET", "/internal/replicas")
         assert told["counted"] == 2
