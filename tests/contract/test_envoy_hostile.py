@@ -156,7 +156,9 @@ def _requests(front: Front) -> int:
     return sum(one.requests for one in front.running.plane.stats)
 
 
-@pytest.mark.parametrize("path", ["/internal/identity", "/metrics/x", "//internal/identity"])
+@pytest.mark.parametrize(
+    "path", ["/internal/identity", "/internal/retire", "/metrics/x", "//internal/identity"]
+)
 @pytest.mark.parametrize(
     "form",
     [

@@ -42,7 +42,7 @@ class Machine:
     def start(self, code: str, life_fd: int | None = None) -> tuple[ProcessLauncher, ProcessId]:
         launcher = ProcessLauncher([sys.executable, "-S", "-c", code], {"GREETING": "hello"})
         spec = WorkerSpec(SPEC.worker, SPEC.revision, SPEC.artifact, SPEC.digest, life_fd=life_fd)
-        process = launcher.start(spec, self.spec_file, self.log)
+        process = launcher.start([spec], self.spec_file, self.log)
         self.started.append((launcher, process))
         return launcher, process
 
@@ -149,4 +149,4 @@ def test_a_command_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         FairleadError, match=r"worker 0123abcd cannot be started: /no/such/python: No such"
     ):
-        launcher.start(SPEC, tmp_path / "spec", tmp_path / "log")
+        launcher.start([SPEC], tmp_path / "spec", tmp_path / "log")

@@ -31,7 +31,8 @@ class ProcessLauncher:
         self._command = tuple(command)
         self._environment = dict(environment)
 
-    def start(self, spec: WorkerSpec, spec_file: Path, log: Path) -> ProcessId:
+    def start(self, specs: Sequence[WorkerSpec], spec_file: Path, log: Path) -> ProcessId:
+        spec = specs[0]  # what concerns the process is the same in all
         log.parent.mkdir(parents=True, exist_ok=True)
         actions: list[_Action] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

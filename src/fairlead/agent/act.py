@@ -6,19 +6,19 @@ import asyncio
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.agent import plan, pull as pulling, records
-from fairlead.agent.asking import WorkerClient, socket_of
-from fairlead.agent.logs import last_words, log_file, prune
+from fairlead.agent import pull as pulling, records, steps
+from fairlead.agent.asking import Company, WorkerClient, socket_of
+from fairlead.agent.logs import last_words, log_file, logs_of, prune
 from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.prove import prove
 from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
-from fairlead.agent.table import Table, Worker
+from fairlead.agent.table import Process, Table, Worker
 from fairlead.api.worker import ServedEndpoint, WorkerSpec
 from fairlead.domain.catalog import Revision
 from fairlead.domain.errors import FairleadError
@@ -40,39 +40,62 @@ class Actor:
     metrics: Metrics
     life_fd: int | None
     group: asyncio.TaskGroup
+    turns: asyncio.Semaphore  # of pulls
 
-    def act(self, step: plan.Step) -> None:
+    def act(self, step: steps.Step) -> None:
         """Do one step, or start it."""
         match step:
-            case plan.Pull():
+            case steps.Pull():
                 self.table.pulling(step.digest, 0, 0)
                 self.group.create_task(self._pull(step))
-            case plan.Start(revision):
-                self._start(revision)
-            case plan.Prove(name):
+            case steps.Start(revisions, compaction):
+                self._start(revisions, compaction=compaction)
+            case steps.Prove(name):
                 self.table.workers[name].proving = True
                 self.group.create_task(self._prove(self.table.workers[name]))
-            case plan.Drain(name):
-                self._drain(self.table.workers[name])
-            case plan.Stop(name):
-                self.table.workers[name].asked_at = self.ports.clock.monotonic()
+            case steps.Stop(name):
+                for worker in self.table.processes[name].living():
+                    worker.asked_at = self.ports.clock.monotonic()
                 self._signal(name, signal.SIGTERM)
-            case plan.Kill(name):
+            case steps.Kill(name):
                 self._signal(name, signal.SIGKILL)
-            case plan.Forget(name):
-                self._forget(name)
-            case plan.CleanUp(digest):
+            case steps.CleanUp(digest):
                 self.group.create_task(self._clean_up(digest))
+            case _:
+                self._let_go(step)
 
-    def tend(self, record: Record, state: State) -> None:
-        """Take a running worker into the table and stay with it until it ends."""
-        worker = self.table.add(record, state)
-        self.group.create_task(self._watch(worker))
-        self.group.create_task(self._mind(worker))
-        if state is State.STARTING:
-            self.group.create_task(self._await_loaded(worker))
+    def _let_go(self, step: steps.Drain | steps.Retire | steps.GiveUp | steps.Forget) -> None:
+        """Do one of the steps on a replica's way out."""
+        worker = self.table.workers[step.worker]
+        match step:
+            case steps.Drain():
+                self._drain(worker)
+            case steps.Retire():
+                worker.asked_at = self.ports.clock.monotonic()
+                self.group.create_task(self._retire(worker))
+            case steps.GiveUp():
+                self._give_up(worker)
+            case steps.Forget():
+                self._forget(step.worker)
 
-    async def _pull(self, step: plan.Pull) -> None:
+    def tend(
+        self, record: Record, states: Mapping[str, State], *, compaction: bool = False
+    ) -> Process:
+        """Take a running process with its replicas into the table, and stay with it until it ends."""
+        process = self.table.add_process(record, compaction=compaction)
+        for spec in record.specs:
+            self.table.add(process, spec, states[spec.worker])
+        self.group.create_task(self._watch(process))
+        self.group.create_task(self._mind(process))
+        if State.STARTING in states.values():
+            self.group.create_task(self._await_loaded(process))
+        return process
+
+    async def _pull(self, step: steps.Pull) -> None:
+        async with self.turns:
+            await self._pull_now(step)
+
+    async def _pull_now(self, step: steps.Pull) -> None:
         began = self.ports.clock.monotonic()
 
         def progress(here: int, total: int) -> None:
@@ -84,13 +107,45 @@ class Actor:
 
         work = pulling.pull(step.artifact, step.digest, self.ports.artifacts, self.home, progress)
         if await self._contained(work, failed):
-            self.table.pulled(step.digest)
+            light = await asyncio.to_thread(
+                pulling.is_light, self.home, step.digest, self.settings.pool_artifact_bytes
+            )
+            self.table.pulled(step.digest, light=light)
             seconds = self.ports.clock.monotonic() - began
             self._tell("pulled", f"{step.artifact} pulled in {seconds:.2f} s", artifact=step)
 
-    def _start(self, revision: Revision) -> None:
+    def _start(self, revisions: tuple[Revision, ...], *, compaction: bool) -> None:
+        specs = [self._spec(revision) for revision in revisions]
+        name = specs[0].worker
+        try:
+            private_directory(self.home.sockets)
+            record = records.announce(self.home, *specs)
+            process = self.ports.launcher.start(
+                specs, records.spec_file(self.home, name), log_file(self.home, specs, name)
+            )
+            record = records.started(self.home, record, process)
+        except (FairleadError, OSError) as error:
+            records.remove(self.home, name)
+            for revision in revisions:
+                self.table.start_failed(revision, str(error))
+                self._tell("failed", f"{revision.id} cannot be started: {error}", artifact=None)
+            return
+        self.table.counts.starts += 1
+        states = {spec.worker: State.STARTING for spec in specs}
+        started = self.tend(record, states, compaction=compaction)
+        if len(specs) == 1:
+            self._tell_of(started.workers[0], "started", f" (process {process.pid})")
+            return
+        why = ", which smaller workers shall make room for" if compaction else ""
+        self._tell(
+            "started",
+            f"worker {name} started for {len(specs)} revisions (process {process.pid}){why}",
+            artifact=None,
+        )
+
+    def _spec(self, revision: Revision) -> WorkerSpec:
         name = secrets.token_hex(4)
-        spec = WorkerSpec(
+        return WorkerSpec(
             worker=name,
             revision=revision.id,
             artifact=self.home.artifact(revision.digest),
@@ -106,80 +161,107 @@ class Actor:
             life_fd=self.life_fd,
             allow_pickle=self.settings.allow_pickle,
         )
-        try:
-            private_directory(self.home.sockets)
-            record = records.announce(self.home, spec)
-            process = self.ports.launcher.start(
-                spec, records.spec_file(self.home, name), log_file(self.home, spec)
-            )
-            record = records.started(self.home, record, process)
-        except (FairleadError, OSError) as error:
-            records.remove(self.home, name)
-            self.table.start_failed(revision, str(error))
-            self._tell("failed", f"{revision.id} cannot be started: {error}", artifact=None)
-            return
-        self.table.counts.starts += 1
-        self.tend(record, State.STARTING)
-        self._tell_of(self.table.workers[name], "started", f" (process {process.pid})")
 
-    async def _watch(self, worker: Worker) -> None:
-        process, spec = worker.record.process, worker.record.spec
-        if process is None:
+    async def _watch(self, process: Process) -> None:
+        identity = process.record.process
+        if identity is None:
             return
-        how = await self.ports.launcher.wait(process)
-        before = worker.replica.state
+        how = await self.ports.launcher.wait(identity)
+        before = {worker.replica.worker: worker.replica.state for worker in process.living()}
         why = str(how)
-        if how.signal is None and before is not State.DRAINING:
-            words = await asyncio.to_thread(last_words, log_file(self.home, spec))
+        if how.signal is None and set(before.values()) != {State.DRAINING}:
+            words = await asyncio.to_thread(self._last_words, process)
             why = f"{how}: {words}" if words else why
-        self.table.ended(worker, how, f"worker {spec.worker}: {why}")
-        if before in (State.DRAINING, State.FAILED):
-            self._tell_of(worker, "drained" if before is State.DRAINING else "ended", f" ({how})")
-            return
-        self._tell_of(worker, "died", f": {why}", level=logging.WARNING)
-        if before is not State.READY:
-            await self._check_artifact(spec)
+        living = process.living()
+        self.table.ended(process, how, f"worker {process.name}: {why}")
+        for worker in living:
+            state = before.get(worker.replica.worker, worker.replica.state)
+            if state in (State.DRAINING, State.FAILED):
+                event = "drained" if state is State.DRAINING else "ended"
+                self._tell_of(worker, event, f" ({how})")
+                continue
+            self._tell_of(worker, "died", f": {why}", level=logging.WARNING)
+            if state is not State.READY:
+                await self._check_artifact(worker.spec)
 
-    async def _mind(self, worker: Worker) -> None:
-        """A ready worker that runs and does not answer is as good as dead, and has to go."""
-        clock, socket = self.ports.clock, socket_of(worker.record.spec)
+    def _last_words(self, process: Process) -> str:
+        return next((last_words(log) for log in logs_of(self.home, process.name)), "")
+
+    async def _mind(self, process: Process) -> None:
+        """A process that serves and gives no answer is as good as dead, and has to go."""
+        clock = self.ports.clock
         answered = clock.monotonic()
-        async with WorkerClient(socket, self.settings.health_seconds) as client:
-            while worker.exit is None:
-                await clock.sleep(self.settings.health_seconds)
-                ready = worker.replica.state is State.READY
-                if not ready or await client.identity() is not None:
-                    answered = clock.monotonic()
-                elif clock.monotonic() - answered >= self.settings.hung_seconds:
+        while process.exit is None:
+            await clock.sleep(self.settings.health_seconds)
+            ready = [one for one in process.living() if one.replica.state is State.READY]
+            company = await self._ask(ready[0], self.settings.health_seconds) if ready else None
+            if company is not None:
+                process.counted = company.counted
+            if not ready or company is not None:
+                answered = clock.monotonic()
+            elif clock.monotonic() - answered >= self.settings.hung_seconds:
+                for worker in process.living():
                     if worker.replica.state is State.READY:
                         self._fail(worker, f"no answer for {self.settings.hung_seconds:g} s")
-                    return
+                return
 
-    async def _await_loaded(self, worker: Worker) -> None:
-        """Ask until the worker says that it is loaded; then it may be proved."""
-        clock, socket = self.ports.clock, socket_of(worker.record.spec)
+    async def _ask(self, worker: Worker, seconds: float) -> Company | None:
+        async with WorkerClient(socket_of(worker.spec), seconds) as client:
+            return await client.company()
+
+    async def _await_loaded(self, process: Process) -> None:
+        """Ask until everybody says that it is loaded, or never will be; then it may be proved."""
+        clock = self.ports.clock
         until = clock.monotonic() + self.settings.startup_seconds
-        async with WorkerClient(socket, self.settings.startup_seconds) as client:
-            while worker.exit is None and worker.replica.state is State.STARTING:
-                if socket.exists():
-                    identity = await client.identity()
-                    if identity is not None and identity.ready and worker.exit is None:
-                        self.table.became(worker, State.PROVING)
-                        return
-                if clock.monotonic() >= until:
-                    seconds = self.settings.startup_seconds
-                    self._fail(worker, f"not loaded after {seconds:g} s")
-                    return
-                await clock.sleep(self.settings.ready_poll_seconds)
+        while process.exit is None and (loading := _loading(process)):
+            there = next((one for one in loading if socket_of(one.spec).exists()), None)
+            if there is not None:
+                company = await self._ask(there, self.settings.startup_seconds)
+                for worker in _loading(process):
+                    self._hear(worker, company)
+            if clock.monotonic() >= until:
+                for worker in _loading(process):
+                    self._fail(worker, f"not loaded after {self.settings.startup_seconds:g} s")
+                return
+            await clock.sleep(self.settings.ready_poll_seconds)
+
+    def _hear(self, worker: Worker, company: Company | None) -> None:
+        said = company.replicas.get(worker.replica.worker) if company is not None else None
+        if said is None:
+            return  # its identity will be asked again when it is proved
+        if said.failed:
+            self._fail(worker, said.failed)
+            self.group.create_task(self._check_artifact(worker.spec))
+        elif said.ready:
+            self.table.became(worker, State.PROVING)
+
+    async def _retire(self, worker: Worker) -> None:
+        """Ask it to leave; one that does not is given up when its time is over."""
+        seconds = self.settings.drain_seconds + self.settings.stop_grace_seconds
+        async with WorkerClient(socket_of(worker.spec), seconds) as client:
+            left = await client.retire()
+        if not worker.ended and (left or not socket_of(worker.spec).exists()):
+            self._has_left(worker)
+
+    def _give_up(self, worker: Worker) -> None:
+        _log.warning("%s does not leave worker %s", worker.spec.revision, worker.process.name)
+        self._has_left(worker)
+
+    def _has_left(self, worker: Worker) -> None:
+        process = worker.process
+        process.record = records.left(self.home, process.record, worker.spec.worker)
+        self.table.retired(worker)
+        drained = worker.replica.state is State.DRAINING
+        self._tell_of(worker, "drained" if drained else "ended", " (others stay)")
 
     async def _prove(self, worker: Worker) -> None:
-        spec = worker.record.spec
+        spec = worker.spec
         reasons: list[str] = []
         work = prove(spec, self.settings, examples=self.settings.golden_examples)
         proved = await self._contained(work, reasons.append)
         worker.proving = False
-        process = worker.record.process
-        if worker.replica.state is not State.PROVING or worker.exit is not None:
+        process = worker.process.record.process
+        if worker.replica.state is not State.PROVING or worker.ended:
             return  # it was retired, or has ended, meanwhile
         if proved:
             self.table.proved(worker)
@@ -225,11 +307,16 @@ class Actor:
             await asyncio.to_thread(pulling.delete, trash)
 
     def _forget(self, name: str) -> None:
-        self.metrics.keep_totals_of(name)
+        process = self.table.workers[name].process
         self.table.forget(name)
-        records.remove(self.home, name)
+        if process.workers:
+            records.remove_socket(self.home, name)
+            return
+        self.metrics.keep_totals_of(process)
+        records.remove(self.home, process.name)
+        records.remove_socket(self.home, name)
         try:
-            prune(self.home, self.table.workers, self.settings.kept_logs)
+            prune(self.home, self.table.processes, self.settings.kept_logs)
         except OSError as error:
             _log.warning("old logs stay: %s", error)
 
@@ -243,7 +330,7 @@ class Actor:
         self._tell_of(worker, "draining", ": nobody is routed to it any more")
 
     def _signal(self, name: str, number: signal.Signals) -> None:
-        process = self.table.workers[name].record.process
+        process = self.table.processes[name].record.process
         if process is not None:
             self.ports.launcher.signal(process, number)
 
@@ -262,7 +349,7 @@ class Actor:
             return True
         return False
 
-    def _tell(self, event: str, message: str, *, artifact: plan.Pull | None) -> None:
+    def _tell(self, event: str, message: str, *, artifact: steps.Pull | None) -> None:
         level = logging.ERROR if event.endswith("failed") else logging.INFO
         extra = {"event": event}
         if artifact is not None:
@@ -270,7 +357,11 @@ class Actor:
         _log.log(level, "%s", message, extra=extra)
 
     def _tell_of(self, worker: Worker, event: str, more: str, level: int = logging.INFO) -> None:
-        spec = worker.record.spec
+        spec = worker.spec
         extra = {"event": event, "worker": spec.worker, "revision": str(spec.revision)}
         text = "%s %s on worker %s%s"
         _log.log(level, text, spec.revision, event, spec.worker, more, extra=extra)
+
+
+def _loading(process: Process) -> list[Worker]:
+    return [one for one in process.living() if one.replica.state is State.STARTING]

@@ -11,7 +11,13 @@ from typing import Any, Self
 
 import httpx
 
-from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, WorkerSpec
+from fairlead.api.worker import (
+    IDENTITY_PATH,
+    METRICS_PATH,
+    REPLICAS_PATH,
+    RETIRE_PATH,
+    WorkerSpec,
+)
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, TensorSignature
 from fairlead.kits.unixhttp import unix_client
@@ -29,6 +35,15 @@ class Identity:
     worker: str
     digest: str
     ready: bool
+    failed: str = ""  # why it will never be
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Everybody in one process by name, and what they have counted together."""
+
+    replicas: Mapping[str, Identity]
+    counted: int
 
 
 def socket_of(spec: WorkerSpec) -> Path:
@@ -58,16 +73,36 @@ class WorkerClient:
 
     async def identity(self) -> Identity | None:
         """Who is there; None while nobody answers."""
+        document = await self._document(IDENTITY_PATH)
+        return None if document is None else _identity(document)
+
+    async def company(self) -> Company | None:
+        """Who is in this process; None while nobody answers."""
+        document = await self._document(REPLICAS_PATH)
+        if document is None:
+            return None
+        replicas, counted = document.get("replicas"), document.get("counted")
+        each = replicas if isinstance(replicas, list) else []
+        found = [_identity(one) for one in each if isinstance(one, dict)]
+        return Company(
+            {one.worker: one for one in found}, counted if isinstance(counted, int) else -1
+        )
+
+    async def retire(self) -> bool:
+        """Ask the replica of this socket to leave its process; has it left?"""
         try:
-            answer = await self._http.get(IDENTITY_PATH)
+            answer = await self._http.post(RETIRE_PATH)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == _OK
+
+    async def _document(self, path: str) -> dict[str, Any] | None:
+        try:
+            answer = await self._http.get(path)
             document = answer.json() if answer.status_code == _OK else None
         except (httpx.HTTPError, ValueError):
             return None
-        if not isinstance(document, dict):
-            return None
-        return Identity(
-            str(document.get("worker")), str(document.get("digest")), document.get("ready") is True
-        )
+        return document if isinstance(document, dict) else None
 
     async def predict(self, path: str, request: Any) -> Any:  # noqa: ANN401 - JSON values
         """The project API's answer to a document."""
@@ -118,6 +153,15 @@ class WorkerClient:
         except ValueError:
             message = f"the worker's answer is not JSON: {answer.text[:_SHOWN]}"
             raise FairleadError(message, kind=Kind.INTERNAL) from None
+
+
+def _identity(document: Mapping[str, Any]) -> Identity:
+    return Identity(
+        str(document.get("worker")),
+        str(document.get("digest")),
+        document.get("ready") is True,
+        str(document.get("failed") or ""),
+    )
 
 
 def shape_of(values: Any) -> list[int]:  # noqa: ANN401 - nested lists of any depth

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fairlead.api.worker import WorkerSpec
@@ -17,10 +17,17 @@ _SHOWN = 300  # characters a reason may have
 _SERIOUS = ("ERROR", "CRITICAL")
 
 
-def log_file(home: Home[Path], spec: WorkerSpec) -> Path:
+def log_file(home: Home[Path], specs: Sequence[WorkerSpec], name: str) -> Path:
     """Where everything a worker prints goes."""
-    revision = spec.revision
+    if len(specs) > 1:
+        return home.logs / f"worker-pool-{name}.jsonl"
+    spec, revision = specs[0], specs[0].revision
     return home.logs / f"worker-{revision.service}-{revision.served_version}-{spec.worker}.jsonl"
+
+
+def logs_of(home: Home[Path], name: str) -> list[Path]:
+    """The log of the worker with this name, if it is there."""
+    return list(home.logs.glob(f"worker-*-{name}.jsonl"))
 
 
 def prune(home: Home[Path], living: Collection[str], keep: int) -> None:

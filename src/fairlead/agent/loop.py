@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fairlead.agent import http, plan, pull, records
+from fairlead.agent import http, plan, pools, pull, records
 from fairlead.agent.act import Actor
 from fairlead.agent.adopt import Surveyor, living
 from fairlead.agent.gateway import GatewayWatch
@@ -24,8 +24,9 @@ from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Table
-from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Revision, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, State, node_status_to_bytes
 from fairlead.kits import processes
@@ -35,6 +36,9 @@ from fairlead.kits.processes import ProcessId
 _STORE_SECONDS = 10.0  # a store that takes longer is away
 _REPORT_GAP_SECONDS = 0.5  # between two reports to the store
 _KILL_SECONDS = 5.0
+# Looking at everything takes at most a third of a core while much happens, a twentieth while nothing does.
+_BUSY_PAUSE, _IDLE_PAUSE = 2.0, 20.0
+_LONGEST_PAUSE_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -106,17 +110,19 @@ class _Agent:
             self._metrics,
             self._life_fd,
             group,
+            asyncio.Semaphore(self._settings.pulls_at_once),
         )
         # Before the first status: one that does not know the running workers would take them out of traffic.
         surveyor = Surveyor(self._settings, self._home, self._ports.launcher, self._clock)
         adopted = await surveyor.survey()
-        for record, state in adopted:
+        for record, states in adopted:
             self._table.counts.adoptions += 1
-            actor.tend(record, state)
+            actor.tend(record, states)
         if adopted:
             _log.info("%d running workers adopted", len(adopted), extra={"event": "adopted"})
         group.create_task(self._steer(actor))
         group.create_task(self._scrape())
+        group.create_task(self._follow_rollouts())
         group.create_task(self._bound_logs())
         if self._ports.reports is not None:
             group.create_task(self._report())
@@ -142,10 +148,39 @@ class _Agent:
 
     async def _find_artifacts(self) -> None:
         try:
-            for digest in await asyncio.to_thread(pull.present, self._home):
-                self._table.has(digest)
+            for digest, light in await asyncio.to_thread(self._present):
+                self._table.has(digest, light=light)
         except OSError as error:
             _log.error("%s cannot be read, all is pulled anew: %s", self._home.artifacts, error)
+
+    def _present(self) -> list[tuple[str, bool]]:
+        most = self._settings.pool_artifact_bytes
+        return [
+            (digest, pull.is_light(self._home, digest, most)) for digest in pull.present(self._home)
+        ]
+
+    async def _follow_rollouts(self) -> None:
+        """What a rollout leads stays where it is. Asked only when there is something to tidy up."""
+        while True:
+            led = None
+            catalog = self._table.catalog
+            if catalog is not None:
+                seen = self._table.snapshot(catalog)
+                needed = plan.wanted(seen, self._settings)
+                if pools.compactable(seen, needed, self._settings):
+                    led = await self._led()
+            if led != self._table.led:
+                self._table.led = led
+                self._table.changed.set()
+            await self._clock.sleep(self._settings.compact_seconds / 4)
+
+    async def _led(self) -> frozenset[LineId] | None:
+        try:
+            async with asyncio.timeout(_STORE_SECONDS):
+                return frozenset(await asyncio.to_thread(self._ports.led))
+        except (FairleadError, OSError, ValueError) as error:
+            _log.debug("nobody knows which rollouts are under way: %s", error)
+            return None
 
     async def _follow_catalog(self) -> None:
         while True:
@@ -214,6 +249,7 @@ class _Agent:
         cleared = -1  # the generation for which leftover downloads were removed
         while True:
             self._table.changed.clear()
+            began, needed = self._clock.monotonic(), None
             self._gateway.look()
             self._table.gateway = self._gateway.status
             self._table.gateway_at = self._gateway.written_at
@@ -222,11 +258,17 @@ class _Agent:
                 if catalog.generation != cleared and await self._clear_downloads():
                     cleared = catalog.generation
                 self._table.touch_artifacts()
-                for step in plan.next_steps(self._table.snapshot(catalog), self._settings):
+                seen = self._table.snapshot(catalog)
+                needed = plan.wanted(seen, self._settings)
+                for step in plan.next_steps(seen, self._settings, needed):
                     actor.act(step)
-            self._write_status()
+            self._write_status(needed)
+            # A look at a thousand replicas takes its time; what happens meanwhile is looked at together.
+            took = self._clock.monotonic() - began
+            await self._clock.sleep(min(_LONGEST_PAUSE_SECONDS, _BUSY_PAUSE * took))
+            idle = max(self._settings.catalog_poll_seconds, _IDLE_PAUSE * took)
             try:
-                async with asyncio.timeout(self._settings.catalog_poll_seconds):
+                async with asyncio.timeout(min(_LONGEST_PAUSE_SECONDS, idle)):
                     await self._table.changed.wait()
             except TimeoutError:
                 continue
@@ -241,8 +283,8 @@ class _Agent:
         self._note("downloads", path)
         return True
 
-    def _write_status(self) -> None:
-        status, now = self._table.status(os.getpid()), self._clock.monotonic()
+    def _write_status(self, needed: Mapping[RevisionId, Revision] | None = None) -> None:
+        status, now = self._table.status(os.getpid(), needed), self._clock.monotonic()
         if not _same(status, self._status):
             self._news.set()
         self._status = status
@@ -283,7 +325,7 @@ class _Agent:
     async def _end(self) -> None:
         if self._settings.keep_workers and self._life_fd is None:
             self._write_status()
-            _log.info("%d workers are left running", len(self._table.workers))
+            _log.info("%d workers are left running", len(self._table.processes))
             return
         for worker in self._table.workers.values():
             self._table.became(worker, State.DRAINING)
@@ -299,6 +341,7 @@ class _Agent:
         for name in names:
             records.remove(self._home, name)
         self._table.workers.clear()
+        self._table.processes.clear()
         self._table.catalog = None  # nothing is wanted any more
         self._write_status()
 

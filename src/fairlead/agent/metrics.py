@@ -1,6 +1,7 @@
 """One exposition for the node: the agent's own metrics and those of all its workers.
 
-Each worker's series get the label `worker`. What a worker that has ended had counted stays, added up under
+Each worker's series get the label `worker`: the name of the replica whose revision they are about, else that
+of the process. What a worker that has ended had counted stays, added up under
 `worker="ended"`, so that no total ever goes back while the agent lives. Revisions come and go without end, and
 series must not: only the latest revisions that ended keep series of their own, older ones are added up under
 `revision="ended"`.
@@ -9,8 +10,9 @@ series must not: only the latest revisions that ended keep series of their own, 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fairlead.agent.asking import WorkerClient, socket_of
-from fairlead.agent.table import Table
+from fairlead.agent.table import Process, Table
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import State
 from fairlead.kits import processes
@@ -31,12 +33,30 @@ _LABEL = "worker"
 _REVISION = ("service", "line", "revision")
 _SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
 _OPENMETRICS = "application/openmetrics-text"
+_SERVING = (State.READY, State.DRAINING)
 _CUMULATIVE = ("counter", "histogram", "summary")
 
 _log = logging.getLogger(__name__)
 
 # A sample by its name and labels, in the order they came in.
 _Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A worker's exposition and its content type; `counted` tells whether there can be a newer one."""
+
+    text: str
+    content_type: str
+    counted: int
+
+    def families(self, worker: str) -> list[Metric]:
+        """What it says; nothing if it cannot be read."""
+        try:
+            return list(_families(self.text, self.content_type))
+        except ValueError as error:
+            _log.warning("worker %s: its metrics cannot be read: %s", worker, error)
+            return []
 
 
 @dataclass(slots=True)
@@ -59,20 +79,20 @@ class Ended:
     def add(
         self,
         said: Iterable[Metric],
-        revision: RevisionId | None,
+        revisions: Collection[RevisionId],
         running: Collection[RevisionId],
     ) -> None:
-        """A worker of this revision has ended; `running` are those that others still serve."""
+        """A worker of these revisions has ended; `running` are those that others still serve."""
         for metric in said:
             if metric.type not in _CUMULATIVE:
                 continue
             sums = _family(self.families, metric)
-            for key, value in _samples(metric, ENDED):
+            for key, value in _samples(metric, _nobody):
                 sums.samples[key] = sums.samples.get(key, 0.0) + value
-        if revision is not None:
+        for revision in revisions:
             self._revisions.pop(revision, None)
             self._revisions[revision] = None
-            self._fold(running)
+        self._fold(running)
 
     def _fold(self, running: Collection[RevisionId]) -> None:
         """Those that ended longest ago give up series of their own."""
@@ -88,34 +108,36 @@ class Metrics:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._last: dict[str, tuple[str, str]] = {}  # each worker's last exposition, and its type
+        self._last: dict[str, _Said] = {}  # by process
         self._ended = Ended()
 
     async def scrape(self) -> None:
-        """Ask every ready worker for its metrics now."""
+        """Ask every worker that serves for its metrics now, and nobody twice for the same."""
         async with asyncio.TaskGroup() as group:
-            for worker in list(self._table.workers.values()):
-                served = worker.replica.state in (State.READY, State.DRAINING)
-                if served and worker.exit is None:
-                    group.create_task(
-                        self._scrape(worker.replica.worker, socket_of(worker.record.spec))
-                    )
+            for process in list(self._table.processes.values()):
+                at = next((one for one in process.living() if one.replica.state in _SERVING), None)
+                if at is not None:
+                    group.create_task(self._scrape(process, socket_of(at.spec)))
 
-    def keep_totals_of(self, worker: str) -> None:
+    def keep_totals_of(self, process: Process) -> None:
         """A worker has ended: what it had counted goes on counting."""
-        there = self._table.workers
-        ended = there.get(worker)
-        running = {one.replica.revision for name, one in there.items() if name != worker}
-        said = _families(*self._last.pop(worker, ("", "")))
-        self._ended.add(said, ended.replica.revision if ended else None, running)
+        running = {
+            one.replica.revision
+            for one in self._table.workers.values()
+            if one.process is not process
+        }
+        said = self._last.pop(process.name, _Said("", "", -1))
+        self._ended.add(said.families(process.name), process.names, running)
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as a registry's collector gives it."""
         yield from self._own()
         merged: dict[str, _Family] = {}
-        for worker, (text, content_type) in self._last.items():
-            for said in _families(text, content_type):
-                _family(merged, said).samples.update(_samples(said, worker))
+        for name, last in self._last.items():
+            process = self._table.processes.get(name)
+            named = functools.partial(_named, process.names if process else {}, name)
+            for said in last.families(name):
+                _family(merged, said).samples.update(_samples(said, named))
         for name, ended in self._ended.families.items():
             into = merged.setdefault(name, _Family(ended.documentation, ended.type, ended.unit))
             into.samples.update(ended.samples)
@@ -125,21 +147,22 @@ class Metrics:
                 metric.add_sample(sample, dict(labels), value)
             yield metric
 
-    async def _scrape(self, worker: str, socket: Path) -> None:
+    async def _scrape(self, process: Process, socket: Path) -> None:
+        name, last = process.name, self._last.get(process.name)
         try:
             async with (
                 asyncio.timeout(_SCRAPE_SECONDS),
                 WorkerClient(socket, _SCRAPE_SECONDS) as client,
             ):
+                company = await client.company()
+                counted = company.counted if company is not None else -1
+                if last is not None and last.counted == counted >= 0:
+                    return
                 text, content_type = await client.metrics()
-                list(_families(text, content_type))
         except (httpx.HTTPError, TimeoutError):
             return  # it is busy or has just ended: what it said last still holds
-        except ValueError as error:
-            _log.warning("worker %s: its metrics cannot be read: %s", worker, error)
-            return
-        if worker in self._table.workers:
-            self._last[worker] = (text, content_type)
+        if name in self._table.processes:
+            self._last[name] = _Said(text, content_type, counted)
 
     def _own(self) -> Iterator[Metric]:
         counts = self._table.counts
@@ -184,12 +207,29 @@ class Metrics:
             "Memory of each worker's process.",
             labels=[*_REVISION, _LABEL],
         )
-        for worker in self._table.workers.values():
-            process, of = worker.record.process, worker.replica.revision
-            size = processes.resident_bytes(process) if process else None
-            if size is not None:
-                labels = [of.service, of.line, of.revision, worker.replica.worker]
-                resident.add_metric(labels, size)
+        pools = GaugeMetricFamily(
+            "fairlead_agent_pool_resident_bytes",
+            "Memory of each process that several revisions share.",
+            labels=[_LABEL],
+        )
+        shared = GaugeMetricFamily(
+            "fairlead_agent_pool_replicas",
+            "Revisions in each process that several share.",
+            labels=[_LABEL],
+        )
+        for process in self._table.processes.values():
+            identity = process.record.process
+            size = processes.resident_bytes(identity) if identity else None
+            living = process.living()
+            if process.shared:
+                shared.add_metric([process.name], len(living))
+                if size is not None:
+                    pools.add_metric([process.name], size)
+            elif size is not None and living:
+                of = living[0].replica.revision
+                resident.add_metric([of.service, of.line, of.revision, process.name], size)
+        yield pools
+        yield shared
         yield resident
 
 
@@ -222,11 +262,24 @@ def _fold(samples: _Samples, revision: RevisionId) -> None:
         samples[into] = samples.get(into, 0.0) + samples.pop(key)
 
 
+def _named(names: Mapping[RevisionId, str], process: str, labels: Mapping[str, str]) -> str:
+    """Whose a sample of a process is: its revision's replica's, else the process's own."""
+    if "revision" not in labels:
+        return process
+    revision = RevisionId(*(labels.get(key, "") for key in _REVISION))
+    return names.get(revision, process)
+
+
+def _nobody(labels: Mapping[str, str]) -> str:
+    del labels
+    return ENDED
+
+
 def _samples(
-    metric: Metric, worker: str
+    metric: Metric, worker_of: Callable[[Mapping[str, str]], str]
 ) -> Iterator[tuple[tuple[str, tuple[tuple[str, str], ...]], float]]:
     for sample in metric.samples:
         if sample.name.endswith("_created") and metric.type in _CUMULATIVE:
             continue
-        labels = {**sample.labels, _LABEL: worker}
+        labels = {**sample.labels, _LABEL: worker_of(sample.labels)}
         yield (sample.name, tuple(labels.items())), sample.value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fairlead.api.worker import WorkerSpec
+from fairlead.domain.ids import LineId
 from fairlead.domain.ports import Artifacts, Catalogs
 from fairlead.domain.status import NodeStatus
 from fairlead.kits.clock import Clock
@@ -17,8 +19,8 @@ from fairlead.kits.processes import Exit, ProcessId
 class Launcher(Protocol):
     """Starts worker processes, and knows them again by certain identity."""
 
-    def start(self, spec: WorkerSpec, spec_file: Path, log: Path) -> ProcessId:
-        """Start a worker that reads its spec from that file; what it prints is appended to `log`.
+    def start(self, specs: Sequence[WorkerSpec], spec_file: Path, log: Path) -> ProcessId:
+        """Start a worker that reads its specs from that file; what it prints is appended to `log`.
 
         Raises FairleadError if it cannot be started.
         """
@@ -58,3 +60,6 @@ class Ports:
     launcher: Launcher
     clock: Clock
     reports: NodeReports | None = None
+    led: Callable[[], Collection[LineId]] = (
+        tuple  # lines that a rollout leads now; blocks, as the store does
+    )

@@ -97,6 +97,18 @@ def present(home: Home[Path]) -> list[str]:
     return found
 
 
+def is_light(home: Home[Path], digest: str, most_bytes: int) -> bool:
+    """May this artifact share a process? A small tensor graph may: it takes nothing from its neighbours.
+
+    Code may not, however small: what it imports, and what it does to the process, concerns all in it.
+    """
+    try:
+        manifest = _manifest_in(home.artifact(digest))
+    except (OSError, FairleadError):
+        return False
+    return manifest.engine == "onnx" and sum(file.size for file in manifest.files) <= most_bytes
+
+
 def verify(home: Home[Path], digest: str) -> str | None:
     """Read all of an artifact again and say what is wrong with it; None if it is as it was pulled."""
     directory = home.artifact(digest)

@@ -1,7 +1,8 @@
 """One record for each worker on disk, so that the next agent can adopt what this one started.
 
 `<worker>.spec` is what the worker itself reads; `<worker>.json` is written before the worker starts, and
-again, with who it is, right after. So whatever moment the agent dies, a running worker has a record.
+again, with who it is, right after. So whatever moment the agent dies, a running worker has a record. A worker that
+serves several revisions goes by the name of the first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fairlead.api.worker import WorkerSpec
+from fairlead.api.worker import WorkerSpec, specs_from_json, specs_to_json
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import check_schema
@@ -19,7 +20,7 @@ from fairlead.domain.reading import Node
 from fairlead.kits.files import write_atomic
 from fairlead.kits.processes import ProcessId, to_record
 
-SCHEMA = 1
+SCHEMA = 2  # 2: a list of specs
 _MODE = 0o600  # settings may hold a token
 
 _log = logging.getLogger(__name__)
@@ -27,10 +28,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of one worker. No `process`: the agent died while it started it."""
+    """What is known of one process. No `process`: the agent died while it started it.
 
-    spec: WorkerSpec
+    `specs` are those who have not been retired; `name` stays when the first of them is.
+    """
+
+    specs: tuple[WorkerSpec, ...]
     process: ProcessId | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """A process is named after the first it serves."""
+        if not self.name:
+            object.__setattr__(self, "name", self.specs[0].worker)
 
 
 def spec_file(home: Home[Path], worker: str) -> Path:
@@ -38,11 +48,12 @@ def spec_file(home: Home[Path], worker: str) -> Path:
     return home.workers / f"{worker}.spec"
 
 
-def announce(home: Home[Path], spec: WorkerSpec) -> Record:
-    """Write down that this worker is about to be started."""
+def announce(home: Home[Path], *specs: WorkerSpec) -> Record:
+    """Write down that a worker for these is about to be started."""
+    record = Record(specs)
     # Not flushed to the disk: after a power cut there is no process to adopt either.
-    write_atomic(spec_file(home, spec.worker), spec.to_json().encode(), mode=_MODE, durable=False)
-    record = Record(spec)
+    data = specs_to_json(specs).encode()
+    write_atomic(spec_file(home, record.name), data, mode=_MODE, durable=False)
     _write(home, record)
     return record
 
@@ -56,19 +67,37 @@ def started(home: Home[Path], record: Record, process: ProcessId) -> Record:
     try:
         _write(home, record)
     except OSError as error:
-        _log.warning("worker %s: its process cannot be written down: %s", record.spec.worker, error)
+        _log.warning("worker %s: its process cannot be written down: %s", record.name, error)
+    return record
+
+
+def left(home: Home[Path], record: Record, worker: str) -> Record:
+    """Write down that one of several has been retired."""
+    record = replace(record, specs=tuple(one for one in record.specs if one.worker != worker))
+    try:
+        _write(home, record)
+    except OSError as error:
+        _log.warning("worker %s is retired, and its record stays: %s", worker, error)
     return record
 
 
 def remove(home: Home[Path], worker: str) -> None:
-    """Forget a worker: its record, its spec and its socket; what cannot be removed, the next agent finds."""
+    """Forget a process: its record, its spec and its sockets; what cannot be removed, the next agent finds."""
+    record = read(home, worker)
+    for name in {worker, *(spec.worker for spec in (record.specs if record else ()))}:
+        remove_socket(home, name)
+    _unlink(worker, home.workers / f"{worker}.json", spec_file(home, worker))
+
+
+def remove_socket(home: Home[Path], worker: str) -> None:
+    """Remove the socket of one that does not answer there any more."""
     socket = home.worker_socket(worker)
-    for path in (
-        home.workers / f"{worker}.json",
-        spec_file(home, worker),
-        socket,
-        socket.with_name(f"{socket.name}~"),  # where it is until somebody listens behind it
-    ):
+    beside = socket.with_name(f"{socket.name}~")  # where it is until somebody listens behind it
+    _unlink(worker, socket, beside)
+
+
+def _unlink(worker: str, *paths: Path) -> None:
+    for path in paths:
         try:
             path.unlink()
         except FileNotFoundError:
@@ -93,8 +122,9 @@ def read(home: Home[Path], worker: str) -> Record | None:
         data = path.read_bytes()
         document = json.loads(data)
         check_schema(document, SCHEMA, str(path))
-        spec = WorkerSpec.from_json(json.dumps(document["spec"]))
-        return Record(spec, _process(Node(document["process"]), str(path)))
+        # An agent of an earlier version wrote one spec.
+        specs = specs_from_json(json.dumps(document.get("specs") or document["spec"]))
+        return Record(specs, _process(Node(document["process"]), str(path)), worker)
     except (OSError, ValueError, KeyError, FairleadError):
         return None
 
@@ -103,10 +133,10 @@ def _write(home: Home[Path], record: Record) -> None:
     process = record.process
     document = {
         "schema": SCHEMA,
-        "spec": json.loads(record.spec.to_json()),
+        "specs": json.loads(specs_to_json(record.specs)),
         "process": to_record(process) if process else None,
     }
-    path = home.workers / f"{record.spec.worker}.json"
+    path = home.workers / f"{record.name}.json"
     write_atomic(path, json.dumps(document).encode(), mode=_MODE, durable=False)
 
 

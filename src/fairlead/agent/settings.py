@@ -41,7 +41,20 @@ class AgentSettings:
     stop_grace_seconds: float = 2.0  # on top of it, then SIGKILL
     shutdown_seconds: float = 10.0  # for all workers together, when the agent takes them along
 
+    # Small tensor graphs share a process; what is larger, or is code, has one of its own.
+    pool_size: int = 256  # replicas in one process; 1: nobody shares
+    pool_artifact_bytes: int = 16 * 1024 * 1024
+    compact_seconds: float = 10.0  # nothing has changed for so long: time to tidy up
+    # After two deaths in company everybody stays alone for so long, and after a compaction that failed
+    # there is no other.
+    quiet_seconds: float = 600.0
+    gather_seconds: float = 0.25  # how long a small artifact that is here waits for the next one
+    most_gather_seconds: float = 10.0  # and all of them together
+
     pulls_at_once: int = 2
+    pulls_ahead: int = (
+        30  # that wait for their turn: a thousand small ones need not be planned two by two
+    )
     max_replicas: int = 16
     clean_up_seconds: float = 600.0  # an artifact nobody uses stays this long: for a quick way back
     kept_logs: int = 50  # of workers that have ended, the newest
@@ -51,6 +64,13 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         """Refuse what could never work."""
-        for name in ("cores", "threads", "golden_examples", "pulls_at_once", "max_replicas"):
+        for name in (
+            "cores",
+            "threads",
+            "golden_examples",
+            "pulls_at_once",
+            "max_replicas",
+            "pool_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; write a whole number from 1 up")

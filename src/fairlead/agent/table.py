@@ -10,12 +10,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from fairlead.agent.plan import NO_FAILURE, Failure, Snapshot, wanted
+from fairlead.agent.plan import wanted
 from fairlead.agent.pull import mib
 from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
+from fairlead.agent.steps import NEVER, NO_FAILURE, Failure, Snapshot
+from fairlead.api.worker import WorkerSpec
 from fairlead.domain.catalog import Catalog, Revision
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.status import GatewayStatus, NodeStatus, Replica, State
 from fairlead.kits.clock import Clock
 from fairlead.kits.processes import Exit
@@ -24,17 +26,55 @@ from fairlead.kits.processes import Exit
 _FORGET_SECONDS = 600.0
 
 
-@dataclass(slots=True)
-class Worker:
-    """One worker the agent has started or adopted."""
+_RESTLESS = 2  # deaths in a short time, after which nobody shares a process with it
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One worker process the agent has started or adopted, and the replicas it serves."""
 
     record: Record
+    came_at: float  # when it was started or adopted
+    compaction: bool = False  # it was started to take the place of smaller ones
+    shared: bool = False  # it was started for several
+    workers: list[Worker] = field(default_factory=list)  # all but the forgotten
+    exit: Exit | None = None  # how it ended
+    counted: int = -1  # what it had counted when it was last asked; -1: never
+    names: dict[RevisionId, str] = field(default_factory=dict)  # of all it ever served
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    def living(self) -> list[Worker]:
+        """Those who have not left."""
+        return [worker for worker in self.workers if not worker.ended]
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One replica, and the process it lives in."""
+
+    process: Process
+    spec: WorkerSpec
     replica: Replica
     since: float  # when it came into its state
     came_at: float  # when it was started or adopted
     proving: bool = False
     asked_at: float | None = None  # when it was asked to end
-    exit: Exit | None = None  # how it ended
+    gone: bool = False  # it has left a process that goes on
+
+    @property
+    def ended(self) -> bool:
+        return self.gone or self.process.exit is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unrest:
+    """How often a revision has died lately, and when last."""
+
+    deaths: int
+    at: float
 
 
 @dataclass(slots=True)
@@ -59,11 +99,17 @@ class Table:
         self.catalog: Catalog | None = None
         self.problems: dict[str, str] = {}  # the node's own troubles, by what they are about
         self.workers: dict[str, Worker] = {}
+        self.processes: dict[str, Process] = {}
+        self.led: frozenset[LineId] | None = None  # by a rollout; None: nobody has looked
         self.counts = Counts()
         self.gateway: GatewayStatus | None = None
         self.gateway_at = 0.0  # when it said so at the earliest
         self._catalog_since = 0.0
         self._artifacts: dict[str, float] = {}
+        self._light: set[str] = set()  # those that may share a process
+        self._pulled_at = NEVER
+        self._unrest: dict[RevisionId, _Unrest] = {}
+        self._compaction_failed_at = NEVER
         self._pulls: dict[str, tuple[int, int]] = {}
         self._failures: dict[RevisionId, Failure] = {}
         self._pull_failures: dict[str, Failure] = {}
@@ -102,10 +148,13 @@ class Table:
             for one, failure in self._pull_failures.items()
             if one in digests or failure.at >= old
         }
+        self._unrest = {one: unrest for one, unrest in self._unrest.items() if unrest.at >= old}
 
-    def has(self, digest: str) -> None:
-        """This artifact is on the disk, verified."""
+    def has(self, digest: str, *, light: bool = False) -> None:
+        """This artifact is on the disk, verified; `light`: it may share a process."""
         self._artifacts[digest] = self._clock.monotonic()
+        if light:
+            self._light.add(digest)
         self.changed.set()
 
     def pulling(self, digest: str, here: int, total: int) -> None:
@@ -113,12 +162,13 @@ class Table:
         self._pulls[digest] = (here, total)
         self.changed.set()
 
-    def pulled(self, digest: str) -> None:
+    def pulled(self, digest: str, *, light: bool = False) -> None:
         """An artifact has arrived."""
+        self._pulled_at = self._clock.monotonic()
         self._pulls.pop(digest, None)
         self._pull_failures.pop(digest, None)
         self.counts.pulls["done"] += 1
-        self.has(digest)
+        self.has(digest, light=light)
 
     def pull_failed(self, digest: str, reason: str) -> float:
         """An artifact could not be brought here; returns in how many seconds it is tried again."""
@@ -133,12 +183,21 @@ class Table:
     def lost(self, digest: str) -> None:
         """An artifact is not on the disk any more."""
         self._artifacts.pop(digest, None)
+        self._light.discard(digest)
         self.changed.set()
 
     # The workers.
-    def add(self, record: Record, state: State) -> Worker:
-        """A worker runs, started or adopted."""
-        spec = record.spec
+    def add_process(self, record: Record, *, compaction: bool = False) -> Process:
+        """A process runs, started or adopted; `add` tells whom it serves."""
+        now = self._clock.monotonic()
+        shared = len(record.specs) > 1
+        process = Process(record, now, compaction=compaction, shared=shared)
+        self.processes[process.name] = process
+        return process
+
+    def add(self, process: Process, spec: WorkerSpec, state: State) -> Worker:
+        """A process serves, or will serve, this replica."""
+        of = process.record.process
         before = self._failures.get(spec.revision)
         replica = Replica(
             worker=spec.worker,
@@ -147,11 +206,12 @@ class Table:
             state=state,
             reason=f"again, after: {before.reason}" if before and state is State.STARTING else "",
             socket=str(spec.socket),
-            pid=record.process.pid if record.process else 0,
+            pid=of.pid if of else 0,
             since=self._clock.now(),
         )
-        now = self._clock.monotonic()
-        worker = Worker(record, replica, now, now)
+        worker = Worker(process, spec, replica, self._clock.monotonic(), process.came_at)
+        process.workers.append(worker)
+        process.names[spec.revision] = spec.worker
         self.workers[spec.worker] = worker
         self.changed.set()
         return worker
@@ -174,33 +234,64 @@ class Table:
     def failed(self, worker: Worker, reason: str) -> float:
         """A worker cannot be used; returns in how many seconds its revision is tried again."""
         self.counts.failures += 1
+        self._restless(worker, alone=True)
+        return self._failed(worker, reason)
+
+    def _failed(self, worker: Worker, reason: str) -> float:
+        if worker.process.compaction and worker.replica.state is not State.READY:
+            self._compaction_failed_at = self._clock.monotonic()
         self.became(worker, State.FAILED, reason)
         return self._fail(worker.replica.revision, reason, hard=True)
+
+    def _restless(self, worker: Worker, *, alone: bool) -> None:
+        """It has died or failed; `alone`: it is certain that no neighbour was at fault."""
+        revision, now = worker.replica.revision, self._clock.monotonic()
+        before = self._unrest.get(revision)
+        recent = before is not None and now - before.at < self._settings.quiet_seconds
+        deaths = before.deaths if before is not None and recent else 0
+        self._unrest[revision] = _Unrest(_RESTLESS if alone else deaths + 1, now)
 
     def start_failed(self, revision: Revision, reason: str) -> float:
         """A worker could not even be started."""
         self.counts.failures += 1
         return self._fail(revision.id, reason, hard=True)
 
-    def ended(self, worker: Worker, how: Exit, reason: str) -> None:
-        """A worker's process is gone."""
-        worker.exit = how
+    def ended(self, process: Process, how: Exit, reason: str) -> None:
+        """A process is gone, and with it all whom it still served."""
+        living = process.living()
+        process.exit = how
+        self.counts.deaths += any(one.replica.state is State.READY for one in living)
+        for worker in living:
+            self._ended(worker, reason)
+        self.changed.set()
+
+    def _ended(self, worker: Worker, reason: str) -> None:
         before = worker.replica
         if before.state is State.READY:
-            self.counts.deaths += 1
             deaths_of = self.counts.deaths_of
             deaths_of[before.revision] = deaths_of.get(before.revision, 0) + 1
             if self._clock.monotonic() - worker.since >= self._settings.settled_seconds:
                 self._failures.pop(before.revision, None)
+            self._restless(worker, alone=False)
             self.became(worker, State.FAILED, reason)
             self._fail(before.revision, reason, hard=False)
         elif before.state in (State.STARTING, State.PROVING):
-            self.failed(worker, reason)
+            self.counts.failures += 1
+            self._restless(worker, alone=not worker.process.shared)
+            self._failed(worker, reason)
+
+    def retired(self, worker: Worker) -> None:
+        """A replica has left a process that goes on."""
+        worker.gone = True
         self.changed.set()
 
     def forget(self, worker: str) -> None:
-        """A worker has left nothing behind."""
-        self.workers.pop(worker, None)
+        """A replica has left nothing behind."""
+        known = self.workers.pop(worker, None)
+        if known is not None:
+            known.process.workers.remove(known)
+            if not known.process.workers:
+                self.processes.pop(known.process.name, None)
         self.changed.set()
 
     def _fail(self, revision: RevisionId, reason: str, *, hard: bool) -> float:
@@ -229,9 +320,23 @@ class Table:
             asked={
                 name: worker.asked_at for name, worker in workers if worker.asked_at is not None
             },
-            ended=frozenset(name for name, worker in workers if worker.exit is not None),
+            ended=frozenset(name for name, worker in workers if worker.ended),
             failures=dict(self._failures),
             pull_failures=dict(self._pull_failures),
+            pulled_at=self._pulled_at,
+            homes={name: worker.process.name for name, worker in workers},
+            light=frozenset(self._light),
+            restless=self._who_is_restless(),
+            led=self.led,
+            compaction_failed_at=self._compaction_failed_at,
+        )
+
+    def _who_is_restless(self) -> frozenset[RevisionId]:
+        old = self._clock.monotonic() - self._settings.quiet_seconds
+        return frozenset(
+            revision
+            for revision, unrest in self._unrest.items()
+            if unrest.deaths >= _RESTLESS and unrest.at > old
         )
 
     def awaited(self) -> set[str]:
@@ -249,10 +354,11 @@ class Table:
         for digest in used & self._artifacts.keys():
             self._artifacts[digest] = now
 
-    def status(self, pid: int) -> NodeStatus:
-        """What the node's status says."""
+    def status(self, pid: int, needed: Mapping[RevisionId, Revision] | None = None) -> NodeStatus:
+        """What the node's status says; `needed` is what `wanted` says, if it was just asked."""
         catalog = self.catalog or Catalog()
-        needed = wanted(self.snapshot(catalog), self._settings)
+        if needed is None:
+            needed = wanted(self.snapshot(catalog), self._settings)
         replicas = [worker.replica for worker in self.workers.values()]
         have = {replica.revision for replica in replicas if replica.state is not State.DRAINING}
         replicas += [

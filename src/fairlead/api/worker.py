@@ -1,13 +1,14 @@
-"""What an agent tells a worker to be, and where the two meet on the worker's socket.
+"""What an agent tells a worker to be, and where the two meet on the worker's sockets.
 
-`python -m fairlead worker --spec FILE` reads one `WorkerSpec`, as JSON, and serves that revision.
+`python -m fairlead worker --spec FILE` reads a list of `WorkerSpec`, as JSON, and serves those revisions: each
+on a socket of its own, under a name of its own, so that whoever calls one need not know of the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from fairlead.domain.ids import DEFAULT_ENDPOINT, EndpointId, RevisionId
 from fairlead.domain.reading import Node
 
 IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
-METRICS_PATH = "/metrics"
+# GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
+REPLICAS_PATH = "/internal/replicas"
+RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
+METRICS_PATH = "/metrics"  # of the whole process, at any of its sockets
 _MIB = 1024 * 1024
 
 
@@ -65,9 +69,9 @@ class ServedEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """One worker and the revision it serves.
+    """One replica of a revision: under which name, where, and from what it is served.
 
-    `socket` is the unix socket to listen on (None in a stand-alone server). `threads` is what one run may
+    `worker` is the replica's name; a process that serves several is known by its first one's. `socket` is the unix socket to listen on (None in a stand-alone server). `threads` is what one run may
     use inside the engine. With `life_fd`, end of file on that descriptor means that the owner is gone.
     """
 
@@ -119,6 +123,24 @@ class WorkerSpec:
             ServedEndpoint(**{**one, "paths": tuple(one.get("paths", ()))}) for one in endpoints
         ) or (ServedEndpoint(),)
         return cls(**values)
+
+
+def specs_to_json(specs: Sequence[WorkerSpec]) -> str:
+    """What a worker's spec file holds."""
+    return f"[{', '.join(spec.to_json() for spec in specs)}]"
+
+
+def specs_from_json(text: str | bytes) -> tuple[WorkerSpec, ...]:
+    """Read what `specs_to_json` wrote, or a single spec; raises InvalidInput."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = Problem("", f"is not JSON ({error})", "write what specs_to_json gives")
+        raise InvalidInput("worker spec", [problem]) from None
+    each = document if isinstance(document, list) else [document]
+    if not each:
+        raise InvalidInput("worker spec", [Problem("", "is an empty list", "name a revision")])
+    return tuple(WorkerSpec.from_json(json.dumps(one)) for one in each)
 
 
 def _elements(node: Node, key: str) -> list[Node]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+from collections.abc import Iterable
 from concurrent.futures import Future
 
 from fairlead.api.inference import InferRequest, InferResponse
@@ -142,6 +143,7 @@ class DataPlane:
 
     def __init__(self) -> None:
         self.stats = Stats()
+        self._wasted: dict[EndpointId, float] = {}  # by endpoints that are gone
         self._endpoints: dict[EndpointId, Endpoint] = {}
 
     def add(self, endpoint: Endpoint) -> None:
@@ -156,6 +158,19 @@ class DataPlane:
 
     def endpoints(self) -> list[Endpoint]:
         return list(self._endpoints.values())
+
+    def wasted(self) -> dict[EndpointId, float]:
+        """Seconds of runs whose answer nobody took, by endpoint, since the process began."""
+        return {**self._wasted, **{one.id: one.wasted_seconds for one in self.endpoints()}}
+
+    def remove(self, identities: Iterable[EndpointId]) -> None:
+        """Unload these endpoints' model, unless others serve it too; only after they have drained."""
+        gone = [self._endpoints.pop(one) for one in identities if one in self._endpoints]
+        self._wasted.update({one.id: one.wasted_seconds for one in gone})
+        left = {id(one.artifact) for one in self._endpoints.values()}
+        for artifact in {id(one.artifact): one.artifact for one in gone}.values():
+            if id(artifact) not in left:
+                artifact.close()
 
     def close(self) -> None:
         """Unload; only after intake has stopped and requests have drained."""

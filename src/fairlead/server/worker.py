@@ -62,18 +62,22 @@ async def run_worker(spec: WorkerSpec, clock: Clock) -> int:
     stop = asyncio.Event()
     with stop_signals(stop), owner_gone(spec.life_fd, stop):
         listen = Listen(uds=spec.socket)
-        identity = {
-            "worker": spec.worker,
-            "service": spec.revision.service,
-            "line": spec.revision.line,
-            "revision": spec.revision.revision,
-            "digest": spec.digest,
-        }
         try:
-            await serve_revisions([spec], listen, clock, identity, stop)
+            await serve_revisions([spec], listen, clock, identity_of(spec), stop)
         except FairleadError as refusal:
             return ended_with(refusal)
         return DONE
+
+
+def identity_of(spec: WorkerSpec) -> dict[str, object]:
+    """Who answers on a replica's socket."""
+    return {
+        "worker": spec.worker,
+        "service": spec.revision.service,
+        "line": spec.revision.line,
+        "revision": spec.revision.revision,
+        "digest": spec.digest,
+    }
 
 
 async def serve_revisions(
@@ -117,36 +121,49 @@ async def _load(
     artifacts: dict[str, LoadedArtifact] = {}
     served = []
     for spec in specs:
-        start = clock.monotonic()
         try:
-            if spec.digest not in artifacts:
-                artifacts[spec.digest] = await load_artifact(
-                    spec.artifact,
-                    spec.digest,
-                    spec.threads,
-                    clock,
-                    allow_pickle=spec.allow_pickle,
-                )
-        except Exception as error:  # noqa: BLE001 - whatever a model's library raises ends this worker with a line
-            if not isinstance(error, FairleadError):
-                _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
-            outcome.refusal = NotServed(spec, error)
+            served.append(await load_one(spec, plane, artifacts, clock))
+        except NotServed as refusal:
+            outcome.refusal = refusal
             stop.set()
             return
-        artifact = artifacts[spec.digest]
-        for one in spec.endpoints:
-            identity = spec.endpoint_id(one.name)
-            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
-        served.append(ServedRevision(spec, artifact))
-        _log.info(
-            "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",
-            spec.revision,
-            clock.monotonic() - start,
-            artifact.profile.run_microseconds,
-            "on the event loop" if artifact.on_loop else "in a thread",
-            extra={"digest": spec.digest},
-        )
     app.serve(served, versioned=specs[0].socket is None)
+
+
+async def load_one(
+    spec: WorkerSpec, plane: DataPlane, artifacts: dict[str, LoadedArtifact], clock: Clock
+) -> ServedRevision:
+    """Load and prove one revision, into `artifacts` if it is not there yet, and add it to the plane.
+
+    Raises NotServed.
+    """
+    start = clock.monotonic()
+    try:
+        if spec.digest not in artifacts:
+            artifacts[spec.digest] = await load_artifact(
+                spec.artifact,
+                spec.digest,
+                spec.threads,
+                clock,
+                allow_pickle=spec.allow_pickle,
+            )
+    except Exception as error:  # noqa: BLE001 - whatever a model's library raises becomes a line
+        if not isinstance(error, FairleadError):
+            _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
+        raise NotServed(spec, error) from None
+    artifact = artifacts[spec.digest]
+    for one in spec.endpoints:
+        identity = spec.endpoint_id(one.name)
+        plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
+    _log.info(
+        "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",
+        spec.revision,
+        clock.monotonic() - start,
+        artifact.profile.run_microseconds,
+        "on the event loop" if artifact.on_loop else "in a thread",
+        extra={"digest": spec.digest},
+    )
+    return ServedRevision(spec, artifact)
 
 
 @contextlib.contextmanager

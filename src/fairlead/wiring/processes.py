@@ -19,20 +19,30 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     """Run a node's agent until it is told to stop, or until its owner is gone."""
     from fairlead.adapters.processes import ProcessLauncher
     from fairlead.adapters.store.reports import StoredReports
+    from fairlead.adapters.store.rollouts import StoredRollouts
     from fairlead.agent.loop import run_agent as agent
     from fairlead.agent.ports import Ports
     from fairlead.agent.settings import AgentSettings
 
     control = _begin(home, "agent", life_fd)
     launcher = ProcessLauncher([sys.executable, "-m", "fairlead", "worker"], child_environment())
+    rollouts = StoredRollouts(control.store)
     ports = Ports(
-        control.catalogs, control.artifacts, launcher, control.clock, StoredReports(control.store)
+        control.catalogs,
+        control.artifacts,
+        launcher,
+        control.clock,
+        StoredReports(control.store),
+        lambda: {record.rollout.line for record in rollouts.unfinished()},
     )
+    found = environment()
     settings = AgentSettings(
         cores=os.cpu_count() or 1,
         keep_workers=life_fd is None,
         serving=_serving(),
-        allow_pickle=environment().allow_pickle,
+        allow_pickle=found.allow_pickle,
+        pool_size=found.pool_size,
+        pool_artifact_bytes=found.pool_artifact_mib << 20,
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))

@@ -100,7 +100,12 @@ def _worker_lines(control: Control, request_id: str, worker: str) -> Iterator[di
     needle = json.dumps(request_id, ensure_ascii=False).encode()
     lines = (
         _record(line)
-        for path in sorted(control.home.logs.glob(f"worker-*-{worker}.jsonl"))
+        for path in sorted(
+            {
+                *control.home.logs.glob(f"worker-*-{worker}.jsonl"),
+                *control.home.logs.glob("worker-pool-*.jsonl"),
+            }
+        )
         for line in lines_with(path, needle)
     )
     mine = (record for record in lines if record.get("request_id") == request_id)

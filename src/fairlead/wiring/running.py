@@ -31,11 +31,13 @@ def run(work: Coroutine[Any, Any, int]) -> int:
 
 def run_worker(spec_file: Path) -> int:
     """Run one worker by its spec."""
-    from fairlead.api.worker import ServingSettings, WorkerSpec
+    from fairlead.api.worker import ServingSettings, specs_from_json
     from fairlead.kits.clock import SystemClock
+    from fairlead.server.pool import run_pool
     from fairlead.server.worker import run_worker as worker
 
-    spec = WorkerSpec.from_json(spec_file.read_text(encoding="utf-8"))
+    specs = specs_from_json(spec_file.read_text(encoding="utf-8"))
+    spec = specs[0]
     # To standard error, which the launcher keeps.
     named = spec.settings.logconfig_service
     jsonlog.setup(
@@ -47,4 +49,6 @@ def run_worker(spec_file: Path) -> int:
         from fairlead.engines.pickles import refuse_pickles
 
         refuse_pickles()
+    if len(specs) > 1:
+        return run(run_pool(specs, SystemClock()))
     return run(worker(spec, SystemClock()))

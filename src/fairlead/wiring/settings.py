@@ -21,6 +21,8 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_TLS_KEY": "PEM private key for it",
     "FAIRLEAD_ACCESS_LOG_MIB": "the gateway's access log is renamed at this size (default 64)",
     "FAIRLEAD_ACCESS_LOG_FILES": "how many older ones are kept, each of that size (default 3)",
+    "FAIRLEAD_POOL_SIZE": "how many small models may share one worker process (default 256; 1: each has its own)",
+    "FAIRLEAD_POOL_ARTIFACT_MIB": "up to which size an ONNX model counts as small (default 16)",
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
 }
@@ -34,6 +36,8 @@ _HIGHEST_PORT = 65_535
 _PORT_DIGITS = 5
 _LOG_MIB = 64
 _LOG_FILES = 3
+_POOL_SIZE = 256
+_POOL_MIB = 16
 _SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its end
 _SOCKET_NAME_BYTES = 16  # a slash, a worker's name, ".sock~"
 
@@ -52,6 +56,8 @@ class Environment:
     access_log_mib: int = _LOG_MIB
     access_log_files: int = _LOG_FILES
     allow_pickle: bool = False
+    pool_size: int = _POOL_SIZE
+    pool_artifact_mib: int = _POOL_MIB
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -76,6 +82,8 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         )
     log_mib = _whole(ours, "FAIRLEAD_ACCESS_LOG_MIB", _LOG_MIB, problems)
     log_files = _whole(ours, "FAIRLEAD_ACCESS_LOG_FILES", _LOG_FILES, problems)
+    pool_size = _whole(ours, "FAIRLEAD_POOL_SIZE", _POOL_SIZE, problems)
+    pool_mib = _whole(ours, "FAIRLEAD_POOL_ARTIFACT_MIB", _POOL_MIB, problems)
     pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
     if pickle not in (*_YES, *_NO):
         problems.append(Problem("FAIRLEAD_ALLOW_PICKLE", f"is {pickle!r}", "write true or false"))
@@ -92,6 +100,8 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         access_log_mib=log_mib,
         access_log_files=log_files,
         allow_pickle=pickle in _YES,
+        pool_size=pool_size,
+        pool_artifact_mib=pool_mib,
     )
 
 

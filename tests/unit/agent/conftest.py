@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class World:
     store: MemoryObjectStore = field(default_factory=MemoryObjectStore)
     reports: NodeReports | None = None
     clock: Clock = field(default_factory=SystemClock)
+    led: Callable[[], Collection[LineId]] = tuple  # lines that a rollout leads
+    looks: int = 0  # how often somebody asked for them
     gateway_lock: int | None = None  # held while this test is the gateway
 
     def __post_init__(self) -> None:
@@ -71,7 +73,11 @@ class World:
         self.catalogs = StoredCatalogs(self.store, SystemClock())
 
     def publish(
-        self, name: str, version: int = 1, files: Mapping[str, bytes] | None = None
+        self,
+        name: str,
+        version: int = 1,
+        files: Mapping[str, bytes] | None = None,
+        engine: str = "python",
     ) -> Manifest:
         """Publish an artifact of these files and a golden example `{"q": 1}` -> `{"a": version}`."""
         golden = {"examples": [{"request": {"q": 1}, "response": {"a": version}}]}
@@ -86,7 +92,7 @@ class World:
             (directory / path).write_bytes(data)
         manifest = Manifest(
             ref=ArtifactRef(name, version),
-            engine="python",
+            engine=engine,
             entry="model.py",
             files=tuple(
                 ManifestFile(path, len(data), hashlib.sha256(data).hexdigest())
@@ -161,11 +167,17 @@ class World:
                 return replica.state, replica.reason
         return None
 
+    def _led(self) -> Collection[LineId]:
+        self.looks += 1
+        return self.led()
+
     @contextlib.asynccontextmanager
     async def agent(self, *, kill: bool = False) -> AsyncIterator[None]:
         """Run an agent; at the end its owner dies, or with `kill` it is killed itself."""
         read, write = os.pipe()
-        ports = Ports(self.catalogs, self.artifacts, self.launcher, self.clock, self.reports)
+        ports = Ports(
+            self.catalogs, self.artifacts, self.launcher, self.clock, self.reports, self._led
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(run_agent(self.settings, self.home, ports, read))

@@ -274,7 +274,7 @@ class TestDeath:
             (before,) = (await eventually(world.ready)).values()
         record = records.read(world.home, before[0])
         assert record is not None
-        records.announce(world.home, record.spec)
+        records.announce(world.home, *record.specs)
         async with world.agent():
             (after,) = (await eventually(world.ready)).values()
             assert after == before

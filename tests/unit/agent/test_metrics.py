@@ -37,7 +37,7 @@ def requests(ended: Ended) -> dict[str, float]:
 def test_series_of_ended_revisions_are_bounded_and_no_total_goes_back() -> None:
     ended = Ended()
     for number in range(1, 501):
-        ended.add(said(number, number), revision(number), ())
+        ended.add(said(number, number), [revision(number)], ())
         assert sum(requests(ended).values()) == number * (number + 1) / 2
     found = requests(ended)
     assert len(found) == KEPT_REVISIONS + 1
@@ -49,6 +49,6 @@ def test_series_of_ended_revisions_are_bounded_and_no_total_goes_back() -> None:
 def test_a_revision_that_others_still_serve_keeps_its_series() -> None:
     ended = Ended()
     for number in range(1, 101):
-        ended.add(said(number, 1), revision(number), {revision(3)})
+        ended.add(said(number, 1), [revision(number)], {revision(3)})
     assert requests(ended)["3"] == 1.0
     assert len(requests(ended)) == KEPT_REVISIONS + 1

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from fairlead.agent.plan import (
+from fairlead.agent.plan import next_steps, wanted
+from fairlead.agent.pools import replicas_of
+from fairlead.agent.settings import AgentSettings
+from fairlead.agent.steps import (
     NO_FAILURE,
     CleanUp,
     Drain,
@@ -22,18 +25,14 @@ from fairlead.agent.plan import (
     Start,
     Step,
     Stop,
-    next_steps,
-    replicas_of,
-    wanted,
 )
-from fairlead.agent.settings import AgentSettings
 from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.status import GatewayStatus, Replica, State
 
 SETTINGS = AgentSettings(
-    cores=2, retire_pause_seconds=1.0, drain_seconds=10.0, stop_grace_seconds=2.0
+    pulls_ahead=0, cores=2, retire_pause_seconds=1.0, drain_seconds=10.0, stop_grace_seconds=2.0
 )
 NOW = 1_000.0
 LINE = LineId("digits", "v1")
@@ -97,7 +96,7 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
         seen(artifacts={}, pulling=frozenset({"x", "y"})),
         [],
     ),
-    "a pulled artifact gets its worker": (seen(), [Start(ONE)]),
+    "a pulled artifact gets its worker": (seen(), [Start((ONE,))]),
     "a worker that loads is left alone": (seen(replicas=(worker("w", ONE, State.STARTING),)), []),
     "a loaded worker is proved": (
         seen(replicas=(worker("w", ONE, State.PROVING),)),
@@ -110,14 +109,14 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
     "a ready worker is all that is wanted": (seen(replicas=(worker("w", ONE),)), []),
     "every revision gets a worker before any gets its second": (
         seen(catalog=catalog({"1": 50, "2": 50}, revision("1", A, 3), revision("2", B, 3))),
-        [Start(revision("1", A, 3)), Start(revision("2", B, 3))],
+        [Start((revision("1", A, 3),)), Start((revision("2", B, 3),))],
     ),
     "no more workers come up at once than there are cores": (
         seen(
             catalog=catalog({"1": 100}, revision("1", A, 5)),
             replicas=(worker("w", ONE, State.STARTING), worker("v", ONE)),
         ),
-        [Start(revision("1", A, 5))],
+        [Start((revision("1", A, 5),))],
     ),
     "a dead worker is forgotten and replaced at once": (
         seen(
@@ -125,7 +124,7 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
             ended=frozenset({"w"}),
             failures={ONE.id: Failure("died", NOW)},
         ),
-        [Forget("w"), Start(ONE)],
+        [Forget("w"), Start((ONE,))],
     ),
     "one that failed is stopped and tried again after its pause": (
         seen(
@@ -164,7 +163,7 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
             replicas=(worker("new", TWO, State.STARTING),),
             gateway=gateway(routes={"1": 100}),
         ),
-        [Start(ONE)],
+        [Start((ONE,))],
     ),
     "it drains when the gateway has left it": (
         seen(
@@ -369,7 +368,7 @@ def test_whatever_is_seen_a_routed_worker_is_never_stopped(
     needed = wanted(snapshot, SETTINGS)
     for step in steps:
         if isinstance(step, Stop):
-            assert step.worker not in routed or states[step.worker] is State.FAILED
+            assert step.process not in routed or states[step.process] is State.FAILED
         if isinstance(step, Drain):
             left = [
                 replica

@@ -71,7 +71,7 @@ def run(world: Any) -> Run:
         world.launcher.behave = lambda _: behaviour
         records.announce(world.home, spec)
         world.launcher.start(
-            spec, records.spec_file(world.home, spec.worker), world.scratch / "log"
+            [spec], records.spec_file(world.home, spec.worker), world.scratch / "log"
         )
         return spec
 

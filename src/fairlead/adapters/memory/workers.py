@@ -7,14 +7,20 @@ import json
 import signal
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, WorkerSpec
-from fairlead.domain.errors import FairleadError
+from fairlead.api.worker import (
+    IDENTITY_PATH,
+    METRICS_PATH,
+    REPLICAS_PATH,
+    RETIRE_PATH,
+    WorkerSpec,
+    specs_from_json,
+)
 from fairlead.domain.golden import golden_from_bytes
 from fairlead.kits.processes import Exit, ProcessId
 
@@ -28,6 +34,7 @@ class Behaviour:
     """How the next worker behaves. Change it while it runs."""
 
     loads: bool = True  # says that it is ready
+    fails: str = ""  # says that it never will be, and why
     answers: Callable[[Any], Any] | None = None  # instead of the golden examples' responses
     exits: Exit | None = None  # ends right after its start
     silent: bool = False  # takes requests and never answers
@@ -44,11 +51,37 @@ class FakeWorker:
     process: ProcessId
     behaviour: Behaviour
     ended: asyncio.Event
+    spec_file: Path
     exit: Exit | None = None
+    retired: bool = False  # it has left a process that goes on
+    company: list[FakeWorker] = field(default_factory=list)
     requests: int = 0
     server: socketserver.ThreadingUnixStreamServer | None = None
     ended_in_thread: threading.Event = field(default_factory=threading.Event)
     signals: list[signal.Signals] = field(default_factory=list)
+
+    def listen(self) -> None:
+        """Answer from now on."""
+        self.server = _Server(str(self.spec.socket), _handler(self))
+        serve = self.server.serve_forever
+        threading.Thread(target=serve, args=(_POLL_SECONDS,), daemon=True).start()
+
+    def retire(self) -> dict[str, bool]:
+        """Leave a process that goes on; a stubborn one does not."""
+        if self.behaviour.stubborn:
+            self.ended_in_thread.wait()
+        self.retired = True
+        Path(str(self.spec.socket)).unlink(missing_ok=True)
+        return {"retired": True}
+
+    def leave(self) -> None:
+        """Answer no more; the last one to leave ends the process."""
+        self.ended_in_thread.set()
+        server, self.server = self.server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+        self.ended.set()
 
 
 class MemoryLauncher:
@@ -57,73 +90,70 @@ class MemoryLauncher:
     def __init__(self, behave: Callable[[WorkerSpec], Behaviour] | None = None) -> None:
         self.behave = behave or (lambda _: Behaviour())
         self.workers: list[FakeWorker] = []
-        self._files: dict[Path, FakeWorker] = {}
+        self.started: list[ProcessId] = []
 
-    def start(self, spec: WorkerSpec, spec_file: Path, log: Path) -> ProcessId:
-        WorkerSpec.from_json(spec_file.read_bytes())
+    def start(self, specs: Sequence[WorkerSpec], spec_file: Path, log: Path) -> ProcessId:
+        assert specs_from_json(spec_file.read_bytes()) == tuple(specs)
         log.parent.mkdir(parents=True, exist_ok=True)
-        if spec.socket is None:
-            raise FairleadError(f"worker {spec.worker} has no socket")
-        process = ProcessId(_FIRST_PID + len(self.workers), 1, _BOOT)
-        worker = FakeWorker(spec, process, self.behave(spec), asyncio.Event())
-        self.workers.append(worker)
-        self._files[spec_file] = worker
-        if worker.behaviour.exits is not None:
-            self._end(worker, worker.behaviour.exits)
-            return process
-        worker.server = _Server(str(spec.socket), _handler(worker))
-        threading.Thread(
-            target=worker.server.serve_forever, args=(_POLL_SECONDS,), daemon=True
-        ).start()
+        process = ProcessId(_FIRST_PID + len(self.started), 1, _BOOT)
+        self.started.append(process)
+        company = [
+            FakeWorker(spec, process, self.behave(spec), asyncio.Event(), spec_file)
+            for spec in specs
+        ]
+        self.workers += company
+        for worker in company:
+            worker.company = company
+            if worker.behaviour.exits is not None:
+                self._end_all(process, worker.behaviour.exits)
+                return process
+        for worker in company:
+            worker.listen()
         return process
 
     def find(self, spec_file: Path) -> ProcessId | None:
-        worker = self._files.get(spec_file)
-        return worker.process if worker is not None and worker.exit is None else None
+        found = (one.process for one in self.running() if one.spec_file == spec_file)
+        return next(found, None)
 
     def alive(self, process: ProcessId) -> bool:
         return any(worker.process == process for worker in self.running())
 
     def signal(self, process: ProcessId, number: signal.Signals) -> bool:
-        for worker in self.running():
-            if worker.process == process:
-                worker.signals.append(number)
-                if number is signal.SIGKILL:
-                    self._end(worker, Exit(signal=signal.SIGKILL))
-                elif not worker.behaviour.stubborn:
-                    self._end(worker, Exit(code=0))
-                return True
-        return False
+        there = [worker for worker in self.running() if worker.process == process]
+        for worker in there:
+            worker.signals.append(number)
+        if number is signal.SIGKILL:
+            self._end_all(process, Exit(signal=signal.SIGKILL))
+        elif not any(worker.behaviour.stubborn for worker in there):
+            self._end_all(process, Exit(code=0))
+        return bool(there)
 
     async def wait(self, process: ProcessId) -> Exit:
         for worker in self.workers:
             if worker.process == process:
                 await worker.ended.wait()
-                return worker.exit or Exit()
-        return Exit()
+        return next((one.exit for one in self.workers if one.process == process), None) or Exit()
 
     def running(self) -> list[FakeWorker]:
         """The workers that have not ended."""
         return [worker for worker in self.workers if worker.exit is None]
 
     def kill(self, worker: str) -> None:
-        """As `kill -9` would."""
+        """As `kill -9` of its process would."""
         for one in self.running():
             if one.spec.worker == worker:
-                self._end(one, Exit(signal=signal.SIGKILL))
+                self._end_all(one.process, Exit(signal=signal.SIGKILL))
 
     def close(self) -> None:
         """End whatever still runs."""
         for worker in self.running():
-            self._end(worker, Exit(code=0))
+            self._end_all(worker.process, Exit(code=0))
 
-    def _end(self, worker: FakeWorker, how: Exit) -> None:
-        worker.exit = how
-        worker.ended_in_thread.set()
-        if worker.server is not None:
-            worker.server.shutdown()
-            worker.server.server_close()
-        worker.ended.set()
+    def _end_all(self, process: ProcessId, how: Exit) -> None:
+        for worker in self.workers:
+            if worker.process == process and worker.exit is None:
+                worker.exit = how
+                worker.leave()
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -131,25 +161,28 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     block_on_close = False
 
 
-def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:
+def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - small methods
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            if self.path == IDENTITY_PATH:
-                self._answer(_identity(worker))
+            told = _TOLD.get(self.path)
+            if told is not None:
+                self._answer(told(worker))
             elif self.path == METRICS_PATH:
                 self._send(_metrics(worker), "text/plain; version=0.0.4")
             else:
                 self.send_error(404)
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.path not in _paths(worker.spec):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path == RETIRE_PATH:
+                self._answer(worker.retire())
+            elif self.path in _paths(worker.spec):
+                worker.requests += 1
+                self._answer(_answer(worker, json.loads(body)))
+            else:
                 self.send_error(404)
-                return
-            worker.requests += 1
-            self._answer(_answer(worker, body))
 
         def _answer(self, document: Any) -> None:  # noqa: ANN401 - a JSON value
             self._send(json.dumps(document).encode(), "application/json")
@@ -182,8 +215,20 @@ def _identity(worker: FakeWorker) -> dict[str, Any]:
     return {
         "worker": worker.spec.worker,
         "digest": behaviour.digest or worker.spec.digest,
-        "ready": behaviour.loads,
+        "ready": behaviour.loads and not behaviour.fails,
+        "failed": behaviour.fails,
     }
+
+
+def _company(worker: FakeWorker) -> dict[str, Any]:
+    there = [one for one in worker.company if not one.retired]
+    return {
+        "counted": sum(one.requests for one in worker.company),
+        "replicas": [_identity(one) for one in there],
+    }
+
+
+_TOLD = {IDENTITY_PATH: _identity, REPLICAS_PATH: _company}
 
 
 def _metrics(worker: FakeWorker) -> bytes:

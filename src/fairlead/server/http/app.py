@@ -30,6 +30,7 @@ from fairlead.server.http.exchange import (
     unless_left,
 )
 from fairlead.server.http.handlers import Headers
+from fairlead.server.http.plain import PlainRoutes
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
 from fairlead.server.http.timing import as_header, so_far
@@ -63,6 +64,15 @@ class ServerApp:
         self._cold = Cold(plane, settings, clock, identity, pod_name)
 
     @property
+    def plain(self) -> PlainRoutes:
+        """Health and identity."""
+        return self._cold.plain
+
+    def join(self, other: ServerApp) -> None:
+        """Share one process with another app: its limit of bodies, and the waves of quick requests."""
+        self.wave, self.bodies = other.wave, other.bodies
+
+    @property
     def ready(self) -> bool:
         return self._cold.plain.ready
 
@@ -77,6 +87,11 @@ class ServerApp:
     def hot_path(self, target: bytes) -> HotPath | None:
         """Who answers a POST to this target; None if no model does."""
         return self._hot.get(target)
+
+    def forget(self) -> None:
+        """Serve nothing any more: the models are unloaded."""
+        self._hot = {}
+        self._cold.forget()
 
     def stop(self) -> None:
         """Say that we are not ready any more; requests that come all the same are answered."""

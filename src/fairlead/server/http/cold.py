@@ -24,7 +24,6 @@ from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.http.timing import as_header, bucket_only
 
 _NOT_ALLOWED = 405
-_READ = ("GET", "HEAD")
 _JSON = (b"content-type", b"application/json")
 _App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -55,6 +54,10 @@ class Cold:
         self._site = None
         self.plain.serve(served)
 
+    def forget(self) -> None:
+        self._served, self._site = (), None
+        self.plain.forget()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         plain = self.plain.find(scope["raw_path"])
         if plain is None and not self.plain.ready:
@@ -62,9 +65,10 @@ class Cold:
             await self.refuse(scope, error, send)
         elif plain is None:
             await self._browse(scope, receive, send)
-        elif scope["method"] not in _READ:
-            message = f"{scope['method']} is not for this path; use GET"
-            await self.refuse(scope, Refused(Kind.METHOD, message), send, allow=b"GET, HEAD")
+        elif scope["method"] not in plain.methods:
+            message = f"{scope['method']} is not for this path; use {plain.methods[0]}"
+            allow = ", ".join(plain.methods).encode()
+            await self.refuse(scope, Refused(Kind.METHOD, message), send, allow=allow)
         else:
             await self._tell(plain, scope, send)
 

@@ -30,8 +30,7 @@ _ROUTE = ["method", "path", "app_name", "pod_name"]
 
 def exposition(plane: DataPlane, app_name: str, pod_name: str) -> bytes:
     registry = CollectorRegistry()
-    wasted = {one.id: one.wasted_seconds for one in plane.endpoints()}
-    registry.register(_Families(list(plane.stats), wasted, app_name, pod_name))
+    registry.register(_Families(list(plane.stats), plane.wasted(), app_name, pod_name))
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
     return text
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from fairlead.api.worker import IDENTITY_PATH, METRICS_PATH, ServingSettings
+from fairlead.api.worker import (
+    IDENTITY_PATH,
+    METRICS_PATH,
+    REPLICAS_PATH,
+    RETIRE_PATH,
+    ServingSettings,
+)
 from fairlead.domain.errors import FairleadError
-from fairlead.server.dataplane import DataPlane
+from fairlead.server.dataplane import DataPlane, Endpoint
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 
@@ -33,10 +39,15 @@ class Plain:
     stats: RouteStats
     reply: Callable[[], Awaitable[Reply]]
     headers: HeaderList
+    methods: tuple[str, ...] = ("GET", "HEAD")
 
 
 class PlainRoutes:
-    """The paths that are answered here, before and after models are loaded."""
+    """The paths that are answered here, before and after models are loaded.
+
+    `failed` is why the revision will not be served, if that is certain; `company` tells of everybody in this
+    process, when there are others.
+    """
 
     def __init__(
         self,
@@ -46,6 +57,8 @@ class PlainRoutes:
         pod_name: str,
     ) -> None:
         self.ready = False
+        self.failed = ""
+        self.company: Callable[[], Iterable[PlainRoutes]] = lambda: (self,)
         self._plane = plane
         self._settings = settings
         self._identity = identity
@@ -58,6 +71,7 @@ class PlainRoutes:
         self._add("/v2/health/ready", self._ready)
         self._add(METRICS_PATH, self._metrics)
         self._add(IDENTITY_PATH, self._who)
+        self._add(REPLICAS_PATH, self._replicas)
         if settings.add_liveness:
             self._add(f"{settings.root}/live", self._project_live)
         if settings.add_readiness:
@@ -79,6 +93,25 @@ class PlainRoutes:
             ):
                 self._add(path, self._ready, template, one.headers())
         self.ready = True
+
+    def forget(self) -> None:
+        """Nothing is served any more."""
+        self.ready, self._served = False, ()
+
+    def retire_by(self, retire: Callable[[], Awaitable[None]]) -> None:
+        """Let whoever asks for it retire this replica; answered when it is gone."""
+
+        async def retired() -> Reply:
+            await retire()
+            return _json({"retired": True})
+
+        stats = self._plane.stats.route(RETIRE_PATH, "POST")
+        self._paths[RETIRE_PATH.encode()] = Plain(stats, retired, [], ("POST",))
+
+    def replica(self) -> Mapping[str, object]:
+        """How far this one is."""
+        of = {name: self._identity.get(name) for name in ("worker", "digest")}
+        return {**of, "ready": self.ready, "failed": self.failed}
 
     def _add(
         self,
@@ -110,13 +143,26 @@ class PlainRoutes:
 
     async def _sample(self) -> bool:
         """Does every model here answer a golden example right now?"""
-        for endpoint in self._plane.endpoints():
+        for endpoint in self._endpoints():
             try:
                 await endpoint.infer(endpoint.artifact.sample, endpoint.deadline_seconds)
             except FairleadError as error:
                 _log.warning("%s did not answer its sample: %s", endpoint.id, error.message)
                 return False
         return True
+
+    def _endpoints(self) -> Iterable[Endpoint]:
+        for one in self._served:
+            for endpoint in one.spec.endpoints:
+                yield self._plane.find(one.spec.endpoint_id(endpoint.name))
+
+    async def _replicas(self) -> Reply:
+        return _json(
+            {
+                "counted": self._plane.stats.counted,
+                "replicas": [one.replica() for one in self.company()],
+            }
+        )
 
     async def _metrics(self) -> Reply:
         # prometheus_client costs memory that a worker nobody scrapes need not have.
@@ -143,6 +189,7 @@ class PlainRoutes:
             **self._identity,
             "pid": os.getpid(),
             "ready": self.ready,
+            "failed": self.failed,
             "rss_bytes": psutil.Process().memory_info().rss,
             **(served[0] if len(served) == 1 else {}),
             "serves": served,

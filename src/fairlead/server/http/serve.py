@@ -11,19 +11,21 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import uvicorn
 
+from fairlead.api.worker import RETIRE_PATH
 from fairlead.domain.errors import Kind, Refused
+from fairlead.kits.clock import Clock
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
+_DRAIN_LOOK_SECONDS = 0.02
 # A gateway closes idle connections itself; were the server first, it would cut a request on its way.
 _UNIX_KEEP_ALIVE_SECONDS = 24 * 3600
 _TCP_KEEP_ALIVE_SECONDS = 75
@@ -62,29 +64,90 @@ class Socket:
             _beside(self.listen.uds).unlink(missing_ok=True)
 
 
-class _Server(uvicorn.Server):
-    """Signals are the process's business, not the server's."""
+@dataclass(slots=True, eq=False)
+class Way:
+    """One app and where it answers."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    app: ServerApp
+    at: Socket
+    listener: asyncio.Server | None = None
+
+
+class Server(uvicorn.Server):
+    """One server for all the ways into a process. Signals are the process's business, not the server's."""
+
+    def __init__(self, config: uvicorn.Config, ways: Sequence[Way]) -> None:
         super().__init__(config)
-        self._listening = listening
+        self._ways = ways
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._listening()
+        del sockets  # each way has its own
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for way in self._ways:
+            make = functools.partial(self._protocol, way.app, loop)
+            way.listener = await loop.create_server(make, sock=way.at.bound, backlog=_BACKLOG)
+            self.servers.append(way.listener)
+        self.started = True
+        for way in self._ways:
+            way.at.announce()
+
+    def _protocol(self, app: ServerApp, loop: asyncio.AbstractEventLoop) -> HttpProtocol:
+        made = HttpProtocol(
+            lane=app, config=self.config, server_state=self.server_state, app_state={}, _loop=loop
+        )
+        made.app = app
+        return made
+
+    async def retire(self, way: Way, seconds: float, clock: Clock) -> None:
+        """Close one way as the whole server is closed, while the others go on; whoever asked for it is not waited for."""
+        if way.listener is None or way.listener not in self.servers:
+            return
+        way.app.stop()
+        self.servers.remove(way.listener)
+        way.listener.close()
+        way.at.close()
+        for connection in self._connections(way):
+            connection.shutdown()
+        until = clock.monotonic() + seconds
+        while self._connections(way) and clock.monotonic() < until:
+            await clock.sleep(_DRAIN_LOOK_SECONDS)
+        for connection in self._connections(way):
+            connection.transport.abort()
+
+    def _connections(self, way: Way) -> list[HttpProtocol]:
+        return [
+            one
+            for one in self.server_state.connections
+            if isinstance(one, HttpProtocol) and one.app is way.app and not _retires(one)
+        ]
+
+
+def _retires(connection: HttpProtocol) -> bool:
+    scope = getattr(connection.active, "scope", None)
+    return scope is not None and scope["raw_path"] == RETIRE_PATH.encode()
 
 
 async def serve(app: ServerApp, at: Socket, *, stop: asyncio.Event, drain_seconds: float) -> None:
     """Serve until `stop` is set and the requests under way are answered; the socket is gone after."""
-    keep_alive = _TCP_KEEP_ALIVE_SECONDS if at.listen.uds is None else _UNIX_KEEP_ALIVE_SECONDS
+    ways = [Way(app, at)]
+    await serve_ways(ways, server_of(ways, drain_seconds), stop)
+
+
+def server_of(ways: Sequence[Way], drain_seconds: float) -> Server:
+    """What listens at all these ways, which are of one kind."""
+    first = ways[0]
+    unix = first.at.listen.uds is not None
+    keep_alive = _UNIX_KEEP_ALIVE_SECONDS if unix else _TCP_KEEP_ALIVE_SECONDS
     config = uvicorn.Config(
-        app,
+        first.app,
         loop="none",
-        http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, lane=app)),
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -96,20 +159,26 @@ async def serve(app: ServerApp, at: Socket, *, stop: asyncio.Event, drain_second
         timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    server = _Server(config, at.announce)
+    return Server(config, ways)
+
+
+async def serve_ways(ways: Sequence[Way], server: Server, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set and the requests under way are answered; the sockets are gone after."""
     try:
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(server.serve(sockets=[at.bound]))
-            stopping = group.create_task(_stop(server, app, stop))
+            running = group.create_task(server.serve())
+            stopping = group.create_task(_stop(server, ways, stop))
             await asyncio.wait({running})
             stopping.cancel()
     finally:
-        at.close()
+        for way in ways:
+            way.at.close()
 
 
-async def _stop(server: uvicorn.Server, app: ServerApp, stop: asyncio.Event) -> None:
+async def _stop(server: uvicorn.Server, ways: Sequence[Way], stop: asyncio.Event) -> None:
     await stop.wait()
-    app.stop()
+    for way in ways:
+        way.app.stop()
     server.should_exit = True
 
 

@@ -170,7 +170,8 @@ def _workers(home: Home[Path]) -> Iterator[Finding]:
         if record is None or record.process is None or not processes.alive(record.process):
             continue
         pid = record.process.pid
-        wrong = f"worker {name} (pid {pid}, {record.spec.revision}) runs without an agent"
+        whom = ", ".join(str(spec.revision) for spec in record.specs)
+        wrong = f"worker {name} (pid {pid}, {whom}) runs without an agent"
         mend = f"run: fairlead up --home {home.root}, which adopts it; or end it: kill {pid}"
         yield Finding("leavings", wrong, "nobody watches it, and it holds memory", mend)
 
