@@ -14,7 +14,9 @@ class AgentSettings:
     node: str = "local"
     pod_name: str = "unknown_pod"  # what its workers say in their logs and answers (S3-7)
     cores: int = 1  # workers that are brought up at the same time
-    threads: int = 1  # threads a worker may use for one run of its model
+    threads: int = (
+        0  # threads a worker may use for one run of its model; 0 is as many as turn out best
+    )
     # A stand-alone agent that is told to stop leaves its workers to the next one. Under an owner
     # (a life pipe is given) it always takes them along.
     keep_workers: bool = True

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoints import endpoints_of
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen, Socket, serve
@@ -126,7 +127,9 @@ async def _load(
                     spec.threads,
                     clock,
                     allow_pickle=spec.allow_pickle,
+                    measured=spec.measured,
                 )
+            made = await endpoints_of(spec, artifacts[spec.digest], clock)
         except Exception as error:  # noqa: BLE001 - whatever a model's library raises ends this worker with a line
             if not isinstance(error, FairleadError):
                 _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
@@ -134,16 +137,16 @@ async def _load(
             stop.set()
             return
         artifact = artifacts[spec.digest]
-        for one in spec.endpoints:
-            identity = spec.endpoint_id(one.name)
-            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
+        for endpoint in made:
+            plane.add(endpoint)
         served.append(ServedRevision(spec, artifact))
         _log.info(
-            "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",
+            "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s%s",
             spec.revision,
             clock.monotonic() - start,
             artifact.profile.run_microseconds,
             "on the event loop" if artifact.on_loop else "in a thread",
+            "".join(f"; {one.id.endpoint}: {one.batching}" for one in made if one.batching),
             extra={"digest": spec.digest},
         )
     app.serve(served, versioned=specs[0].socket is None)
