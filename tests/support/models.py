@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
+from fairlead.domain.batching import Batching
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_to_bytes
 from fairlead.domain.signature import DocumentSignature
@@ -200,3 +201,10 @@ def code_project(
     release = directory / f"{name}.json"
     release.write_text(json.dumps(document))
     return release
+
+
+def rebatched(made: Artifact, batching: Batching) -> Artifact:
+    """The same artifact, its own file saying this of batching."""
+    manifest = dataclasses.replace(made.manifest, batching=batching)
+    (made.directory / "manifest.json").write_bytes(manifest_to_bytes(manifest))
+    return Artifact(made.directory, manifest)

@@ -53,6 +53,8 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         """Refuse what could never work."""
-        for name in ("cores", "threads", "golden_examples", "pulls_at_once", "max_replicas"):
+        for name in ("cores", "golden_examples", "pulls_at_once", "max_replicas"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; write a whole number from 1 up")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; write a whole number from 0 up")
