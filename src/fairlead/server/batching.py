@@ -55,6 +55,7 @@ class Run:
 
     waiting: int
     cancellation: Cancellation = field(default_factory=Cancellation)
+    ran: list[tuple[int, int, float]] = field(default_factory=list)  # requests, rows, seconds
 
 
 Outcome = tuple[Member, InferResponse | BaseException]
@@ -212,7 +213,7 @@ class Batcher:
         if taken.expired:
             _tell(loop, self._refuse, taken.expired)
         if taken.batch:
-            return _tell(loop, self._deliver, self._answers(run, taken.batch))
+            return _tell(loop, self._deliver, run, self._answers(run, taken.batch))
         if taken.again is not None:
             _tell(loop, self._look_again, loop, taken.again)
         return False
@@ -239,24 +240,19 @@ class Batcher:
             assert isinstance(answer, InferResponse)
             parts = self._rows.split(requests, answer)
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
-            self._ran(live, self._now() - now)
+            _ran(run, live, self._now() - now)
             if len(live) == 1:
                 return [*outcomes, (live[0], error)]
             half = len(live) // 2
             return [*outcomes, *self._answers(run, live[:half]), *self._answers(run, live[half:])]
-        self._ran(live, self._now() - now)
+        _ran(run, live, self._now() - now)
         return [*outcomes, *zip(live, parts, strict=True)]
-
-    def _ran(self, live: Sequence[Member], seconds: float) -> None:
-        rows = sum(one.rows for one in live)
-        for one in live:
-            one.seconds += seconds
-            one.share += seconds * one.rows / rows
-        self.counts.ran(len(live), rows, seconds)
 
     # Back on the event loop.
 
-    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+    def _deliver(self, run: Run, outcomes: Sequence[Outcome]) -> None:
+        for requests, rows, seconds in run.ran:
+            self.counts.ran(requests, rows, seconds)
         for member, outcome in outcomes:
             self.counts.waited(member.began - member.arrived if member.began else 0.0)
             member.let_go(member.share if member.answer.done() else 0.0)
@@ -278,6 +274,14 @@ class Batcher:
         if self._look is not None:
             self._look.cancel()
         self._look = loop.call_later(max(0.0, at - self._now()), self._start, loop)
+
+
+def _ran(run: Run, live: Sequence[Member], seconds: float) -> None:
+    rows = sum(one.rows for one in live)
+    for one in live:
+        one.seconds += seconds
+        one.share += seconds * one.rows / rows
+    run.ran.append((len(live), rows, seconds))
 
 
 def _late() -> Refused:

@@ -79,10 +79,7 @@ BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class BatchCounts:
-    """The runs of one batched endpoint: by their size, and how long requests waited for them.
-
-    `ran` is called in the model's thread, `waited` on the event loop; whoever reads may see one without the other.
-    """
+    """The runs of one batched endpoint: by their size, and how long requests waited for them."""
 
     __slots__ = ("buckets", "requests", "rows", "run_seconds", "wait_buckets", "wait_seconds")
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from fairlead.server.loading import LoadedArtifact, load_artifact
 _log = logging.getLogger(__name__)
 
 DONE = 0
+_SWITCH_SECONDS = 0.0005
 FAILED = 1  # it cannot be served; the log says why (a model's own exit may give any code)
 
 
@@ -89,6 +91,9 @@ async def serve_revisions(
     Raises Refused (CONFLICT) if the address is taken, NotServed if a revision cannot be loaded or proved.
     """
     first = specs[0]
+    # A thread that has run a model waits so long for its turn when the event loop is busy: the default, 5 ms,
+    # is as long as many a run.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
     outcome = _Outcome()

@@ -108,8 +108,10 @@ async def test_what_waits_while_a_run_is_under_way_is_the_next_run(model: Gated)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one.infer(request(0), 5, times[0]))]
         await eventually(lambda: len(model.runs) == 1)
-        for n in range(1, 6):
-            tasks.append(group.create_task(one.infer(request(n, rows=1 + n % 2), 5, times[n])))
+        tasks += [
+            group.create_task(one.infer(request(n, rows=1 + n % 2), 5, times[n]))
+            for n in range(1, 6)
+        ]
         await eventually(lambda: waiting(one) == 5)
         model.gate.set()
     assert model.runs == [[0], [1, 1, 2, 3, 3, 4, 5, 5]]
@@ -392,10 +394,8 @@ async def test_under_a_storm_of_clients_that_come_and_leave_all_is_accounted_for
             done["left"] += 1
 
     for _ in range(20):
-        tasks = []
         async with asyncio.TaskGroup() as group:
-            for number in range(60):
-                tasks.append(group.create_task(client(number)))
+            tasks = [group.create_task(client(number)) for number in range(60)]
             await asyncio.sleep(0)
             for place in random.integers(0, 60, 10):
                 tasks[place].cancel()
