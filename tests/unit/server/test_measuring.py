@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from onnx import helper
 
@@ -28,6 +27,7 @@ from support.models import (
     FLOAT,
     Artifact,
     example,
+    heavy_artifact,
     make_artifact,
     onnx_bytes,
     rebatched,
@@ -36,29 +36,6 @@ from support.models import (
 
 HERE = Conditions(2, 0, "onnx 1")
 GAINED = Measured("", 100.0, {1: 90.0, 2: 180.0, 4: 390.0, 8: 400.0}, 2)
-WIDTH = 1024
-
-
-def heavy(directory: Path) -> Artifact:
-    """Bound by memory: a batch reads the weights once."""
-    random = np.random.default_rng(3)
-    weight = np.round(random.standard_normal((WIDTH, WIDTH)), 1).astype(np.float32)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"])]
-    value = "h"
-    for layer in range(3):
-        nodes.append(helper.make_node("MatMul", [value, "w"], [f"h{layer}"]))
-        value = f"h{layer}"
-    zero = onnx_bytes(
-        [("x", FLOAT, ["n", WIDTH])],
-        [("y", FLOAT, ["n", WIDTH])],
-        [*nodes, helper.make_node("Sub", [value, value], ["y"])],
-        {"w": weight},
-    )
-    return make_artifact(
-        directory,
-        {"model.onnx": zero},
-        [example({"x": [[0.5] * WIDTH]}, {"y": [[0.0] * WIDTH]})],
-    )
 
 
 def mixing(directory: Path) -> Artifact:
@@ -87,7 +64,7 @@ async def endpoint_of(made: Artifact, record: Path | None = None, **said: Any) -
 
 async def test_a_model_that_gains_is_batched_and_the_measurement_is_kept(tmp_path: Path) -> None:
     record = tmp_path / "kept" / "measured.json"
-    made = heavy(tmp_path / "a")
+    made = heavy_artifact(tmp_path / "a")
     one = await endpoint_of(made, record)
     assert one.batcher is not None, one.batching
     assert one.batching.startswith(f"batches of up to {one.batcher.most} rows, ")
@@ -108,7 +85,7 @@ async def test_a_model_that_gains_nothing_is_not_batched_unless_somebody_insists
     tmp_path: Path,
 ) -> None:
     record = tmp_path / "measured.json"
-    made = heavy(tmp_path / "a")
+    made = heavy_artifact(tmp_path / "a")
     one = await endpoint_of(made, record)
     one.artifact.close()
     document = json.loads(record.read_text())
