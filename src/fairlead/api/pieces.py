@@ -55,6 +55,36 @@ def array_in_pieces(
         return None
 
 
+def nested_in_pieces(spec: TensorSpec, data: memoryview, rank: int) -> Tensor | None:
+    """A JSON list of lists, `rank` deep, as one array; None if it is not what the signature says."""
+    try:
+        raws = _raws.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return array_in_pieces(spec, raws, (-1,) * (rank - 1)) if raws else None
+
+
+def flat_in_pieces(spec: TensorSpec, data: memoryview) -> Tensor | None:
+    """A JSON list of numbers as one array; None if it is not what the signature says, or holds texts."""
+    inside = bytes(data).strip()
+    if spec.datatype == "BYTES" or inside[:1] != b"[" or inside[-1:] != b"]":
+        return None
+    inside = inside[1:-1]
+    parts, start = [], 0
+    try:
+        while start <= len(inside):
+            comma = inside.find(b",", start + _PIECE_BYTES)
+            end = comma if comma >= 0 else len(inside)
+            piece = inside[start:end]
+            if not piece.strip():  # a comma too many: not to be taken for an empty list
+                return None
+            parts.append(array_of(spec, _decoder(spec, ()).decode(b"[" + piece + b"]")))
+            start = end + 1
+        return np.concatenate(parts)
+    except (msgspec.MsgspecError, Refused, ValueError, RecursionError):
+        return None
+
+
 def encoded_in_pieces(tensor: Tensor) -> bytes:
     """The JSON of `tensor.tolist()`."""
     if tensor.size <= _PIECE_ELEMENTS or tensor.ndim == 0:

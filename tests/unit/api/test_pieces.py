@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fairlead.api.inference import InferRequest, InferResponse
-from fairlead.api.pieces import LARGE_BYTES, array_in_pieces, encoded_in_pieces, groups
+from fairlead.api.pieces import (
+    LARGE_BYTES,
+    array_in_pieces,
+    encoded_in_pieces,
+    flat_in_pieces,
+    groups,
+    nested_in_pieces,
+)
 from fairlead.dialects.project import TensorCodec
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
@@ -41,6 +48,38 @@ def test_a_tensor_is_read_and_written_as_if_at_once(
     assert found is not None
     assert found.dtype == tensor.dtype
     assert found.tolist() == tensor.tolist()
+
+    deep = nested_in_pieces(spec, memoryview(body), len(shape)) if len(shape) > 1 else None
+    flat = flat_in_pieces(spec, memoryview(msgspec.json.encode(tensor.ravel().tolist())))
+    assert deep is None or deep.tolist() == tensor.tolist()
+    assert (flat is None) == (kind == "BYTES")
+    assert flat is None or flat.tolist() == tensor.ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[]",
+        "[1.0,]",
+        "[,1]",
+        "[1,,2]",
+        "[1 2]",
+        "[1,[2]]",
+        '["1"]',
+        "[1",
+        "1]",
+        "{}",
+        "[null]",
+        "[1]]",
+    ],
+)
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_a_list_of_numbers_that_is_none_is_left_to_who_can_say_why(body: str, place: str) -> None:
+    many = ",".join(["0.5"] * 20_000)
+    data = body.replace("[", f"[{many},", 1) if place == "end" else body[:-1] + f",{many}]"
+    spec = TensorSpec("x", DataType.FP32, (-1,))
+    assert flat_in_pieces(spec, memoryview(data.encode())) is None
+    assert flat_in_pieces(spec, memoryview(f"[{many}]".encode())) is not None
 
 
 def test_lists_are_grouped_without_loss() -> None:
