@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
+from fairlead.domain.batching import Batching
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_to_bytes
 from fairlead.domain.signature import DocumentSignature
@@ -26,6 +27,7 @@ FLOAT = TensorProto.FLOAT
 INT64 = TensorProto.INT64
 STRING = TensorProto.STRING
 BOOL = TensorProto.BOOL
+HEAVY_WIDTH = 1024
 
 ECHO = """
 from pydantic import BaseModel
@@ -200,3 +202,32 @@ def code_project(
     release = directory / f"{name}.json"
     release.write_text(json.dumps(document))
     return release
+
+
+def rebatched(made: Artifact, batching: Batching) -> Artifact:
+    """The same artifact, its own file saying this of batching."""
+    manifest = dataclasses.replace(made.manifest, batching=batching)
+    (made.directory / "manifest.json").write_bytes(manifest_to_bytes(manifest))
+    return Artifact(made.directory, manifest)
+
+
+def heavy_artifact(directory: Path) -> Artifact:
+    """An ONNX model `x` [n, HEAVY_WIDTH] to zeros, bound by memory: a batch reads the weights once."""
+    random = np.random.default_rng(3)
+    weight = np.round(random.standard_normal((HEAVY_WIDTH, HEAVY_WIDTH)), 1).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"])]
+    value = "h"
+    for layer in range(3):
+        nodes.append(helper.make_node("MatMul", [value, "w"], [f"h{layer}"]))
+        value = f"h{layer}"
+    zero = onnx_bytes(
+        [("x", FLOAT, ["n", HEAVY_WIDTH])],
+        [("y", FLOAT, ["n", HEAVY_WIDTH])],
+        [*nodes, helper.make_node("Sub", [value, value], ["y"])],
+        {"w": weight},
+    )
+    return make_artifact(
+        directory,
+        {"model.onnx": zero},
+        [example({"x": [[0.5] * HEAVY_WIDTH]}, {"y": [[0.0] * HEAVY_WIDTH]})],
+    )

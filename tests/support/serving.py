@@ -16,7 +16,8 @@ import uvicorn
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.kits.clock import SystemClock
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoints import endpoints_of
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.routes import ServedRevision
@@ -44,9 +45,8 @@ async def in_process(*specs: WorkerSpec, versioned: bool = False) -> AsyncIterat
     served = []
     for spec in specs:
         artifact = await load_artifact(spec.artifact, spec.digest, spec.threads, clock)
-        for one in spec.endpoints:
-            identity = spec.endpoint_id(one.name)
-            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
+        for endpoint in await endpoints_of(spec, artifact, clock):
+            plane.add(endpoint)
         served.append(ServedRevision(spec, artifact))
     if served:
         app.serve(served, versioned=versioned)

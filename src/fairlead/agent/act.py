@@ -20,6 +20,7 @@ from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Process, Table, Worker
 from fairlead.api.worker import ServedEndpoint, WorkerSpec
+from fairlead.domain.batching import batching_to_json
 from fairlead.domain.catalog import Revision
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.layout import Home
@@ -151,7 +152,8 @@ class Actor:
             artifact=self.home.artifact(revision.digest),
             digest=revision.digest,
             endpoints=tuple(
-                ServedEndpoint(one.name, one.concurrency, one.paths) for one in revision.endpoints
+                ServedEndpoint(one.name, one.concurrency, one.paths, batching_to_json(one.batching))
+                for one in revision.endpoints
             ),
             socket=self.home.worker_socket(name),
             settings=self.settings.serving,
@@ -160,6 +162,7 @@ class Actor:
             drain_seconds=self.settings.drain_seconds,
             life_fd=self.life_fd,
             allow_pickle=self.settings.allow_pickle,
+            measured=self.home.measured(revision.digest),
         )
 
     async def _watch(self, process: Process) -> None:

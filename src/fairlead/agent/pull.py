@@ -126,6 +126,7 @@ def verify(home: Home[Path], digest: str) -> str | None:
 
 def discard(home: Home[Path], digest: str) -> Path | None:
     """Take an artifact out of its place in one step; returns what is left to be deleted."""
+    home.measured(digest).unlink(missing_ok=True)
     return _discard(home.artifact(digest), home)
 
 

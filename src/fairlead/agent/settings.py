@@ -14,7 +14,9 @@ class AgentSettings:
     node: str = "local"
     pod_name: str = "unknown_pod"  # what its workers say in their logs and answers (S3-7)
     cores: int = 1  # workers that are brought up at the same time
-    threads: int = 1  # threads a worker may use for one run of its model
+    threads: int = (
+        0  # threads a worker may use for one run of its model; 0 is as many as turn out best
+    )
     # A stand-alone agent that is told to stop leaves its workers to the next one. Under an owner
     # (a life pipe is given) it always takes them along.
     keep_workers: bool = True
@@ -66,7 +68,6 @@ class AgentSettings:
         """Refuse what could never work."""
         for name in (
             "cores",
-            "threads",
             "golden_examples",
             "pulls_at_once",
             "max_replicas",
@@ -74,3 +75,5 @@ class AgentSettings:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; write a whole number from 1 up")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; write a whole number from 0 up")

@@ -39,12 +39,14 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
 class InferRequest:
     """One question. `tensors` for a tensor signature, `document` for a document signature.
 
-    `outputs` names the wanted outputs; None means all.
+    `outputs` names the wanted outputs; None means all. `priority` is the level asked for, 1 before all
+    others; 0 is the model's default.
     """
 
     tensors: Tensors = field(default_factory=dict)
     document: Any = None
     outputs: tuple[str, ...] | None = None
+    priority: int = 0
 
 
 @dataclass(slots=True)

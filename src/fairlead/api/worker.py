@@ -60,19 +60,25 @@ class ServingSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServedEndpoint:
-    """One way into the revision: requests at once (0 is no limit) and its own paths."""
+    """One way into the revision: requests at once (0 is no limit) and its own paths.
+
+    `batching` is what the release file says, as it says it.
+    """
 
     name: str = DEFAULT_ENDPOINT
     concurrency: int = 0
     paths: tuple[str, ...] = ()
+    batching: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """One replica of a revision: under which name, where, and from what it is served.
 
-    `worker` is the replica's name; a process that serves several is known by its first one's. `socket` is the unix socket to listen on (None in a stand-alone server). `threads` is what one run may
-    use inside the engine. With `life_fd`, end of file on that descriptor means that the owner is gone.
+    `worker` is the replica's name; a process that serves several is known by its first one's. `socket` is the
+    unix socket to listen on (None in a stand-alone server). `threads` is what one run may use inside the
+    engine, 0 as many as turn out best. `measured` is where that is kept. With `life_fd`, end of file on that
+    descriptor means that the owner is gone.
     """
 
     worker: str
@@ -82,12 +88,13 @@ class WorkerSpec:
     endpoints: tuple[ServedEndpoint, ...] = (ServedEndpoint(),)
     socket: Path | None = None
     settings: ServingSettings = field(default_factory=ServingSettings)
-    threads: int = 1
+    threads: int = 0
     drain_seconds: float = 30.0
     deadline_seconds: float = 300.0  # Knative's default revision timeout (S0-38)
     life_fd: int | None = None
     pod_name: str = "unknown_pod"
     allow_pickle: bool = False  # the node's setting: may its models load pickles?
+    measured: Path | None = None
 
     def endpoint_id(self, name: str) -> EndpointId:
         return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)
@@ -96,6 +103,7 @@ class WorkerSpec:
         document = dataclasses.asdict(self)
         document["artifact"] = str(self.artifact)
         document["socket"] = None if self.socket is None else str(self.socket)
+        document["measured"] = None if self.measured is None else str(self.measured)
         return json.dumps(document)
 
     @classmethod
@@ -118,6 +126,7 @@ class WorkerSpec:
         values["revision"] = RevisionId(**document["revision"])
         values["artifact"] = Path(document["artifact"])
         values["socket"] = Path(document["socket"]) if document.get("socket") else None
+        values["measured"] = Path(document["measured"]) if document.get("measured") else None
         values["settings"] = ServingSettings(**settings)
         values["endpoints"] = tuple(
             ServedEndpoint(**{**one, "paths": tuple(one.get("paths", ()))}) for one in endpoints

@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from fairlead.cli.common import home_option, json_option, say, table
+from fairlead.domain.batching import batching_to_json
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.measured import Measured, measured_from_bytes
 from fairlead.domain.signature import TensorSignature, TensorSpec
 
 _OUTCOMES = {
@@ -98,7 +100,8 @@ def show(artifact: str, home: Path | None) -> int:
         ref = ArtifactRef.parse(artifact)
     except ValueError as error:
         raise InvalidInput("", [Problem("ARTIFACT", f"is {artifact!r}", str(error))]) from None
-    manifest = control_for(home, say).artifacts.manifest(ref)
+    control = control_for(home, say)
+    manifest = control.artifacts.manifest(ref)
     click.echo(
         f"artifact  {manifest.ref}\ndigest    {manifest.digest}\nengine    {manifest.engine}"
     )
@@ -108,9 +111,19 @@ def show(artifact: str, home: Path | None) -> int:
     else:
         click.echo(f"request   {json.dumps(manifest.signature.request)}")
         click.echo(f"response  {json.dumps(manifest.signature.response)}")
+    if manifest.batching:
+        click.echo(f"batching  {json.dumps(batching_to_json(manifest.batching))}")
+    measured = _measured(control.home.measured(manifest.digest))
+    if measured is not None:
+        click.echo(f"measured  {measured}, when it was first proved on this node")
     for file in manifest.files:
         click.echo(f"file      {file.path} ({file.size} bytes, sha256:{file.sha256})")
     return 0
+
+
+def _measured(path: Path) -> Measured | None:
+    """What this node found out about batching; None if it has not served the artifact, or had no need to know."""
+    return measured_from_bytes(path.read_bytes()) if path.is_file() else None
 
 
 def _tensors(title: str, specs: tuple[TensorSpec, ...]) -> str:

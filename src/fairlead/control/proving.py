@@ -31,6 +31,7 @@ from fairlead.domain.signature import (
 from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import jsonlog
 
+_DESCRIPTION = "model.yaml"  # what its author wrote
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -49,7 +50,9 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
     """Prove the model in this process; raises FairleadError with what is wrong with it."""
     # Only here: whoever leaves the proof to a child needs no engine.
     from fairlead.engines import load_model  # noqa: PLC0415 - see above
+    from fairlead.engines.batches import Rows, misfits  # noqa: PLC0415 - see above
     from fairlead.engines.proof import prove  # noqa: PLC0415 - see above
+    from fairlead.engines.together import mixes  # noqa: PLC0415 - see above
 
     path = directory / manifest.golden
     golden = golden_from_bytes(path.read_bytes(), str(path))
@@ -57,6 +60,15 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
     try:
         await prove(model, golden)
         _check_tolerance(manifest, golden, model.signature)
+        batching = manifest.batching
+        problems = misfits(batching, model.signature)
+        if problems:
+            raise InvalidInput(_DESCRIPTION, problems)
+        if batching.enabled and isinstance(model.signature, TensorSignature):
+            mixed = mixes(model, golden, Rows(model.signature, batching), batching.most)
+            if mixed is not None:
+                problem = Problem("batching.enabled", f"is true, but {mixed}", "leave it out")
+                raise InvalidInput(_DESCRIPTION, [problem])
         return Proof(model.signature, len(golden.examples))
     finally:
         model.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fairlead.control.proving import Prover, prove_model
+from fairlead.domain.batching import Batching, batching_from_json
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
 from fairlead.domain.reading import Node, read_json
@@ -22,7 +23,7 @@ from fairlead.engines.pickles import check_files
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
 _ENTRY = {"onnx": "model.onnx", "python": "model.py"}
-_KEYS = ("name", "version", "engine", "file", "golden", "description")
+_KEYS = ("name", "version", "engine", "file", "golden", "description", "batching")
 _SKIPPED = re.compile(r"(^|/)(\.|__pycache__(/|$))|\.pyc$")
 _CHUNK = 1 << 20
 
@@ -90,9 +91,17 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     bio = {"model_name": name, "model_card": _model_card(directory)}
     if node.has("description"):
         bio["description"] = node.child("description").text()
+    batching = batching_from_json(node.child("batching")) if node.has("batching") else Batching()
     node.done(source)
     return Manifest(
-        ArtifactRef(name, version), engine, entry, files, DocumentSignature(), golden, bio
+        ArtifactRef(name, version),
+        engine,
+        entry,
+        files,
+        DocumentSignature(),
+        golden,
+        bio,
+        batching,
     )
 
 

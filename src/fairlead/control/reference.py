@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairlead.domain.release import ENDPOINT_KEYS, KEYS, Key
+from fairlead.domain.batching import BATCHING_KEYS
+from fairlead.domain.release import ENDPOINT_KEYS, KEYS
+from fairlead.domain.schema import Key
 
 _EXAMPLE = """\
 service: sentiment
@@ -49,6 +51,13 @@ def release_page() -> str:
             "## Keys of an endpoint",
             "",
             *_table(ENDPOINT_KEYS),
+            "",
+            "## Keys of batching",
+            "",
+            "They stand under `batching` of a model's own `model.yaml`; an endpoint's stand over them, key by key. Sizes",
+            "count rows. [How batching works and when it helps](../guides/batching.md).",
+            "",
+            *_table(BATCHING_KEYS),
             "",
             "## Jsonnet",
             "",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fairlead.control import catalogs as changing
+from fairlead.domain.batching import contradictions
 from fairlead.domain.catalog import Catalog, Revision, ordered_traffic, with_revision, with_traffic
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ids import LineId, RevisionId
@@ -105,6 +106,7 @@ def _plan_one(
     _check_local(sourced)
     revision_id = release.revision_id
     manifest = manifests[str(release.artifact)]
+    _check_batching(sourced, manifest)
     wanted = Revision(
         revision_id, manifest.ref, manifest.digest, release.endpoints, release.digest(), now
     )
@@ -244,6 +246,16 @@ def _traffic(catalog: Catalog, line_id: LineId) -> tuple[TrafficShare, ...]:
     service = catalog.services.get(line_id.service)
     line = service.lines.get(line_id.line) if service else None
     return line.traffic if line else ()
+
+
+def _check_batching(sourced: SourcedRelease, manifest: Manifest) -> None:
+    """What the release says over the model's own file must not contradict it."""
+    for one in sourced.release.endpoints:
+        said = one.batching.over(manifest.batching)
+        where = f"endpoints.{one.name}.batching"
+        problems = contradictions(said, where) if one.batching else []
+        if problems:
+            raise InvalidInput(sourced.source, problems)
 
 
 def _drift(catalog: Catalog, release: Release) -> list[str]:

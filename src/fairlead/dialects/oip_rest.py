@@ -16,6 +16,12 @@ import msgspec
 import numpy as np
 
 from fairlead.api.inference import InferRequest, InferResponse, Tensor
+from fairlead.api.pieces import (
+    LARGE_BYTES,
+    encoded_in_pieces,
+    flat_in_pieces,
+    nested_in_pieces,
+)
 from fairlead.api.tensors import array_of, list_type, not_finite, shape_problem
 from fairlead.dialects.json_bodies import NotJson, place, read
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
@@ -105,6 +111,27 @@ class _InputPlan:
         spec, shape = self.spec, given.shape
         raw = memoryview(given.data)
         nested = len(shape) > 1 and bytes(raw[:16]).translate(None, b" \t\r\n")[:2] == b"[["
+        array = self._in_pieces(raw, len(shape) if nested else 1)
+        if array is None:
+            array = self._at_once(raw, nested=nested)
+        if array.size != math.prod(shape):
+            message = f"{spec.name}: data holds {array.size} elements, shape {shape} asks for {math.prod(shape)}"
+            raise Refused(Kind.INVALID, message)
+        if nested and array.size and list(array.shape) != shape:
+            message = f"{spec.name}: data is nested as {list(array.shape)}, shape says {shape}"
+            raise Refused(Kind.INVALID, message)
+        return array.reshape(shape)
+
+    def _in_pieces(self, raw: memoryview, rank: int) -> Tensor | None:
+        """What is large, so that other threads get their turn; None for what is small, or wrong."""
+        if len(raw) <= LARGE_BYTES:
+            return None
+        if rank == 1:
+            return flat_in_pieces(self.spec, raw)
+        return nested_in_pieces(self.spec, raw, rank)
+
+    def _at_once(self, raw: memoryview, *, nested: bool) -> Tensor:
+        spec = self.spec
         try:
             values = read(self.nested if nested else self.flat, raw)
         except msgspec.ValidationError as error:
@@ -115,14 +142,7 @@ class _InputPlan:
         except NotJson as error:  # the outer parse passes over the texts in here
             message = f"{spec.name}: data is not JSON: {error.why} (byte {error.at} of it)"
             raise Refused(Kind.INVALID, message) from None
-        array = array_of(spec, values)
-        if array.size != math.prod(shape):
-            message = f"{spec.name}: data holds {array.size} elements, shape {shape} asks for {math.prod(shape)}"
-            raise Refused(Kind.INVALID, message)
-        if nested and array.size and list(array.shape) != shape:
-            message = f"{spec.name}: data is nested as {list(array.shape)}, shape says {shape}"
-            raise Refused(Kind.INVALID, message)
-        return array.reshape(shape)
+        return array_of(spec, values)
 
 
 class TensorCodec:
@@ -178,7 +198,7 @@ class TensorCodec:
         return (text + b"".join(blobs), len(text)) if blobs else (text, None)
 
     def _json(self, name: str, tensor: Tensor, asked: InferRequest) -> bytes:
-        data = msgspec.json.encode(tensor.ravel().tolist())
+        data = encoded_in_pieces(tensor.ravel())
         if b"null" in data and tensor.dtype.kind == "f":
             message = f"output {name} holds NaN or infinity, which JSON cannot carry: ask for it with the parameter binary_data"
             raise not_finite(asked.tensors, message)

@@ -10,8 +10,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
-from fairlead.api.inference import InferRequest, InferResponse, Tensor
+from fairlead.api.inference import InferRequest, InferResponse, Tensor, Tensors
+from fairlead.api.pieces import (
+    LARGE_BYTES,
+    LARGE_ELEMENTS,
+    array_in_pieces,
+    encoded_in_pieces,
+    groups,
+)
 from fairlead.api.tensors import array_of, list_type, not_finite
 from fairlead.dialects.json_bodies import NotJson, field_error, read
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
@@ -25,14 +33,19 @@ class TensorCodec:
         self._inputs = signature.inputs
         self._scalars = [spec.name for spec in signature.inputs if not spec.shape]
         self._several_outputs = len(signature.outputs) > 1
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-            _body_type(signature.inputs)
+        instance = _instance_type(signature.inputs)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_body_type(instance))
+        self._rows: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+            list.__class_getitem__(instance)
         )
 
     def decode(self, body: bytes) -> InferRequest:
         if self._scalars:
             message = f"input {self._scalars[0]!r} has no batch dimension, so it has no instances; use /v2/models/…/infer"
             raise Refused(Kind.INVALID, message)
+        large = self._in_pieces(body) if len(body) > LARGE_BYTES else None
+        if large is not None:
+            return large
         try:
             instances = read(self._decoder, body).instances
         except NotJson as error:
@@ -41,12 +54,34 @@ class TensorCodec:
             raise SchemaMismatch([field_error(error)]) from None
         if len(self._inputs) == 1:
             return InferRequest({self._inputs[0].name: _column(self._inputs[0], instances)})
-        return InferRequest(
-            {
-                spec.name: _column(spec, [getattr(row, f"f{index}") for row in instances])
-                for index, spec in enumerate(self._inputs)
-            }
-        )
+        return InferRequest(self._columns(instances))
+
+    def _in_pieces(self, body: bytes) -> InferRequest | None:
+        """The same of a large body, so that other threads get their turn; None if anything is wrong with it."""
+        try:
+            raws = _raw_decoder.decode(body).instances
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        if not raws:
+            return None
+        if len(self._inputs) == 1:
+            spec = self._inputs[0]
+            array = array_in_pieces(spec, raws, spec.shape[1:])
+            return None if array is None else InferRequest({spec.name: array})
+        try:
+            parts = [self._columns(self._rows.decode(piece)) for piece in groups(raws)]
+            names = [spec.name for spec in self._inputs]
+            return InferRequest(
+                {name: np.concatenate([one[name] for one in parts]) for name in names}
+            )
+        except (msgspec.MsgspecError, FairleadError, ValueError, RecursionError):
+            return None
+
+    def _columns(self, rows: list[Any]) -> dict[str, Tensor]:
+        return {
+            spec.name: _column(spec, [getattr(row, f"f{index}") for row in rows])
+            for index, spec in enumerate(self._inputs)
+        }
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
@@ -57,12 +92,9 @@ class TensorCodec:
                 message = f"output {name} has shape {list(tensor.shape)}, not a row per instance; use /v2/models/…/infer"
                 raise Refused(Kind.MODEL, message)
         if self._several_outputs:
-            names = tuple(tensors)
-            columns = [tensor.tolist() for tensor in tensors.values()]
-            rows: Any = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+            data = _rows_of(tensors, count)
         else:
-            rows = next(iter(tensors.values())).tolist()
-        data = msgspec.json.encode(rows)
+            data = encoded_in_pieces(next(iter(tensors.values())))
         if b"null" in data and any(_not_finite(tensor) for tensor in response.tensors.values()):
             message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"
             raise not_finite(request.tensors, message)
@@ -98,9 +130,31 @@ def error_body(error: FairleadError) -> bytes:
     return msgspec.json.encode({"detail": error.message})
 
 
-def _body_type(inputs: tuple[TensorSpec, ...]) -> Any:  # noqa: ANN401 - a type for msgspec
+def _rows_of(tensors: Tensors, count: int) -> bytes:
+    """A JSON list of one object per row, some rows at a time."""
+    size = sum(tensor.size for tensor in tensors.values())
+    step = max(1, LARGE_ELEMENTS * count // size) if size > LARGE_ELEMENTS else max(1, count)
+    pieces = []
+    for start in range(0, count, step):
+        columns = [tensor[start : start + step].tolist() for tensor in tensors.values()]
+        rows = [dict(zip(tensors, row, strict=True)) for row in zip(*columns, strict=True)]
+        pieces.append(msgspec.json.encode(rows)[1:-1])
+    return b"[" + b",".join(pieces) + b"]"
+
+
+class _RawBody(msgspec.Struct, gc=False):
+    instances: list[msgspec.Raw]
+
+
+_raw_decoder = msgspec.json.Decoder(_RawBody)
+
+
+def _instance_type(inputs: tuple[TensorSpec, ...]) -> Any:  # noqa: ANN401 - a type for msgspec
     types = [list_type(spec, spec.shape[1:]) for spec in inputs]
-    instance: Any = types[0] if len(inputs) == 1 else _row_type(inputs, types)
+    return types[0] if len(inputs) == 1 else _row_type(inputs, types)
+
+
+def _body_type(instance: Any) -> Any:  # noqa: ANN401 - types for msgspec
     several: Any = list.__class_getitem__(instance)
     several = Annotated[several, msgspec.Meta(min_length=1)]
     return msgspec.defstruct("Body", [("instances", several)], gc=False)

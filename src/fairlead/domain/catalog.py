@@ -19,7 +19,7 @@ from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
 from fairlead.domain.versions import natural_key
 
-SCHEMA = 2  # 2: what keys may ask, by line and verb
+SCHEMA = 3  # 2: what keys may ask, by line and verb; 3: batching of an endpoint
 _LONGEST_MESSAGE = 500  # characters
 
 

@@ -81,6 +81,10 @@ class Home(Generic[PathT]):
         """The directory of one verified artifact."""
         return self.artifacts / digest.replace(":", "-")
 
+    def measured(self, digest: str) -> PathT:
+        """What batching gains an artifact here."""
+        return self.root / "node" / "measured" / f"{digest.replace(':', '-')}.json"
+
     def worker_socket(self, worker: str) -> PathT:
         return self.sockets / f"{worker}.sock"
 

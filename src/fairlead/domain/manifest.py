@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fairlead.domain.batching import Batching, batching_from_json, batching_to_json
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.reading import Node, read_json, shown
 from fairlead.domain.signature import Signature, signature_from_json, signature_to_json
 
-SCHEMA = 1
+SCHEMA = 2  # 2: batching; what says nothing of it is written as 1 and keeps its digest
+_OLDEST = 1
 ENGINES = ("onnx", "python")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -48,6 +50,7 @@ class Manifest:
     signature: Signature
     golden: str
     bio: Mapping[str, Any] = field(default_factory=dict)
+    batching: Batching = field(default_factory=Batching)
 
     @property
     def size(self) -> int:
@@ -81,7 +84,7 @@ def path_problem(path: str) -> str | None:
 def manifest_to_bytes(manifest: Manifest) -> bytes:
     """Canonical JSON: sorted keys, no spaces, UTF-8."""
     document = {
-        "schema": SCHEMA,
+        "schema": SCHEMA if manifest.batching else _OLDEST,
         "name": manifest.ref.name,
         "version": manifest.ref.version,
         "engine": manifest.engine,
@@ -94,6 +97,8 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
             for file in sorted(manifest.files, key=lambda file: file.path)
         ],
     }
+    if manifest.batching:
+        document["batching"] = batching_to_json(manifest.batching)
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -103,9 +108,9 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
         raise InvalidInput(source, [Problem("", f"has {len(data)} bytes", f"at most {_MAX_BYTES}")])
     document = read_json(data, source, "publish the artifact again")
     node = Node(document)
-    keys = ["schema", "name", "version", "engine", "entry", "golden", "bio", "signature", "files"]
-    check_schema(document, SCHEMA, source)
-    node.mapping(keys, ["name", "version", "engine", "entry", "golden", "signature", "files"])
+    required = ["name", "version", "engine", "entry", "golden", "signature", "files"]
+    check_schema(document, SCHEMA, source, oldest=_OLDEST)
+    node.mapping([*required, "schema", "bio", "batching"], required)
     files = tuple(_file(child) for child in node.child("files").elements())
     _check_files(node, files)
     bio = node.child("bio").value if node.has("bio") else {}
@@ -120,6 +125,7 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
         signature=signature_from_json(node.child("signature")),
         golden=node.child("golden").text(),
         bio=bio if isinstance(bio, Mapping) else {},
+        batching=batching_from_json(node.child("batching")) if node.has("batching") else Batching(),
     )
     node.done(source)
     return manifest

@@ -14,9 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fairlead.domain.batching import (
+    BATCHING_KEYS,
+    Batching,
+    batching_from_json,
+    batching_to_json,
+)
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.paths import CustomPath, parse_path
 from fairlead.domain.reading import Node, shown
+from fairlead.domain.schema import Key, object_schema
 
 WHOLE = 100  # what the percents of a line's traffic sum to (S0-41)
 _API_VERSION = "v1"  # of the project API, whose paths no endpoint may own
@@ -41,6 +48,7 @@ class EndpointSpec:
     concurrency: int = 0
     paths: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
+    batching: Batching = field(default_factory=Batching)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +88,6 @@ class Release:
         ).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key of the release file, for the reader and the reference page."""
-
-    name: str
-    schema: Mapping[str, Any]
-    meaning: str
-    required: bool = False
-
-
 _NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 ENDPOINT_KEYS = (
     Key(
@@ -117,14 +115,13 @@ ENDPOINT_KEYS = (
         {"type": "object"},
         "Kubernetes resource maps: {requests: {...}, limits: {...}}",
     ),
+    Key(
+        "batching",
+        object_schema(BATCHING_KEYS),
+        "how requests share runs, over what the model's own file says",
+    ),
 )
-_ENDPOINT_SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        key.name: dict(key.schema) | {"description": key.meaning} for key in ENDPOINT_KEYS
-    },
-}
+_ENDPOINT_SCHEMA = object_schema(ENDPOINT_KEYS)
 KEYS = (
     Key(
         "env",
@@ -240,13 +237,16 @@ def release_to_json(release: Release) -> dict[str, Any]:
 
 def endpoint_to_json(endpoint: EndpointSpec) -> dict[str, Any]:
     """One endpoint as the release file writes it."""
-    return {
+    document: dict[str, Any] = {
         "minScale": endpoint.min_scale,
         "maxScale": endpoint.max_scale,
         "concurrency": endpoint.concurrency,
         "paths": list(endpoint.paths),
         "resources": dict(endpoint.resources),
     }
+    # Not said is not written: files from before it existed keep their digest.
+    said = {"batching": batching_to_json(endpoint.batching)} if endpoint.batching else {}
+    return document | said
 
 
 def read_endpoint(name: str, node: Node) -> EndpointSpec:
@@ -277,6 +277,7 @@ def read_endpoint(name: str, node: Node) -> EndpointSpec:
         node.child("concurrency").integer(0, _MAX_CONCURRENCY) if node.has("concurrency") else 0,
         tuple(paths),
         _resources(node.child("resources")) if node.has("resources") else {},
+        batching_from_json(node.child("batching")) if node.has("batching") else Batching(),
     )
 
 

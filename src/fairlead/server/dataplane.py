@@ -1,7 +1,8 @@
 """The data plane: what this process serves, said once for every transport.
 
 Endpoints are found by identity, admitted within their limits and run: on the event loop if the model is
-quick and takes tensors and the request is small, or if it is async; else in a thread. A client that leaves,
+quick and takes tensors and the request is small, or if it is async; in a batch with others if that helps the
+model; else in a thread. A client that leaves,
 or whose deadline is over, frees its place at once while it waits; a run that has begun in a thread is told,
 and keeps its slot until it ends, because it still does the work. That work is counted as wasted.
 """
@@ -19,6 +20,7 @@ from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
+from fairlead.server.batching import Batcher
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
 from fairlead.server.stats import Stats
@@ -40,15 +42,18 @@ class Endpoint:
         concurrency: int,
         deadline_seconds: float,
         clock: Clock,
+        batcher: Batcher | None = None,
     ) -> None:
         self.id = identity
+        self.batcher = batcher
+        self.batching = ""  # how its requests share runs, or why they do not, in words
         self.wasted_seconds = 0.0  # of runs whose answer nobody took
         self._clock = clock
         self.deadline_seconds = deadline_seconds
         self.artifact = artifact
         self.admission = Admission(concurrency)
         self.model = artifact.model
-        self._inline = artifact.profile.inline
+        self._inline = artifact.profile.inline and batcher is None
         self._elements = artifact.profile.inline_elements
         self._bytes = artifact.profile.inline_bytes
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
@@ -85,9 +90,12 @@ class Endpoint:
         The run is added to `times`, also one that fails or is given up.
         """
         times = times or Times(0.0)
+        until = self._clock.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds):
                 await self.admission.enter()
+                if self.batcher is not None and self.batcher.takes(request):
+                    return await self.batcher.infer(request, until, times, self._free)
                 return await (
                     self._await(request, times)
                     if self._asynchronous
@@ -132,9 +140,12 @@ class Endpoint:
             loop.call_soon_threadsafe(self._leave, run)
 
     def _leave(self, run: Run) -> None:
-        if run.cancellation.cancelled:
-            self.wasted_seconds += run.seconds
         self.artifact.busy -= 1
+        self._free(run.seconds if run.cancellation.cancelled else 0.0)
+
+    def _free(self, wasted_seconds: float) -> None:
+        """Nothing is done for a request any more."""
+        self.wasted_seconds += wasted_seconds
         self.admission.leave()
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from fairlead.dialects import project
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.golden import Golden, golden_from_bytes
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
+from fairlead.domain.measured import Conditions, Measured
 from fairlead.domain.signature import TensorSignature
 from fairlead.engines.loading import load_model
 from fairlead.engines.pickles import check_files
 from fairlead.engines.proof import differences, prove, request_of
 from fairlead.kits.clock import Clock
+from fairlead.server.measuring import Measuring, Record, cores
 from fairlead.server.threads import Threads
 
 MANIFEST = "manifest.json"
@@ -37,6 +40,7 @@ _SMALLEST_ROOM_BYTES = 4096
 _RUNS = 50
 _TIMING_SECONDS = 0.1  # per example: a slow model is not run 50 times
 _CHUNK_BYTES = 1024 * 1024
+_LIBRARIES = {"onnx": "onnxruntime"}
 
 
 class Damaged(Refused):
@@ -61,7 +65,7 @@ class LoadedArtifact:
     """A proved model, its threads, and what is known of it.
 
     `sample` and `example` are its first golden example: as a request, and as the project API would be sent it.
-    `busy` counts runs in threads.
+    `busy` counts runs in threads; `measured` says what batching gains, None if nobody needs to know.
     """
 
     directory: Path
@@ -73,6 +77,7 @@ class LoadedArtifact:
     sample: InferRequest
     example: Any
     busy: int = 0
+    measured: Measured | None = None
 
     @property
     def on_loop(self) -> bool:
@@ -85,29 +90,49 @@ class LoadedArtifact:
 
 
 async def load_artifact(
-    directory: Path, digest: str, threads: int, clock: Clock, *, allow_pickle: bool = False
+    directory: Path,
+    digest: str,
+    threads: int,
+    clock: Clock,
+    *,
+    allow_pickle: bool = False,
+    measured: Path | None = None,
 ) -> LoadedArtifact:
-    """Verify, load, prove and time; raises Damaged, or FairleadError for a model that does not do its job."""
+    """Verify, load, prove and time; raises Damaged, or FairleadError for a model that does not do its job.
+
+    `threads` is what one run may use, 0 as many as turn out best. What batching gains is read from the file
+    `measured`, or measured now and written there.
+    """
     manifest = await asyncio.to_thread(verify, directory, digest)
     if not allow_pickle:
         await asyncio.to_thread(check_files, directory, [file.path for file in manifest.files])
     golden = golden_from_bytes((directory / manifest.golden).read_bytes(), manifest.golden)
     # A plain model is loaded in a thread of its pool: some libraries want to stay in theirs.
     pool = Threads(manifest.ref.name, 1)
-    model = await asyncio.wrap_future(
-        pool.submit(lambda: load_model(directory, manifest, threads=threads))
-    )
+    engine = f"{manifest.engine} {version(_LIBRARIES.get(manifest.engine, 'fairlead'))}"
+    record = Record(measured, Conditions(cores(), threads, engine))
+    known = record.read()
+
+    def load(on: int) -> Model:
+        return load_model(directory, manifest, threads=on)
+
+    first = threads or (known.threads if known else 1)
+    model = await asyncio.wrap_future(pool.submit(lambda: load(first)))
     if model.concurrent:
         pool.close()
         pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
     try:
         _check_signature(model, manifest)
         profile = await _proved(model, golden, pool, clock)
+        if known is None and _may_batch(manifest, profile):
+            measuring = Measuring(golden, manifest.batching, load, clock)
+            model, known = await measuring.of(model, pool, widen=not threads)
+            record.write(known)
     except BaseException:
         pool.close()
         model.close()
         raise
-    first = golden.examples[0]
+    example = golden.examples[0]
     return LoadedArtifact(
         directory,
         manifest,
@@ -115,9 +140,16 @@ async def load_artifact(
         model,
         pool,
         profile,
-        request_of(model, first),
-        project.example_body(model.signature, first.request),
+        request_of(model, example),
+        project.example_body(model.signature, example.request),
+        measured=known,
     )
+
+
+def _may_batch(manifest: Manifest, profile: Profile) -> bool:
+    """Is it worth knowing what batching gains? A run that is shorter than a hand-over gains nothing."""
+    tensors = isinstance(manifest.signature, TensorSignature)
+    return tensors and not profile.inline and manifest.batching.enabled is not False
 
 
 def _check_signature(model: Model, manifest: Manifest) -> None:

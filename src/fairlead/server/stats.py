@@ -74,6 +74,38 @@ class RouteStats:
         return sum(self.buckets)
 
 
+# Requests of one run, powers of two as the sizes that are measured.
+BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+
+
+class BatchCounts:
+    """The runs of one batched endpoint: by their size, and how long requests waited for them."""
+
+    __slots__ = ("buckets", "requests", "rows", "run_seconds", "wait_buckets", "wait_seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BATCH_BUCKETS) + 1)
+        self.requests = 0  # of all runs: one that is run again counts again
+        self.rows = 0
+        self.run_seconds = 0.0
+        self.wait_buckets = [0] * (len(BUCKETS) + 1)
+        self.wait_seconds = 0.0
+
+    def ran(self, requests: int, rows: int, seconds: float) -> None:
+        self.buckets[bisect_left(BATCH_BUCKETS, requests)] += 1
+        self.requests += requests
+        self.rows += rows
+        self.run_seconds += seconds
+
+    def waited(self, seconds: float) -> None:
+        self.wait_seconds += seconds
+        self.wait_buckets[bisect_left(BUCKETS, seconds)] += 1
+
+    @property
+    def runs(self) -> int:
+        return sum(self.buckets)
+
+
 @dataclass(slots=True)
 class Totals:
     """Several routes' counts in one: what one label set of a metric family says."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 class Times:
     """Of one request. Moments are the clock's seconds; 0 where something has not happened."""
 
-    __slots__ = ("arrived", "began", "engine_seconds", "started")
+    __slots__ = ("arrived", "batch", "began", "engine_seconds", "started")
 
     def __init__(self, started: float) -> None:
         self.started = started  # its headers are here
@@ -14,8 +14,11 @@ class Times:
         self.began = 0.0  # the first run
         self.engine_seconds = 0.0  # of all its runs; up to now for one that was given up
 
-    def ran(self, began: float, seconds: float) -> None:
-        """Add a run."""
+        self.batch = 1  # requests in its last run
+
+    def ran(self, began: float, seconds: float, batch: int = 1) -> None:
+        """Add a run, which `batch` requests shared."""
+        self.batch = batch
         if not self.began:
             self.began = began
         self.engine_seconds += seconds

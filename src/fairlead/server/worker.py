@@ -11,13 +11,15 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoints import endpoints_of
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen, Socket, serve
@@ -26,6 +28,7 @@ from fairlead.server.loading import LoadedArtifact, load_artifact
 _log = logging.getLogger(__name__)
 
 DONE = 0
+_SWITCH_SECONDS = 0.0005
 FAILED = 1  # it cannot be served; the log says why (a model's own exit may give any code)
 
 
@@ -92,6 +95,9 @@ async def serve_revisions(
     Raises Refused (CONFLICT) if the address is taken, NotServed if a revision cannot be loaded or proved.
     """
     first = specs[0]
+    # A thread that has run a model waits so long for its turn when the event loop is busy: the default, 5 ms,
+    # is as long as many a run.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
     outcome = _Outcome()
@@ -146,21 +152,23 @@ async def load_one(
                 spec.threads,
                 clock,
                 allow_pickle=spec.allow_pickle,
+                measured=spec.measured,
             )
+        made = await endpoints_of(spec, artifacts[spec.digest], clock)
     except Exception as error:  # noqa: BLE001 - whatever a model's library raises becomes a line
         if not isinstance(error, FairleadError):
             _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
         raise NotServed(spec, error) from None
     artifact = artifacts[spec.digest]
-    for one in spec.endpoints:
-        identity = spec.endpoint_id(one.name)
-        plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
+    for endpoint in made:
+        plane.add(endpoint)
     _log.info(
-        "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",
+        "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s%s",
         spec.revision,
         clock.monotonic() - start,
         artifact.profile.run_microseconds,
         "on the event loop" if artifact.on_loop else "in a thread",
+        "".join(f"; {one.id.endpoint}: {one.batching}" for one in made if one.batching),
         extra={"digest": spec.digest},
     )
     return ServedRevision(spec, artifact)

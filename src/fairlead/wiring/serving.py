@@ -127,7 +127,6 @@ def _spec(
         artifact=directory,
         digest=manifest.digest,
         settings=settings,
-        threads=1,
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
 

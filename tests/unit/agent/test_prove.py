@@ -231,9 +231,7 @@ def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     assert last_words(tmp_path / "log") == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["cores", "threads", "golden_examples", "pulls_at_once", "max_replicas"]
-)
+@pytest.mark.parametrize("name", ["cores", "golden_examples", "pulls_at_once", "max_replicas"])
 def test_a_setting_that_could_never_work_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0; write a whole number from 1 up"):
         AgentSettings(**{name: 0})  # type: ignore[arg-type]

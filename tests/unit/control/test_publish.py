@@ -15,10 +15,12 @@ from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.control.publish import publish, read_folder
 from fairlead.control.scaffold import project_files
+from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.signature import DocumentSignature
 from fairlead.engines.onnx import OnnxModel
+from support.models import scaled_artifact
 
 DESCRIPTION = {"name": "reading-time", "version": 1, "engine": "python", "description": "How long"}
 
@@ -75,6 +77,32 @@ def test_a_wrong_description_is_told(folder: Path, change: dict[str, Any], told:
     with pytest.raises(InvalidInput) as caught:
         read_folder(folder, DESCRIPTION | change)
     assert told in str(caught.value)
+
+
+async def test_what_the_models_file_says_of_batching_is_kept_and_checked(tmp_path: Path) -> None:
+    made = scaled_artifact(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    said: dict[str, Any] = {"name": "scaled", "version": 1, "engine": "onnx"}
+    artifacts = StoredArtifacts(MemoryObjectStore())
+    good = {**said, "batching": {"enabled": True, "maxBatchSize": 4}}
+    published = await publish(tmp_path, good, artifacts, lambda _: None)
+    assert published.manifest.batching == Batching(enabled=True, max_batch_size=4)
+    assert artifacts.manifest(ArtifactRef("scaled", 1)) == published.manifest
+    assert made.manifest.digest != published.manifest.digest
+    with pytest.raises(InvalidInput, match=r"batching\.maxBatchSise: unknown key; did you mean"):
+        read_folder(tmp_path, {**said, "batching": {"maxBatchSise": 4}})
+    padded = {**said, "batching": {"padVariableLengthInputs": {"x": 0}}}
+    with pytest.raises(InvalidInput, match="only variable lengths are padded"):
+        await publish(tmp_path, padded, artifacts, lambda _: None)
+
+
+async def test_a_model_of_documents_that_insists_on_batching_is_not_published(folder: Path) -> None:
+    artifacts = StoredArtifacts(MemoryObjectStore())
+    insists = {**DESCRIPTION, "batching": {"enabled": True}}
+    with pytest.raises(
+        InvalidInput, match=r"model\.yaml: batching\.enabled: is true; the model can"
+    ):
+        await publish(folder, insists, artifacts, lambda _: None)
 
 
 def test_a_link_that_leads_out_of_the_folder_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.control import catalogs as changing, releases
 from fairlead.control.releases import SourcedRelease
+from fairlead.domain.batching import Batching
 from fairlead.domain.catalog import Catalog, with_pin, with_traffic
 from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.manifest import Manifest
 from fairlead.domain.release import TrafficShare, release_from_document
 from fairlead.kits.clock import FakeClock
 
@@ -55,6 +58,21 @@ def test_a_first_release_makes_service_revision_traffic_and_pin(catalogs: Stored
     assert set(catalog.live()) == {RevisionId("speech", "v9", "1")}
     assert catalog.services["speech"].pin.line == "v9"
     assert not catalog.services["speech"].pin.by_hand
+
+
+def test_batching_that_contradicts_what_the_model_says_is_refused_with_its_key(
+    catalogs: StoredCatalogs,
+) -> None:
+    class Small(MemoryArtifacts):
+        def manifest(self, ref: ArtifactRef) -> Manifest:
+            return dataclasses.replace(super().manifest(ref), batching=Batching(max_batch_size=8))
+
+    asked = release(endpoints={"predict": {"batching": {"preferredBatchSizes": [16]}}})
+    with pytest.raises(InvalidInput, match=r"endpoints\.predict\.batching\.preferredBatchSizes"):
+        releases.apply(catalogs, Small(), FakeClock(), [asked])
+    apply(catalogs, asked)  # the model says nothing: it is fine
+    kept = catalogs.read().live()[RevisionId("speech", "v9", "1")]
+    assert kept.endpoints[0].batching == Batching(preferred_batch_sizes=(16,))
 
 
 def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(

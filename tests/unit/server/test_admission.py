@@ -36,6 +36,46 @@ async def test_the_queue_is_ten_times_the_slots_and_then_full() -> None:
     assert (admission.taken, admission.waiting) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("slots", "come", "work", "wait", "refused"),
+    [
+        # S0-40: slots = containerConcurrency, the queue is ten times as deep, 0 is no limit.
+        (0, 500, 500, 0, 0),
+        (1, 1, 1, 0, 0),
+        (1, 11, 1, 10, 0),
+        (1, 12, 1, 10, 1),
+        (3, 33, 3, 30, 0),
+        (3, 40, 3, 30, 7),
+        (1000, 11_001, 1000, 10_000, 1),  # the largest that a release file may say
+    ],
+)
+async def test_who_works_who_waits_and_who_is_refused(
+    slots: int, come: int, work: int, wait: int, refused: int
+) -> None:
+    admission = Admission(slots)
+    kinds: list[Kind] = []
+
+    async def ask() -> None:
+        try:
+            await admission.enter()
+        except FairleadError as error:
+            assert error.message == "pending request queue full"
+            kinds.append(error.kind)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask()) for _ in range(come)]
+        await asyncio.sleep(0)
+        assert (admission.taken, admission.waiting) == (work, wait)
+        assert kinds == [Kind.OVERLOADED] * refused
+        for _ in range(wait):  # a slot that is given back is the next one's
+            admission.leave()
+            assert admission.taken == work
+        await asyncio.wait(tasks)
+    for _ in range(work):
+        admission.leave()
+    assert (admission.taken, admission.waiting) == (0, 0)
+
+
 async def test_slots_are_given_in_the_order_of_asking() -> None:
     admission = Admission(1)
     await admission.enter()

@@ -14,6 +14,7 @@ from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
+from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.deadlines import seconds_to_answer
 from fairlead.server.http.exchange import (
@@ -31,6 +32,7 @@ from fairlead.server.http.exchange import (
 )
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.plain import PlainRoutes
+from fairlead.server.http.priority import PRIORITY, priority_of
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
 from fairlead.server.http.timing import as_header, so_far
@@ -61,6 +63,7 @@ class ServerApp:
         self.bodies = Bodies(settings.bodies_limit_bytes)
         self._hot: dict[bytes, HotPath] = {}
         self.wave = Wave(clock, access_log=settings.access_log)
+        self._aside = Aside()
         self._cold = Cold(plane, settings, clock, identity, pod_name)
 
     @property
@@ -161,22 +164,29 @@ class ServerApp:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read_body(receive, headers, self._limit, holding)
         times.arrived = self._now()
-        requests, call = route.handler.decode(body, headers)
-        endpoint = route.endpoint
+        handler, endpoint = route.handler, route.endpoint
+        left = until - times.arrived
+        requests, call = await self._aside.decode(handler, body, headers, left)
+        if endpoint.batcher is not None and PRIORITY in headers:
+            level = priority_of(headers)
+            for request in requests:
+                request.priority = level
         if len(requests) == 1 and endpoint.quick(requests[0], len(body)):
             began = self._now()
             try:
                 quickly = endpoint.infer_now(requests[0])
             finally:
                 times.ran(began, self._now() - began)
-            return route.handler.encode(call, (quickly,))
+            return handler.encode(call, (quickly,))
 
         async def one_by_one() -> list[InferResponse]:
             return [
                 await endpoint.infer(request, until - self._now(), times) for request in requests
             ]
 
-        return route.handler.encode(call, await unless_left(one_by_one(), receive))
+        answers = await unless_left(one_by_one(), receive)
+        left = until - self._now()
+        return await self._aside.encode(handler, call, answers, headers, left)
 
 
 def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes]) -> bool:

@@ -5,7 +5,7 @@ Computed from the counts when somebody scrapes; nothing happens per request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from prometheus_client.core import (
@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId
-from fairlead.server.dataplane import DataPlane
-from fairlead.server.stats import BUCKETS, RouteStats, Totals
+from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.stats import BATCH_BUCKETS, BUCKETS, RouteStats, Totals
 
 K = TypeVar("K")
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
@@ -31,6 +31,7 @@ _ROUTE = ["method", "path", "app_name", "pod_name"]
 def exposition(plane: DataPlane, app_name: str, pod_name: str) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Families(list(plane.stats), plane.wasted(), app_name, pod_name))
+    registry.register(_Batches(plane.endpoints()))
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
     return text
 
@@ -126,6 +127,40 @@ class _Families(Collector):
         yield from (info, requests, responses, seconds, exceptions, progress)
 
 
+class _Batches(Collector):
+    """How requests shared runs, of the endpoints that batch."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._batched = [(one.id, one.batcher) for one in endpoints if one.batcher is not None]
+
+    def collect(self) -> Iterator[Metric]:
+        if not self._batched:
+            return
+        sizes = HistogramMetricFamily(
+            "fairlead_batch_size", "Requests that shared a run", labels=_ENDPOINT
+        )
+        rows = CounterMetricFamily(
+            "fairlead_batch_rows", "Rows of all runs, without padding", labels=_ENDPOINT
+        )
+        engine = CounterMetricFamily(
+            "fairlead_batch_engine_seconds", "Time of all runs", labels=_ENDPOINT
+        )
+        waits = HistogramMetricFamily(
+            "fairlead_batch_queue_seconds", "Time from admission to the run", labels=_ENDPOINT
+        )
+        waiting = GaugeMetricFamily(
+            "fairlead_batch_queue_size", "Requests that wait for a run", labels=_ENDPOINT
+        )
+        for endpoint, batcher in self._batched:
+            labels, counts = _labels(endpoint), batcher.counts
+            sizes.add_metric(labels, _buckets(counts.buckets, BATCH_BUCKETS), counts.requests)
+            rows.add_metric(labels, counts.rows)
+            engine.add_metric(labels, counts.run_seconds)
+            waits.add_metric(labels, _buckets(counts.wait_buckets), counts.wait_seconds)
+            waiting.add_metric(labels, batcher.waiting)
+        yield from (sizes, rows, engine, waits, waiting)
+
+
 def _labels(endpoint: EndpointId) -> list[str]:
     return [endpoint.service, endpoint.line, endpoint.revision, endpoint.endpoint]
 
@@ -145,11 +180,11 @@ def _summed(counts: Iterable[dict[K, int]]) -> dict[K, int]:
     return total
 
 
-def _buckets(counts: list[int]) -> list[tuple[str, float]]:
+def _buckets(counts: list[int], bounds: Sequence[float] = BUCKETS) -> list[tuple[str, float]]:
     """Counts per bucket as the cumulative counts of the exposition."""
     found: list[tuple[str, float]] = []
     total = 0
-    for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         total += count
         found.append((bound, total))
     return found

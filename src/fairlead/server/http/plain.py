@@ -182,6 +182,10 @@ class PlainRoutes:
                 "digest": one.artifact.digest,
                 "inline": one.artifact.profile.inline,
                 "run_microseconds": round(one.artifact.profile.run_microseconds, 1),
+                "batching": {
+                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
+                    for given in one.spec.endpoints
+                },
             }
             for one in self._served
         ]

@@ -25,11 +25,14 @@ _CLIENT = b"x-client"
 Raw = Sequence[tuple[bytes, bytes]]  # headers as they came; `Headers` forgets what was sent twice
 
 
-def after_run(queue_seconds: float, engine_seconds: float, headers: Headers, raw: Raw) -> bytes:
+def after_run(
+    queue_seconds: float, engine_seconds: float, headers: Headers, raw: Raw, batch: int = 1
+) -> bytes:
     """The value for a request whose run has ended."""
-    return b"queue;dur=%.3f, engine;dur=%.3f, batch;desc=1%b" % (
+    return b"queue;dur=%.3f, engine;dur=%.3f, batch;desc=%d%b" % (
         queue_seconds * 1000,
         engine_seconds * 1000,
+        batch,
         _bucket(headers, raw),
     )
 
@@ -42,7 +45,8 @@ def not_run(queue_seconds: float, headers: Headers, raw: Raw) -> bytes:
 def so_far(times: Times, now: float, headers: Headers, raw: Raw) -> bytes:
     """The value for a request that got as far as it did; empty if there is nothing to say."""
     if times.began:
-        return after_run(times.began - times.arrived, times.engine_seconds, headers, raw)
+        queued = times.began - times.arrived
+        return after_run(queued, times.engine_seconds, headers, raw, times.batch)
     if not times.arrived:
         return bucket_only(headers, raw)
     return not_run(now - times.arrived, headers, raw)

@@ -1,0 +1,122 @@
+"""The proof that rows do not notice each other: golden answers must be the same in company as alone.
+
+A model that normalises over its batch, or counts it, answers otherwise as soon as others share its run.
+So each golden example is run between neighbours that differ from it (other examples, examples turned
+around, longer ones where lengths are padded), and all of them must answer as they do alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fairlead.api.inference import InferRequest, InferResponse, Model, Tensor
+from fairlead.domain.errors import FairleadError
+from fairlead.domain.golden import Golden, difference
+from fairlead.engines.batches import Rows
+from fairlead.engines.proof import request_of
+
+_MOST_EXAMPLES = 16  # of the golden ones: each is run twice more
+_DEFAULT_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Company:
+    """One request of a batch, what it must answer there, and its name in an error."""
+
+    request: InferRequest
+    expected: Any
+    name: str
+
+
+def mixes(model: Model, golden: Golden, rows: Rows, most: int | None) -> str | None:
+    """How answers differ in a batch of at most `most` rows; None if they do not. Runs the model, in this thread."""
+    groups: dict[Hashable, list[_Company]] = {}
+    for one in _company(model, golden, rows):
+        groups.setdefault(rows.key(one.request), []).append(one)
+    if not groups:
+        return "no golden example has rows"
+    for group in groups.values():
+        for batch in _batches(group, rows, most or _DEFAULT_ROWS):
+            problem = _differs(model, batch, golden.tolerance, rows)
+            if problem is not None:
+                return problem
+    return None
+
+
+def _company(model: Model, golden: Golden, rows: Rows) -> Iterator[_Company]:
+    """Neighbours first, so that no example has the first row to itself."""
+    requests = [request_of(model, example) for example in golden.examples[:_MOST_EXAMPLES]]
+    for request in requests:
+        for neighbour in (_turned(request), _longer(request, rows)):
+            if neighbour is None or not rows.count(neighbour):
+                continue
+            try:
+                answer = model.infer(neighbour)
+            except FairleadError:
+                continue  # nobody said that the model can answer it
+            assert isinstance(answer, InferResponse)
+            yield _Company(neighbour, _lists(answer), "a request made of one")
+    for number, (request, example) in enumerate(zip(requests, golden.examples, strict=False), 1):
+        if rows.count(request):
+            yield _Company(request, example.response, f"golden example {number}")
+
+
+def _batches(group: list[_Company], rows: Rows, most: int) -> Iterator[list[_Company]]:
+    """All of them, in batches of two requests or more."""
+    if len(group) == 1:
+        group = group * 2
+    batch: list[_Company] = []
+    for one in group:
+        total = sum(rows.count(other.request) for other in batch)
+        if len(batch) > 1 and total + rows.count(one.request) > most:
+            yield batch
+            batch = batch[-1:]  # nobody is left to run alone
+        batch.append(one)
+    yield batch
+
+
+def _differs(
+    model: Model, batch: list[_Company], tolerance: Mapping[str, float], rows: Rows
+) -> str | None:
+    requests = [one.request for one in batch]
+    try:
+        together = model.infer(rows.merge(requests))
+        assert isinstance(together, InferResponse)
+        answers = rows.split(requests, together)
+    except FairleadError as error:
+        return f"in a batch of {len(batch)}: {error.message}"
+    for one, answer in zip(batch, answers, strict=True):
+        wanted = one.expected if isinstance(one.expected, dict) else {}
+        given = {name: value for name, value in _lists(answer).items() if name in wanted}
+        problem = difference(one.expected, given, tolerance)
+        if problem is not None:
+            return f"{one.name} is answered otherwise in a batch of {len(batch)}: {problem}"
+    return None
+
+
+def _lists(answer: InferResponse) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in answer.tensors.items()}
+
+
+def _turned(request: InferRequest) -> InferRequest | None:
+    """The same values in another order within each row; None if a row has one value only."""
+    turned = {name: _flipped(tensor) for name, tensor in request.tensors.items()}
+    same = all(np.array_equal(turned[name], tensor) for name, tensor in request.tensors.items())
+    return None if same else InferRequest(turned)
+
+
+def _flipped(tensor: Tensor) -> Tensor:
+    axes = tuple(range(1, tensor.ndim))
+    return np.ascontiguousarray(np.flip(tensor, axes)) if axes else tensor
+
+
+def _longer(request: InferRequest, rows: Rows) -> InferRequest | None:
+    """Twice as long wherever lengths are padded."""
+    longer = dict(request.tensors)
+    for name, axis in rows.padded:
+        longer[name] = np.concatenate([longer[name], longer[name]], axis=axis)
+    return InferRequest(longer) if rows.padded else None

@@ -1,0 +1,297 @@
+"""Batching: requests that wait for one model share its runs.
+
+There is no timer, unless one is asked for: while a batch runs, requests gather, and the thread that runs the
+model takes what waits as soon as it is free. Which requests that is decides `batch_queue.py`.
+
+Whoever leaves while it waits is gone at once; whoever leaves during the run leaves its row behind, and the run
+is told to end once everybody has left. A run that fails is tried again in halves, so that only the request
+whose fault it is gets the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fairlead.api.cancellation import Cancellation, running
+from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.domain.batching import DELAY, Batching
+from fairlead.domain.errors import Kind, Refused
+from fairlead.engines.batches import Rows
+from fairlead.kits.clock import Clock
+from fairlead.server.batch_queue import BatchQueue, Waiting
+from fairlead.server.stats import BatchCounts
+from fairlead.server.threads import Threads
+from fairlead.server.times import Times
+
+
+@dataclass(slots=True, eq=False)
+class Member(Waiting):
+    """One request on its way through a batch. `left`: its caller does not wait any more."""
+
+    request: InferRequest = field(default_factory=InferRequest)
+    answer: asyncio.Future[InferResponse] = field(kw_only=True)
+    free: Callable[[float], None] = field(kw_only=True)
+    run: Run | None = None
+    began: float = 0.0  # its first run
+    seconds: float = 0.0  # of all its runs
+    share: float = 0.0  # of those seconds, by rows: what is wasted if nobody takes the answer
+    size: int = 1  # requests in its last run
+    left: bool = False
+    freed: bool = False
+
+    def let_go(self, wasted_seconds: float) -> None:
+        """Nothing is done for it any more."""
+        if not self.freed:
+            self.freed = True
+            self.free(wasted_seconds)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One batch that was taken. `waiting`: members that still want their answer."""
+
+    waiting: int
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    ran: list[tuple[int, int, float]] = field(default_factory=list)  # requests, rows, seconds
+
+
+Outcome = tuple[Member, InferResponse | BaseException]
+
+
+class Batcher:
+    """The batches of one endpoint. All but `_work` and what it calls belongs to the event loop."""
+
+    def __init__(
+        self,
+        model: Model,
+        threads: Threads,
+        rows: Rows,
+        queue: BatchQueue[Member],
+        said: Batching,
+        clock: Clock,
+    ) -> None:
+        self.counts = BatchCounts()
+        self.most = queue.most
+        self._model = model
+        self._threads = threads
+        self._rows = rows
+        self._queue = queue
+        self._now = clock.monotonic
+        self._lock = threading.Lock()  # guards the queue, `_busy` and the members' `run` and `left`
+        self._busy = False
+        self._look: asyncio.TimerHandle | None = None
+        self._said = said
+
+    def takes(self, request: InferRequest) -> bool:
+        """May this request share a run?"""
+        return self._rows.count(request) > 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def infer(
+        self, request: InferRequest, until: float, times: Times, free: Callable[[float], None]
+    ) -> InferResponse:
+        """Answer a request that `takes` said yes to; raises FairleadError.
+
+        `free` is called once, when nothing is done for it any more, with the seconds that were wasted on it. `until`
+        is when its caller stops waiting, which is the caller's own business: this only spares the run.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            member = self._member(request, until, loop.create_future(), free)
+        except BaseException:
+            free(0.0)
+            raise
+        overdue = self._said.default_timeout_microseconds
+        timer = loop.call_later(overdue / 1e6, self._overdue, member) if overdue else None
+        self._start(loop)
+        try:
+            return await member.answer
+        except asyncio.CancelledError:
+            self._leave(member)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if member.began:
+                times.ran(member.began, member.seconds or self._now() - member.began, member.size)
+
+    def _member(
+        self,
+        request: InferRequest,
+        until: float,
+        answer: asyncio.Future[InferResponse],
+        free: Callable[[float], None],
+    ) -> Member:
+        said = self._said
+        level = request.priority or said.default_level
+        if said.priority_levels is None:
+            level = 1
+        elif level > said.levels:
+            message = (
+                f"priority {level} is no level of this model: write 1, the first, to {said.levels}"
+            )
+            raise Refused(Kind.INVALID, message)
+        rows = self._rows
+        member = Member(
+            rows.key(request),
+            rows.count(request),
+            level,
+            until,
+            self._now(),
+            request=request,
+            answer=answer,
+            free=free,
+        )
+        with self._lock:
+            most = said.max_queue_size
+            if most and len(self._queue) >= most:
+                message = f"{most} requests wait for this model already, as many as may (maxQueueSize); try again later"
+                raise Refused(Kind.OVERLOADED, message)
+            self._queue.add(member)
+        return member
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a thread look, unless one is at work; it looks again by itself whenever it is done."""
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+        self._threads.submit(lambda: self._work(loop))
+
+    def _leave(self, member: Member) -> None:
+        """Its caller is gone: out of the queue, or its row is left behind."""
+        with self._lock:
+            member.left = True
+            run = member.run
+            if run is None:
+                self._queue.remove(member)  # if not there, it is being refused
+            else:
+                run.waiting -= 1
+        if run is None:
+            member.let_go(0.0)
+        elif not run.waiting:
+            run.cancellation.cancel()
+
+    def _overdue(self, member: Member) -> None:
+        """Its time in the queue is over."""
+        with self._lock:
+            if self._said.timeout_action == DELAY:
+                self._queue.demote(member)
+                return
+            late = self._queue.remove(member)
+        if late and not member.answer.done():
+            seconds = (self._said.default_timeout_microseconds or 0) / 1e6
+            message = f"no run within {seconds:g} s, as long as a request may wait for it"
+            member.let_go(0.0)
+            member.answer.set_exception(Refused(Kind.DEADLINE, message))
+
+    # In the model's thread.
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run batches until nothing waits, or waiting for more is better."""
+        try:
+            while self._one_batch(loop):
+                pass
+        except BaseException:
+            with self._lock:
+                self._busy = False
+            raise
+
+    def _one_batch(self, loop: asyncio.AbstractEventLoop) -> bool:
+        with self._lock:
+            taken = self._queue.take(self._now())
+            run = Run(len(taken.batch))
+            for one in taken.batch:
+                one.run = run
+            self._busy = bool(taken.batch)
+        if taken.expired:
+            _tell(loop, self._refuse, taken.expired)
+        if taken.batch:
+            return _tell(loop, self._deliver, run, self._answers(run, taken.batch))
+        if taken.again is not None:
+            _tell(loop, self._look_again, loop, taken.again)
+        return False
+
+    def _answers(self, run: Run, members: Sequence[Member]) -> list[Outcome]:
+        """Run them together; if that fails, each half by itself, down to the one whose fault it is."""
+        now = self._now()
+        live: list[Member] = []
+        outcomes: list[Outcome] = []
+        for one in members:
+            if one.left or one.until <= now:
+                outcomes.append((one, _late()))
+            else:
+                one.began = one.began or now
+                live.append(one)
+        if not live:
+            return outcomes
+        for one in live:
+            one.size = len(live)
+        requests = [one.request for one in live]
+        try:
+            with running(run.cancellation):
+                answer = self._model.infer(self._rows.merge(requests))
+            assert isinstance(answer, InferResponse)
+            parts = self._rows.split(requests, answer)
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
+            _ran(run, live, self._now() - now)
+            if len(live) == 1:
+                return [*outcomes, (live[0], error)]
+            half = len(live) // 2
+            return [*outcomes, *self._answers(run, live[:half]), *self._answers(run, live[half:])]
+        _ran(run, live, self._now() - now)
+        return [*outcomes, *zip(live, parts, strict=True)]
+
+    # Back on the event loop.
+
+    def _deliver(self, run: Run, outcomes: Sequence[Outcome]) -> None:
+        for requests, rows, seconds in run.ran:
+            self.counts.ran(requests, rows, seconds)
+        for member, outcome in outcomes:
+            self.counts.waited(member.began - member.arrived if member.began else 0.0)
+            member.let_go(member.share if member.answer.done() else 0.0)
+            if member.answer.done():
+                continue
+            if isinstance(outcome, BaseException):
+                member.answer.set_exception(outcome)
+            else:
+                member.answer.set_result(outcome)
+
+    def _refuse(self, expired: Sequence[Member]) -> None:
+        """Their time was over before their run."""
+        for one in expired:
+            one.let_go(0.0)
+            if not one.answer.done():
+                one.answer.set_exception(_late())
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        self._look = loop.call_later(max(0.0, at - self._now()), self._start, loop)
+
+
+def _ran(run: Run, live: Sequence[Member], seconds: float) -> None:
+    rows = sum(one.rows for one in live)
+    for one in live:
+        one.seconds += seconds
+        one.share += seconds * one.rows / rows
+    run.ran.append((len(live), rows, seconds))
+
+
+def _late() -> Refused:
+    return Refused(Kind.DEADLINE, "its time was over before its run")
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *words: object) -> bool:
+    """Call it on the loop; False if that is closed: nobody waits for anything any more."""
+    try:
+        loop.call_soon_threadsafe(what, *words)
+    except RuntimeError:
+        return False
+    return True

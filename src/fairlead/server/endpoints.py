@@ -1,0 +1,120 @@
+"""From a loaded artifact to its endpoints: each with its limits, and with its batches if it has any.
+
+Batching is what the model's own file says, what the release says over it, and what was measured here: it is
+off where it does not help, unless somebody insists, and always off where requests would notice each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from fairlead.api.worker import ServedEndpoint, WorkerSpec
+from fairlead.domain.batching import Batching, batching_from_json, checked
+from fairlead.domain.errors import InvalidInput, Kind, Refused
+from fairlead.domain.golden import golden_from_bytes
+from fairlead.domain.reading import Node
+from fairlead.domain.signature import TensorSignature
+from fairlead.engines.batches import Rows, cannot_share, misfits
+from fairlead.engines.together import mixes
+from fairlead.kits.clock import Clock
+from fairlead.server.batch_queue import DEFAULT_MOST, BatchQueue
+from fairlead.server.batching import Batcher, Member
+from fairlead.server.dataplane import Endpoint
+from fairlead.server.loading import LoadedArtifact
+
+_QUICK = "a run is so quick that sharing it would gain nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """`rows` is None if its requests run one by one; `why` says why, or what is gained."""
+
+    rows: Rows | None
+    why: str
+
+
+async def endpoints_of(spec: WorkerSpec, artifact: LoadedArtifact, clock: Clock) -> list[Endpoint]:
+    """The endpoints of a revision; raises InvalidInput or Refused for batching that cannot be as it was said."""
+    return [await _endpoint(spec, one, artifact, clock) for one in spec.endpoints]
+
+
+async def _endpoint(
+    spec: WorkerSpec, served: ServedEndpoint, artifact: LoadedArtifact, clock: Clock
+) -> Endpoint:
+    said = _said(served, artifact)
+    decision = await _decide(said, artifact)
+    batcher = None
+    how = decision.why
+    if decision.rows is not None:
+        most = said.most or _measured_most(artifact)
+        queue: BatchQueue[Member] = BatchQueue(said, most)
+        batcher = Batcher(artifact.model, artifact.threads, decision.rows, queue, said, clock)
+        how = f"batches of up to {most} rows, {how}"
+        if 0 < served.concurrency < most:
+            how += f"; concurrency {served.concurrency} keeps batches at so many requests"
+    endpoint = Endpoint(
+        spec.endpoint_id(served.name),
+        artifact,
+        served.concurrency,
+        spec.deadline_seconds,
+        clock,
+        batcher,
+    )
+    endpoint.batching = how
+    return endpoint
+
+
+def _said(served: ServedEndpoint, artifact: LoadedArtifact) -> Batching:
+    where = f"endpoints.{served.name}"
+    node = Node(served.batching, f"{where}.batching")
+    own = batching_from_json(node)
+    node.done("")
+    said = checked(own.over(artifact.manifest.batching), where)
+    problems = misfits(said, artifact.model.signature)
+    if problems:
+        raise InvalidInput(where, problems)
+    return said
+
+
+async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:
+    signature, measured = artifact.model.signature, artifact.measured
+    if said.enabled is False or not isinstance(signature, TensorSignature):
+        return _Decision(None, "one by one, as it was said" if said.enabled is False else "")
+    reason = cannot_share(signature)
+    if reason is not None:
+        return _Decision(None, f"one by one: {reason}")
+    if measured is None and not said.enabled:
+        return _Decision(None, f"one by one: {_QUICK}" if said else "")
+    rows = Rows(signature, said)
+    mixed = measured.mixed if measured else ""
+    if measured is None or said != artifact.manifest.batching:
+        mixed = await _mixed(artifact, rows, said.most) or ""
+    if mixed and said.enabled:
+        raise Refused(
+            Kind.MODEL, f"batching.enabled is true, but requests notice each other: {mixed}"
+        )
+    if mixed:
+        return _Decision(None, f"one by one: {mixed}")
+    if said.enabled:
+        return _Decision(rows, f"as it was said ({measured})" if measured else "as it was said")
+    assert measured is not None
+    return (
+        _Decision(rows, str(measured))
+        if measured.helps
+        else _Decision(None, f"one by one: {measured}")
+    )
+
+
+async def _mixed(artifact: LoadedArtifact, rows: Rows, most: int | None) -> str | None:
+    """The proof again, for settings it was not proved with."""
+    name = artifact.manifest.golden
+    golden = golden_from_bytes((artifact.directory / name).read_bytes(), name)
+    return await asyncio.wrap_future(
+        artifact.threads.submit(lambda: mixes(artifact.model, golden, rows, most))
+    )
+
+
+def _measured_most(artifact: LoadedArtifact) -> int:
+    measured = artifact.measured
+    return measured.best if measured is not None and measured.best > 1 else DEFAULT_MOST

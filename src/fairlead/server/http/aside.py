@@ -1,0 +1,62 @@
+"""Decoding and encoding beside the event loop, where it would take about a millisecond or more.
+
+One thread, one body at a time: two would only wait for each other. It works in pieces (`api/pieces.py`), so that the
+loop has its turn between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.pieces import LARGE_BYTES, LARGE_ELEMENTS
+from fairlead.server.dataplane import late
+from fairlead.server.http.handlers import HEADER_LENGTH, Answer, Handler, Headers
+from fairlead.server.threads import Threads
+
+T = TypeVar("T")
+_BINARY = 16  # times as many elements: they are copied, not written out
+
+
+class Aside:
+    """Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._threads = Threads("codec", 1)
+
+    async def decode(
+        self, handler: Handler, body: bytes, headers: Headers, seconds: float
+    ) -> tuple[Sequence[InferRequest], Any]:
+        """What the handler makes of a body, within `seconds`; raises FairleadError."""
+        if len(body) <= LARGE_BYTES or _json_bytes(body, headers) <= LARGE_BYTES:
+            return handler.decode(body, headers)
+        return await self._do(lambda: handler.decode(body, headers), seconds)
+
+    async def encode(
+        self,
+        handler: Handler,
+        call: Any,  # noqa: ANN401 - the handler's own
+        answers: Sequence[InferResponse],
+        headers: Headers,
+        seconds: float,
+    ) -> Answer:
+        """What the handler makes of the answers, within `seconds`; raises FairleadError."""
+        most = LARGE_ELEMENTS * (_BINARY if HEADER_LENGTH in headers else 1)
+        if sum(tensor.size for one in answers for tensor in one.tensors.values()) <= most:
+            return handler.encode(call, answers)
+        return await self._do(lambda: handler.encode(call, answers), seconds)
+
+    async def _do(self, work: Callable[[], T], seconds: float) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.wrap_future(self._threads.submit(work))
+        except TimeoutError:
+            raise late(seconds) from None
+
+
+def _json_bytes(body: bytes, headers: Headers) -> int:
+    """How much of the body is JSON: what stands before binary tensors, if there are any."""
+    said = headers.get(HEADER_LENGTH, b"")
+    return int(said) if said.isdigit() and len(said) < 12 else len(body)  # noqa: PLR2004 - more than any body

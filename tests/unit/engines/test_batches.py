@@ -1,0 +1,173 @@
+"""Merging requests and splitting answers: rows in order, padded where that is said, nothing copied back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.domain.batching import Batching
+from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSignature,
+    TensorSpec,
+)
+from fairlead.engines.batches import Rows, cannot_share, misfits
+
+IDS = TensorSpec("ids", DataType.INT64, (-1, -1))
+SCALE = TensorSpec("scale", DataType.FP32, (-1,))
+TEXT = TensorSpec("text", DataType.BYTES, (-1, 1))
+TOKENS = TensorSpec("tokens", DataType.INT64, (-1, -1))
+SUM = TensorSpec("sum", DataType.INT64, (-1,))
+SIGNATURE = TensorSignature((IDS, SCALE), (TOKENS, SUM))
+
+
+def ask(ids: list[list[int]], outputs: tuple[str, ...] | None = None) -> InferRequest:
+    tensors = {"ids": np.array(ids, np.int64), "scale": np.ones(len(ids), np.float32)}
+    return InferRequest(tensors, outputs=outputs)
+
+
+def answer(request: InferRequest) -> InferResponse:
+    ids = request.tensors["ids"]
+    return InferResponse({"tokens": ids * 10, "sum": ids.sum(axis=1)})
+
+
+def rows(**said: Any) -> Rows:
+    return Rows(SIGNATURE, Batching(**said))
+
+
+def test_shorter_requests_are_padded_and_get_back_their_own_length() -> None:
+    one = rows(pad_variable_length_inputs={"ids": 0})
+    requests = [ask([[1, 2, 3]]), ask([[4], [5]]), ask([[6, 7]])]
+    assert len({one.key(each) for each in requests}) == 1
+    merged = one.merge(requests)
+    assert merged.tensors["ids"].tolist() == [[1, 2, 3], [4, 0, 0], [5, 0, 0], [6, 7, 0]]
+    answers = one.split(requests, answer(merged))
+    assert [each.tensors["tokens"].tolist() for each in answers] == [
+        [[10, 20, 30]],
+        [[40], [50]],
+        [[60, 70]],
+    ]
+    assert [each.tensors["sum"].tolist() for each in answers] == [[6], [4, 5], [13]]
+
+
+def test_without_padding_other_lengths_and_other_outputs_are_other_runs() -> None:
+    one = rows()
+    assert one.key(ask([[1, 2]])) == one.key(ask([[3, 4], [5, 6]]))
+    assert one.key(ask([[1, 2]])) != one.key(ask([[1]]))
+    assert one.key(ask([[1]])) != one.key(ask([[1]], ("sum",)))
+
+
+def test_a_batch_is_filled_up_to_an_allowed_size_with_its_last_row() -> None:
+    one = rows(allowed_batch_sizes=(4, 8))
+    requests = [ask([[1]]), ask([[2], [3]])]
+    merged = one.merge(requests)
+    assert merged.tensors["ids"].tolist() == [[1], [2], [3], [3]]
+    answers = one.split(requests, answer(merged))
+    assert [each.tensors["sum"].tolist() for each in answers] == [[1], [2, 3]]
+    alone = one.merge(requests[:1])
+    assert len(alone.tensors["ids"]) == 4
+    (only,) = one.split(requests[:1], answer(alone))
+    assert only.tensors["sum"].tolist() == [1]
+    assert [one.run_size(count) for count in (1, 4, 5, 9)] == [4, 4, 8, 9]
+
+
+def test_one_request_alone_is_neither_copied_nor_cut() -> None:
+    one = rows()
+    request = ask([[1], [2]])
+    assert one.merge([request]) is request
+    response = answer(request)
+    assert one.split([request], response) == [response]
+
+
+def test_texts_are_merged_like_numbers() -> None:
+    signature = TensorSignature((TEXT,), (TensorSpec("n", DataType.INT64, (-1,)),))
+    one = Rows(signature, Batching())
+    merged = one.merge(
+        [InferRequest({"text": np.array([[word]], object)}) for word in ("ä", "", "three")]
+    )
+    assert merged.tensors["text"].tolist() == [["ä"], [""], ["three"]]
+
+
+def test_tensors_that_disagree_about_rows_count_none() -> None:
+    one = rows()
+    odd = InferRequest({"ids": np.zeros((2, 1), np.int64), "scale": np.zeros(3, np.float32)})
+    assert one.count(odd) == 0
+    assert one.count(ask([[1], [2]])) == 2
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4, 1)])
+def test_an_answer_without_a_row_for_each_is_refused(shape: tuple[int, ...]) -> None:
+    one = rows()
+    wrong = InferResponse({"sum": np.zeros(shape)})
+    with pytest.raises(FairleadError, match="not a row for each") as caught:
+        one.split([ask([[1]]), ask([[2]])], wrong)
+    assert caught.value.kind is Kind.MODEL
+
+
+lengths = st.lists(
+    st.lists(st.integers(-9, 9), min_size=1, max_size=4), min_size=1, max_size=3
+).map(lambda found: [(row * 4)[: len(found[0])] for row in found])
+
+
+@given(
+    st.lists(lengths, min_size=1, max_size=6),
+    st.sampled_from([None, (2, 5, 20), (64,)]),
+)
+def test_together_is_the_same_as_alone_whatever_is_asked(
+    asked: list[list[list[int]]], allowed: tuple[int, ...] | None
+) -> None:
+    one = rows(pad_variable_length_inputs={"ids": 0}, allowed_batch_sizes=allowed)
+    requests = [ask(ids) for ids in asked]
+    answers = one.split(requests, answer(one.merge(requests)))
+    for request, given_back in zip(requests, answers, strict=True):
+        alone = answer(request)
+        for name, tensor in alone.tensors.items():
+            assert given_back.tensors[name].tolist() == tensor.tolist()
+
+
+@pytest.mark.parametrize(
+    ("signature", "reason"),
+    [
+        (SIGNATURE, None),
+        (DocumentSignature(), "it takes documents"),
+        (
+            TensorSignature((TensorSpec("x", DataType.FP32, ()),), (SUM,)),
+            "input 'x' has no dimension that counts rows",
+        ),
+        (
+            TensorSignature((IDS,), (TensorSpec("y", DataType.FP32, (1, 3)),)),
+            "the first dimension of output 'y' is always 1",
+        ),
+        (TensorSignature((), (SUM,)), "it has no inputs"),
+    ],
+)
+def test_why_requests_cannot_share_a_run(signature: Signature, reason: str | None) -> None:
+    found = cannot_share(signature)
+    assert found == reason if reason is None else (found or "").startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("signature", "said", "wrong"),
+    [
+        (SIGNATURE, {"pad_variable_length_inputs": {"ids": 0}}, None),
+        (SIGNATURE, {"pad_variable_length_inputs": {"idz": 0}}, "is no input of the model"),
+        (SIGNATURE, {"pad_variable_length_inputs": {"scale": 0}}, "only variable lengths"),
+        (SIGNATURE, {"pad_variable_length_inputs": {"ids": 0.5}}, "write a value of INT64"),
+        (SIGNATURE, {"pad_variable_length_inputs": {"ids": "0"}}, "write a value of INT64"),
+        (SIGNATURE, {"pad_variable_length_inputs": {"ids": 2**70}}, "write a value of INT64"),
+        (DocumentSignature(), {"enabled": True}, "the model cannot be batched"),
+        (DocumentSignature(), {"max_queue_size": 3}, None),
+    ],
+)
+def test_settings_must_fit_the_models_tensors(
+    signature: Signature, said: dict[str, Any], wrong: str | None
+) -> None:
+    found = "; ".join(map(str, misfits(Batching(**said), signature)))
+    assert found == "" if wrong is None else wrong in found

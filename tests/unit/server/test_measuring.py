@@ -1,0 +1,169 @@
+"""Whether a model is batched: proved by its golden examples, measured, kept, and said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnx import helper
+
+from fairlead.api.worker import ServedEndpoint
+from fairlead.domain.batching import Batching
+from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.measured import (
+    Conditions,
+    Measured,
+    measured_from_bytes,
+    measured_to_bytes,
+)
+from fairlead.kits.clock import SystemClock
+from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoints import endpoints_of
+from fairlead.server.loading import load_artifact
+from support.models import (
+    FLOAT,
+    Artifact,
+    example,
+    heavy_artifact,
+    make_artifact,
+    onnx_bytes,
+    rebatched,
+    scaled_artifact,
+)
+
+HERE = Conditions(2, 0, "onnx 1")
+GAINED = Measured("", 100.0, {1: 90.0, 2: 180.0, 4: 390.0, 8: 400.0}, 2)
+
+
+def mixing(directory: Path) -> Artifact:
+    """Each row less the mean of all rows: alone, always nothing."""
+    mean = helper.make_node("ReduceMean", ["x"], ["m"], axes=[0])
+    model = onnx_bytes(
+        [("x", FLOAT, ["n", 2])],
+        [("y", FLOAT, ["n", 2])],
+        [mean, helper.make_node("Sub", ["x", "m"], ["y"])],
+    )
+    return make_artifact(
+        directory, {"model.onnx": model}, [example({"x": [[1.0, 2.0]]}, {"y": [[0.0, 0.0]]})]
+    )
+
+
+async def endpoint_of(made: Artifact, record: Path | None = None, **said: Any) -> Endpoint:
+    loaded = await load_artifact(made.directory, made.digest, 0, SystemClock(), measured=record)
+    spec = made.spec(endpoints=(ServedEndpoint(batching=said),))
+    try:
+        (endpoint,) = await endpoints_of(spec, loaded, SystemClock())
+    except BaseException:
+        loaded.close()
+        raise
+    return endpoint
+
+
+async def test_a_model_that_gains_is_batched_and_the_measurement_is_kept(tmp_path: Path) -> None:
+    record = tmp_path / "kept" / "measured.json"
+    made = heavy_artifact(tmp_path / "a")
+    one = await endpoint_of(made, record)
+    assert one.batcher is not None, one.batching
+    assert one.batching.startswith(f"batches of up to {one.batcher.most} rows, ")
+    one.artifact.close()
+    # What is kept is believed: it is not measured again.
+    document = json.loads(record.read_text())
+    document["sizes"] = {"1": 1.0, "16": 1000.0}
+    document["alone"] = 10.0
+    record.write_text(json.dumps(document))
+    again = await endpoint_of(made, record)
+    assert again.batcher is not None
+    assert again.batcher.most == 16
+    assert "100.0 times the rows (1000 rows/s in batches of 16, 10 alone)" in again.batching
+    again.artifact.close()
+
+
+async def test_a_model_that_gains_nothing_is_not_batched_unless_somebody_insists(
+    tmp_path: Path,
+) -> None:
+    record = tmp_path / "measured.json"
+    made = heavy_artifact(tmp_path / "a")
+    one = await endpoint_of(made, record)
+    one.artifact.close()
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps({**document, "sizes": {"1": 1.0, "16": 11.0}, "alone": 10.0}))
+    one = await endpoint_of(made, record)
+    assert one.batcher is None
+    assert one.batching.startswith("one by one: 1.1 times the rows")
+    assert "it would have to be 1.2 times" in one.batching
+    one.artifact.close()
+    insisted = await endpoint_of(made, record, enabled=True, maxBatchSize=4)
+    assert insisted.batcher is not None
+    assert insisted.batcher.most == 4
+    assert insisted.batching.startswith("batches of up to 4 rows, as it was said (1.1 times")
+    insisted.artifact.close()
+    never = await endpoint_of(made, record, enabled=False)
+    assert (never.batcher, never.batching) == (None, "one by one, as it was said")
+    never.artifact.close()
+
+
+async def test_a_model_whose_rows_notice_each_other_is_never_batched(tmp_path: Path) -> None:
+    made = mixing(tmp_path / "a")
+    with pytest.raises(FairleadError, match="requests notice each other") as caught:
+        await endpoint_of(made, enabled=True)
+    assert caught.value.kind is Kind.MODEL
+    assert "is answered otherwise in a batch of 2" in caught.value.message
+
+
+async def test_a_quick_model_is_not_measured_and_runs_as_ever(tmp_path: Path) -> None:
+    record = tmp_path / "measured.json"
+    one = await endpoint_of(scaled_artifact(tmp_path / "a"), record)
+    assert (one.batcher, one.batching) == (None, "")
+    assert not record.exists()
+    assert one.may_be_quick(10)
+    one.artifact.close()
+    insisted = await endpoint_of(scaled_artifact(tmp_path / "b"), enabled=True)
+    assert insisted.batcher is not None
+    assert not insisted.may_be_quick(10)
+    insisted.artifact.close()
+
+
+async def test_settings_that_cannot_be_are_refused_with_their_endpoint(tmp_path: Path) -> None:
+    made = rebatched(scaled_artifact(tmp_path / "a"), Batching(max_batch_size=8))
+    with pytest.raises(FairleadError, match=r"endpoints\.predict: batching\.preferredBatchSizes"):
+        await endpoint_of(made, preferredBatchSizes=[16])
+    with pytest.raises(FairleadError, match="z: is no input of the model; inputs: x"):
+        await endpoint_of(made, padVariableLengthInputs={"z": 0})
+    with pytest.raises(FairleadError, match=r"endpoints\.predict\.batching\.maxBatch: unknown key"):
+        await endpoint_of(made, maxBatch=3)
+
+
+async def test_few_slots_are_mentioned_because_they_keep_batches_small(tmp_path: Path) -> None:
+    made = scaled_artifact(tmp_path / "a")
+    loaded = await load_artifact(made.directory, made.digest, 0, SystemClock())
+    endpoints = (ServedEndpoint(concurrency=2, batching={"enabled": True}),)
+    (one,) = await endpoints_of(made.spec(endpoints=endpoints), loaded, SystemClock())
+    assert one.batching.endswith("concurrency 2 keeps batches at so many requests")
+    loaded.close()
+
+
+def test_a_measurement_reads_back_and_one_from_elsewhere_does_not() -> None:
+    data = measured_to_bytes(GAINED, HERE)
+    assert measured_from_bytes(data, HERE) == GAINED
+    assert measured_from_bytes(data) == GAINED
+    for other in (
+        dataclasses.replace(HERE, cores=4),
+        dataclasses.replace(HERE, threads=1),
+        dataclasses.replace(HERE, engine="onnx 2"),
+    ):
+        assert measured_from_bytes(data, other) is None
+    for damaged in (b"", b"[]", data[:-5], data.replace(b"390.0", b'"x"'), b'{"schema": 9}'):
+        assert measured_from_bytes(damaged) is None
+
+
+def test_the_smallest_size_that_is_as_good_as_any_is_the_best() -> None:
+    assert (GAINED.best, GAINED.helps) == (4, True)
+    assert GAINED.gain == pytest.approx(3.9)
+    assert not Measured("they mix", 1.0, {8: 100.0}).helps
+    assert not Measured("", 100.0, {1: 90.0, 2: 119.0}).helps
+    assert (Measured().best, Measured().gain) == (1, 1.0)
+    assert str(Measured()) == "not measured"
+    assert str(Measured("they mix")) == "its requests cannot share a run: they mix"
