@@ -11,11 +11,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-from fairlead.api.inference import InferRequest, InferResponse, Tensor
-from fairlead.api.tensors import array_of, list_type, not_finite
+from fairlead.api.inference import InferRequest, InferResponse, Tensor, Tensors
+from fairlead.api.tensors import array_of, list_type, not_finite, numbers
 from fairlead.dialects.json_bodies import NotJson, field_error, read
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
-from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature, TensorSpec
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSignature,
+    TensorSpec,
+)
 
 
 class TensorCodec:
@@ -25,6 +31,7 @@ class TensorCodec:
         self._inputs = signature.inputs
         self._scalars = [spec.name for spec in signature.inputs if not spec.shape]
         self._several_outputs = len(signature.outputs) > 1
+        self._bits = [spec for spec in signature.outputs if spec.datatype is DataType.BF16]
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
             _body_type(signature.inputs)
         )
@@ -50,7 +57,7 @@ class TensorCodec:
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
-        tensors = response.tensors
+        tensors = self._readable(response)
         count = len(next(iter(request.tensors.values())))
         for name, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != count:
@@ -63,10 +70,16 @@ class TensorCodec:
         else:
             rows = next(iter(tensors.values())).tolist()
         data = msgspec.json.encode(rows)
-        if b"null" in data and any(_not_finite(tensor) for tensor in response.tensors.values()):
+        if b"null" in data and any(_not_finite(tensor) for tensor in tensors.values()):
             message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"
             raise not_finite(request.tensors, message)
         return b'{"predictions":%b}' % data
+
+    def _readable(self, response: InferResponse) -> Tensors:
+        tensors = response.tensors
+        for spec in self._bits:
+            tensors = {**tensors, spec.name: numbers(spec.datatype, tensors[spec.name])}
+        return tensors
 
 
 def example_body(signature: Signature, request: Any) -> Any:  # noqa: ANN401 - JSON values
