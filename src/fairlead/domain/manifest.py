@@ -39,7 +39,10 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artifact is. `entry` is the file the engine opens, `golden` the file of golden examples."""
+    """What an artifact is. `entry` is the file the engine opens, `golden` the file of golden examples.
+
+    `labels` are the names of an output's elements, by output: what the highest of them stands for.
+    """
 
     ref: ArtifactRef
     engine: str
@@ -48,6 +51,7 @@ class Manifest:
     signature: Signature
     golden: str
     bio: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -94,6 +98,8 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
             for file in sorted(manifest.files, key=lambda file: file.path)
         ],
     }
+    if manifest.labels:  # only then: manifests without them are the same bytes as ever
+        document["labels"] = {name: list(texts) for name, texts in manifest.labels.items()}
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -104,6 +110,7 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
     document = read_json(data, source, "publish the artifact again")
     node = Node(document)
     keys = ["schema", "name", "version", "engine", "entry", "golden", "bio", "signature", "files"]
+    keys.append("labels")
     check_schema(document, SCHEMA, source)
     node.mapping(keys, ["name", "version", "engine", "entry", "golden", "signature", "files"])
     files = tuple(_file(child) for child in node.child("files").elements())
@@ -120,6 +127,12 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
         signature=signature_from_json(node.child("signature")),
         golden=node.child("golden").text(),
         bio=bio if isinstance(bio, Mapping) else {},
+        labels={
+            name: tuple(text.text() for text in texts.elements())
+            for name, texts in node.child("labels").items()
+        }
+        if node.has("labels")
+        else {},
     )
     node.done(source)
     return manifest

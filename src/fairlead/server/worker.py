@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.app import ServerApp
-from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen, Socket, serve
-from fairlead.server.loading import LoadedArtifact, load_artifact
+from fairlead.server.loading import LoadedArtifact
+from fairlead.server.repository import Repository, load_revision
 
 _log = logging.getLogger(__name__)
+
+_SEVERAL = "several processes serve here, and each would have to: start the server with one worker for that"
 
 DONE = 0
 FAILED = 1  # it cannot be served; the log says why (a model's own exit may give any code)
@@ -43,6 +45,7 @@ class NotServed(Refused):
 
 @dataclass(slots=True)
 class _Outcome:
+    repository: Repository | None  # of a server whose callers may load and unload
     refusal: NotServed | None = None
 
 
@@ -90,7 +93,10 @@ async def serve_revisions(
     first = specs[0]
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
-    outcome = _Outcome()
+    own = listen.uds is None and not listen.shared
+    outcome = _Outcome(Repository(specs, plane, app, clock) if own else None)
+    if listen.shared:
+        app.give_control(None, _SEVERAL)
     at = Socket(listen)
     try:
         async with asyncio.TaskGroup() as group:
@@ -117,36 +123,18 @@ async def _load(
     artifacts: dict[str, LoadedArtifact] = {}
     served = []
     for spec in specs:
-        start = clock.monotonic()
         try:
-            if spec.digest not in artifacts:
-                artifacts[spec.digest] = await load_artifact(
-                    spec.artifact,
-                    spec.digest,
-                    spec.threads,
-                    clock,
-                    allow_pickle=spec.allow_pickle,
-                )
+            served.append(await load_revision(spec, plane, clock, artifacts))
         except Exception as error:  # noqa: BLE001 - whatever a model's library raises ends this worker with a line
             if not isinstance(error, FairleadError):
                 _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
             outcome.refusal = NotServed(spec, error)
             stop.set()
             return
-        artifact = artifacts[spec.digest]
-        for one in spec.endpoints:
-            identity = spec.endpoint_id(one.name)
-            plane.add(Endpoint(identity, artifact, one.concurrency, spec.deadline_seconds, clock))
-        served.append(ServedRevision(spec, artifact))
-        _log.info(
-            "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s",
-            spec.revision,
-            clock.monotonic() - start,
-            artifact.profile.run_microseconds,
-            "on the event loop" if artifact.on_loop else "in a thread",
-            extra={"digest": spec.digest},
-        )
     app.serve(served, versioned=specs[0].socket is None)
+    if outcome.repository is not None:
+        outcome.repository.start(served)
+        app.give_control(outcome.repository, "")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import pytest_asyncio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
+from fairlead.dialects.oip_rest import EXTENSIONS
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.signature import DataType, element_schema
 from support.models import echo_artifact, example, make_artifact, scaled_artifact
@@ -128,10 +129,10 @@ async def test_any_other_request_id_is_replaced(scaled: InProcess, sent: str) ->
         ("GET", "/v2/health/ready", 200, {"ready": True}),
         ("GET", "/v2/models/scaled/ready", 200, {"ready": True}),
         ("GET", "/v2/models/scaled/versions/5/ready", 200, {"ready": True}),
-        ("GET", "/v1/model/nope/bio", 404, {"detail": "no model 'nope' here; models: scaled"}),
-        ("GET", "/v2/models/nope", 404, {"error": "no model 'nope' here; models: scaled"}),
+        ("GET", "/v1/model/nope/bio", 404, {"detail": "Request for unknown model: 'nope' is not found; models: scaled"}),
+        ("GET", "/v2/models/nope", 404, {"error": "Request for unknown model: 'nope' is not found; models: scaled"}),
         ("GET", "/v2/models/scaled/versions/6", 404, {"error": "scaled has no version '6' here; versions: 5"}),
-        ("POST", "/v2/models/nope/infer", 404, {"error": "nothing answers /v2/models/nope/infer"}),
+        ("POST", "/v2/models/nope/infer", 404, {"error": "Request for unknown model: 'nope' is not found; models: scaled"}),
         ("GET", "/nope", 404, {"detail": "nothing answers /nope"}),
         ("GET", PREDICT, 405, {"detail": "GET is not for this path; use POST"}),
         ("DELETE", INFER, 405, {"error": "DELETE is not for this path; use POST"}),
@@ -153,7 +154,7 @@ async def test_every_other_path_has_its_answer_in_its_dialect(
 
 async def test_metadata_is_what_the_protocol_asks_for(scaled: InProcess) -> None:
     server = (await scaled.client.get("/v2")).json()
-    assert server == {"name": "fairlead", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+    assert server == {"name": "fairlead", "version": "0.1.0", "extensions": list(EXTENSIONS)}
     model = await scaled.client.get("/v2/models/scaled")
     assert model.json() == {
         "name": "scaled",

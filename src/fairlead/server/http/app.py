@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
@@ -30,6 +31,7 @@ from fairlead.server.http.exchange import (
     unless_left,
 )
 from fairlead.server.http.handlers import Headers
+from fairlead.server.http.oip import Control
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
 from fairlead.server.http.timing import as_header, so_far
@@ -78,6 +80,11 @@ class ServerApp:
         """Who answers a POST to this target; None if no model does."""
         return self._hot.get(target)
 
+    def give_control(self, control: Control | None, reason: str) -> None:
+        """Let callers load and unload models; or say why they may not."""
+        self._cold.oip.control = control
+        self._cold.oip.no_control = reason
+
     def stop(self) -> None:
         """Say that we are not ready any more; requests that come all the same are answered."""
         self._cold.plain.ready = False
@@ -115,6 +122,7 @@ class ServerApp:
                 route.json_headers if json_length is None else route.binary(json_length)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            route.endpoint.executions.failed(self._now() - times.started)
             status, body, answer_headers = route.failure(error, identity, headers)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
@@ -147,6 +155,7 @@ class ServerApp:
         body = await read_body(receive, headers, self._limit, holding)
         times.arrived = self._now()
         requests, call = route.handler.decode(body, headers)
+        decoded = self._now()
         endpoint = route.endpoint
         if len(requests) == 1 and endpoint.quick(requests[0], len(body)):
             began = self._now()
@@ -154,14 +163,34 @@ class ServerApp:
                 quickly = endpoint.infer_now(requests[0])
             finally:
                 times.ran(began, self._now() - began)
-            return route.handler.encode(call, (quickly,))
+            endpoint.executions.ran(endpoint.rows(requests[0]), times.engine_seconds)
+            return self._encoded(route, call, (quickly,), times, decoded)
 
         async def one_by_one() -> list[InferResponse]:
             return [
                 await endpoint.infer(request, until - self._now(), times) for request in requests
             ]
 
-        return route.handler.encode(call, await unless_left(one_by_one(), receive))
+        responses = await unless_left(one_by_one(), receive)
+        return self._encoded(route, call, responses, times, decoded)
+
+    def _encoded(
+        self,
+        route: HotRoute,
+        call: Any,  # noqa: ANN401 - the handler's own
+        responses: Sequence[InferResponse],
+        times: Times,
+        decoded: float,
+    ) -> tuple[bytes, int | None]:
+        """The answer, and one more in the statistics."""
+        began = self._now()
+        answer = route.handler.encode(call, responses)
+        now = self._now()
+        queue = max(0.0, times.began - decoded) if times.began else 0.0
+        route.endpoint.executions.answered(
+            now, now - times.started, queue, decoded - times.arrived, now - began
+        )
+        return answer
 
 
 def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes]) -> bool:

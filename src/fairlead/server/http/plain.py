@@ -52,6 +52,7 @@ class PlainRoutes:
         self._pod_name = pod_name
         self._served: Sequence[ServedRevision] = ()
         self._paths: dict[bytes, Plain] = {}
+        self._own: list[bytes] = []  # those of the models that are served
         self._add("/livez", self._live)
         self._add("/healthz", self._ready)
         self._add("/v2/health/live", self._live)
@@ -67,6 +68,9 @@ class PlainRoutes:
         return self._paths.get(path)
 
     def serve(self, served: Sequence[ServedRevision]) -> None:
+        for gone in self._own:
+            del self._paths[gone]
+        self._own = []
         self._served = served
         for one in served:
             name, version = one.revision.service, one.artifact.manifest.ref.version
@@ -78,6 +82,7 @@ class PlainRoutes:
                 ),
             ):
                 self._add(path, self._ready, template, one.headers())
+                self._own.append(path.encode())
         self.ready = True
 
     def _add(
