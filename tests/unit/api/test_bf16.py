@@ -33,7 +33,11 @@ def test_every_pattern_of_bits_survives(pattern: int) -> None:
     assert np.isnan(number).all() if np.isnan(to_floats(back)).all() else back[0] == pattern
 
 
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**127), max_value=2.0**127))
+@given(
+    st.floats(
+        width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**127), max_value=2.0**127
+    )
+)
 def test_nothing_is_nearer_than_what_is_chosen(value: float) -> None:
     chosen = int(from_floats(np.array([value]))[0])
     away = abs(float(to_floats(np.array([chosen], np.uint16))[0]) - value)

@@ -114,7 +114,8 @@ class OipPages:
         self, match: OpenPath, body: Callable[[], Awaitable[bytes]]
     ) -> tuple[str, Told]:
         if match.name == "v2":
-            return "/v2", (oip_rest.server_metadata(fairlead.__version__), [])
+            document = oip_rest.server_metadata(fairlead.__version__)
+            return "/v2", ({**document, "extensions": self._extensions()}, [])
         if match.name == "v2_stats":
             return match.path, (self._statistics(self._shelf.all), [])
         if match.name == "v2_index":
@@ -122,10 +123,15 @@ class OipPages:
         if match.name == "v2_control":
             return await self._change(match.path, await body())
         name = extension_of(match.path)
-        known = ", ".join(oip_rest.EXTENSIONS)
+        known = ", ".join(self._extensions())
         raise Refused(
             Kind.NOT_FOUND, f"the extension {name} is not served here; extensions: {known}"
         )
+
+    def _extensions(self) -> list[str]:
+        """Those that are really here."""
+        absent = "" if self.control is not None else "model_repository"
+        return [name for name in oip_rest.EXTENSIONS if name != absent]
 
     def _find(self, match: ModelPath, headers: Headers) -> ServedRevision:
         reason = self.control.missing(match.service) if self.control is not None else None
