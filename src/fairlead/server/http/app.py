@@ -17,6 +17,7 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.deadlines import seconds_to_answer
+from fairlead.server.http.encoding import is_encoded, packed, unpacked
 from fairlead.server.http.exchange import (
     Bodies,
     Holding,
@@ -121,6 +122,9 @@ class ServerApp:
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
             )
+            if is_encoded(headers):
+                body, how = await packed(body, headers)
+                answer_headers = [*answer_headers, *how]
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             route.endpoint.executions.failed(self._now() - times.started)
             status, body, answer_headers = route.failure(error, identity, headers)
@@ -153,6 +157,8 @@ class ServerApp:
     ) -> tuple[bytes, int | None]:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read_body(receive, headers, self._limit, holding)
+        if is_encoded(headers):
+            body = await unpacked(body, headers, self._limit, holding)
         times.arrived = self._now()
         requests, call = route.handler.decode(body, headers)
         decoded = self._now()
