@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,30 +218,6 @@ def scaled_artifact(directory: Path, factor: float = 2.0, version: int = 1) -> A
         [example({"x": [[1.0, 2.0, 3.0]]}, {"y": [[factor, 2 * factor, 3 * factor]]})],
         ArtifactRef("scaled", version),
     )
-
-
-def simple_artifacts(directory: Path) -> list[Artifact]:
-    """The models that the Triton clients' own examples ask: `simple`, `simple_string`, `simple_identity`."""
-    row, ones = list(range(16)), [1] * 16
-    sums, differences = [one + 1 for one in row], [one - 1 for one in row]
-
-    def golden(write: Callable[[int], Any]) -> dict[str, Any]:
-        def told(values: list[int]) -> list[list[Any]]:
-            return [[write(one) for one in values]]
-
-        request = {"INPUT0": told(row), "INPUT1": told(ones)}
-        return example(request, {"OUTPUT0": told(sums), "OUTPUT1": told(differences)})
-
-    same = [[str(one) for one in row]]
-    models = {
-        "simple": (simple(), golden(int)),
-        "simple_string": (simple_string(), golden(str)),
-        "simple_identity": (text_identity(), example({"INPUT0": same}, {"OUTPUT0": same})),
-    }
-    return [
-        make_artifact(directory / name, {"model.onnx": model}, [answers], ArtifactRef(name, 1))
-        for name, (model, answers) in models.items()
-    ]
 
 
 def code_project(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fairlead.control.labels import check_labels, read_labels
 from fairlead.control.proving import Prover, prove_model
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
@@ -22,7 +23,7 @@ from fairlead.engines.pickles import check_files
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
 _ENTRY = {"onnx": "model.onnx", "python": "model.py"}
-_KEYS = ("name", "version", "engine", "file", "golden", "description")
+_KEYS = ("name", "version", "engine", "file", "golden", "description", "labels")
 _SKIPPED = re.compile(r"(^|/)(\.|__pycache__(/|$))|\.pyc$")
 _CHUNK = 1 << 20
 
@@ -65,6 +66,7 @@ async def publish(
         f"{manifest.ref}: {len(manifest.files)} files, {mebibytes(manifest.size)}; loading ({manifest.engine})"
     )
     proof = await prover(directory, manifest)
+    check_labels(manifest.labels, proof.signature, str(directory / DESCRIPTION))
     manifest = replace(manifest, signature=proof.signature)
     tell(f"{manifest.ref}: {proof.examples} golden examples answered")
     outcome = artifacts.publish(manifest, directory)
@@ -90,9 +92,10 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     bio = {"model_name": name, "model_card": _model_card(directory)}
     if node.has("description"):
         bio["description"] = node.child("description").text()
+    labels = read_labels(node.child("labels"), directory) if node.has("labels") else {}
     node.done(source)
     return Manifest(
-        ArtifactRef(name, version), engine, entry, files, DocumentSignature(), golden, bio
+        ArtifactRef(name, version), engine, entry, files, DocumentSignature(), golden, bio, labels
     )
 
 
