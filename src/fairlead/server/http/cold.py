@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
@@ -30,6 +31,7 @@ from fairlead.server.http.plain import Plain, PlainRoutes
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.http.timing import as_header, bucket_only
 
+_log = logging.getLogger(__name__)
 _OK = 200
 _NOT_ALLOWED = 405
 _MOST_BYTES = 64 * 1024  # of a body that asks for no inference
@@ -114,11 +116,8 @@ class Cold:
         method, path = scope["method"], scope["raw_path"].decode("latin-1")
         try:
             template, (document, own) = await self.oip.tell(method, path, sent, body)
-        except FairleadError as error:
-            allow = None
-            if error.kind is Kind.METHOD:
-                allow = error.message.rpartition(" use ")[2].replace(" or ", ", ").encode()
-            await self.refuse(scope, error, send, allow=allow)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            await self._refuse_oip(scope, error, send)
             return
         identity = request_id(sent)
         headers = [_JSON, (b"x-request-id", identity), *own, *_bucket(scope)]
@@ -127,6 +126,15 @@ class Cold:
         await answer(send, _OK, msgspec.json.encode(document), headers)
         if self._settings.access_log:
             log_access(scope, _OK, identity)
+
+    async def _refuse_oip(self, scope: Scope, error: Exception, send: Send) -> None:
+        if not isinstance(error, FairleadError):
+            _log.error("a request failed in the server", exc_info=error)
+            error = Refused(Kind.INTERNAL, "the server failed on this request; its log says why")
+        allow = None
+        if error.kind is Kind.METHOD:
+            allow = error.message.rpartition(" use ")[2].replace(" or ", ", ").encode()
+        await self.refuse(scope, error, send, allow=allow)
 
     async def _browse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand over to the FastAPI app: undecoded, HEAD as GET, with the request's id on the answer."""

@@ -69,7 +69,7 @@ class PlainRoutes:
 
     def serve(self, served: Sequence[ServedRevision]) -> None:
         for gone in self._own:
-            del self._paths[gone]
+            self._paths.pop(gone, None)  # versions of one service share a path
         self._own = []
         self._served = served
         for one in served:
