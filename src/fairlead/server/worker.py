@@ -14,11 +14,13 @@ import signal
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fairlead.api.worker import WorkerSpec
+from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.app import ServerApp
+from fairlead.server.http.oip import NO_CONTROL
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.repository import Repository, load_revision
@@ -26,6 +28,10 @@ from fairlead.server.repository import Repository, load_revision
 _log = logging.getLogger(__name__)
 
 _SEVERAL = "several processes serve here, and each would have to: start the server with one worker for that"
+_EXPOSED = (
+    "others can reach this server: it lets callers do that on loopback only, or with "
+    "FAIRLEAD_SERVING_MODEL_CONTROL=true"
+)
 
 DONE = 0
 FAILED = 1  # it cannot be served; the log says why (a model's own exit may give any code)
@@ -41,6 +47,15 @@ class NotServed(Refused):
         )
         super().__init__(kind, f"{spec.revision} is not served: {what}")
         self.digest = spec.digest
+
+
+def no_control(listen: Listen, settings: ServingSettings) -> str:
+    """Why the callers of a server that listens there may not load and unload models; empty if they may."""
+    if listen.uds is not None:
+        return NO_CONTROL
+    if listen.shared:
+        return _SEVERAL
+    return "" if settings.model_control or is_loopback(listen.host) else _EXPOSED
 
 
 @dataclass(slots=True)
@@ -93,10 +108,9 @@ async def serve_revisions(
     first = specs[0]
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
-    own = listen.uds is None and not listen.shared
-    outcome = _Outcome(Repository(specs, plane, app, clock) if own else None)
-    if listen.shared:
-        app.give_control(None, _SEVERAL)
+    refused = no_control(listen, first.settings)
+    outcome = _Outcome(None if refused else Repository(specs, plane, app, clock))
+    app.give_control(None, refused)
     at = Socket(listen)
     try:
         async with asyncio.TaskGroup() as group:

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.kits.clock import SystemClock
 from fairlead.server.http.routes import ServedRevision
+from fairlead.server.http.serve import Listen
 from fairlead.server.repository import Repository
+from fairlead.server.worker import no_control
 from support.models import Artifact, echo_artifact, example, make_artifact, scaled_artifact
 from support.serving import InProcess, eventually, in_process
 
@@ -204,3 +207,21 @@ async def test_a_worker_refuses_what_is_its_agents(tmp_path: Path) -> None:
         assert "the agent of this node decides" in answer.json()["error"]
         index = (await one.client.post("/v2/repository/index")).json()
         assert index == [{"name": "scaled", "version": "1", "state": "READY", "reason": ""}]
+
+
+@pytest.mark.parametrize(
+    ("listen", "forced", "text"),
+    [
+        (Listen(host="127.0.0.1"), False, ""),
+        (Listen(host="0.0.0.0"), False, "FAIRLEAD_SERVING_MODEL_CONTROL=true"),
+        (Listen(host="0.0.0.0"), True, ""),
+        (Listen(host="127.0.0.1", shared=True), True, "start the server with one worker"),
+        (Listen(uds=Path("/w.sock")), True, "the agent of this node decides"),
+    ],
+)
+def test_who_may_load_and_unload_follows_from_where_the_server_listens(
+    listen: Listen, forced: bool, text: str
+) -> None:
+    found = no_control(listen, ServingSettings(model_control=forced))
+    assert text in found
+    assert bool(found) == bool(text)
