@@ -6,7 +6,7 @@ MODELS := build/models
 FUZZ_SECONDS ?= 300
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system slow rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system slow clients rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ system: setup-dev ## Only the tests that start real processes
 
 slow: setup-dev ## The tests that would make `make test` too long
 	@$(PY) -m pytest -n 2 --dist worksteal -m slow
+
+clients: setup-dev ## Clients nobody here wrote ask us: tritonclient, and KServe from an environment of its own
+	@scripts/kserve.sh
+	@$(PY) -m pytest tests/system/test_oip_clients.py tests/system/test_kserve_client.py
 
 rollouts: setup-dev ## Planted bad revisions and a good one rolled out under load; figures in build/rollouts.md
 	@mkdir -p build; ROLLOUT_REPORT=$(CURDIR)/build/rollouts.md $(PY) -m pytest tests/system/test_rollout.py -q
