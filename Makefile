@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 300
 PURE := domain dialects kits api
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system slow coverage rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system slow coverage clients rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ slow: setup-dev ## The tests that would make `make test` too long
 coverage: setup-dev ## How much of the packages without side effects the tests reach: 100 % of each is the bar
 	@$(PY) -m pytest tests/unit tests/contract -n 2 --dist worksteal -m "not slow" -q -p no:randomly --timeout=60 --cov=fairlead --cov-branch --cov-report=
 	@missed=0; for package in $(PURE); do echo "== $$package"; $(PY) -m coverage report --include="src/fairlead/$$package/*" --fail-under=100 || missed=1; done; exit $$missed
+
+clients: setup-dev ## Clients nobody here wrote ask us: tritonclient, and KServe from an environment of its own
+	@scripts/kserve.sh
+	@$(PY) -m pytest tests/system/test_oip_clients.py tests/system/test_kserve_client.py
 
 rollouts: setup-dev ## Planted bad revisions and a good one rolled out under load; figures in build/rollouts.md
 	@mkdir -p build; ROLLOUT_REPORT=$(CURDIR)/build/rollouts.md $(PY) -m pytest tests/system/test_rollout.py -q

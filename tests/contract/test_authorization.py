@@ -72,7 +72,19 @@ OWNERS = {
     "/classify": [("sentiment", "v1")],
     "/shared": [("speech", "v9"), ("sentiment", "v1")],
 }
-VERB_OF = {"predict": "infer", "infer": "infer", "bio": "read", "ready": "read", "metadata": "read"}
+VERB_OF = {
+    **dict.fromkeys(("predict", "infer"), "infer"),
+    **dict.fromkeys(("bio", "ready", "metadata", "config", "stats"), "read"),
+}
+# Paths of no service that tell by who asks, or are refused whoever does: the method and the status of a good key.
+KEYED = {
+    "/v2/models/stats": ("GET", 200),
+    "/v2/repository/index": ("POST", 200),
+    "/v2/repository/models/speech/load": ("POST", 403),
+    "/v2/repository/models/nobody/unload": ("POST", 403),
+    "/v2/logging": ("POST", 404),
+    "/v2/models/speech/trace/setting": ("GET", 404),
+}
 METHODS_OF = {
     **{action: ["POST" if verb == "infer" else "GET"] for action, verb in VERB_OF.items()},
     "custom": ["GET", "POST"],
@@ -137,9 +149,21 @@ def wanted() -> Catalog:
 
 def questions(table: RoutingTable) -> list[Question]:
     """Everything there is to ask."""
-    paths = [*open_paths("v1"), "/nothing", "/v2/models/nobody/infer", "/v1/model/nobody/bio"]
+    paths = [
+        *open_paths("v1"),
+        *KEYED,
+        "/nothing",
+        "/v2/models/nobody/infer",
+        "/v1/model/nobody/bio",
+    ]
     for service in table.services.values():
         paths += [*model_paths(service, "v1"), *custom_paths(service, "v1")]
+        paths += [
+            path.removesuffix("/ready") + f"/{action}"
+            for path in model_paths(service, "v1")
+            if path.endswith("/ready")
+            for action in ("config", "stats")
+        ]
     secrets: dict[str, str | None] = {kind: f"s-{kind}" for kind in SCOPES}
     secrets |= {"old-secret": "s-before", **UNKNOWN}
     return [
@@ -154,19 +178,29 @@ def questions(table: RoutingTable) -> list[Question]:
 
 def right_method(path: str) -> str:
     found = parse_path(path, "v1")
-    return "-" if path in open_paths("v1") else found.methods[-1]
+    return "-" if isinstance(found, OpenPath) else found.methods[-1]
 
 
 def expected(ask: Question) -> tuple[int, str, str]:
     """Status, message (empty: any) and line that serves (empty: none)."""
-    if ask.path in open_paths("v1"):
+    if ask.path in open_paths("v1") and ask.path not in KEYED:
         return (200 if ask.method == "GET" else 405), "", ""
     if ask.kind in UNKNOWN:
         return 401, NO_KEY if ask.secret is None else BAD_KEY, ""
     return expected_with_key(ask)
 
 
+def expected_of_keyed(ask: Question) -> tuple[int, str, str]:
+    if ask.kind.startswith("killed"):
+        return 403, KILLED, ""
+    method, status = KEYED[ask.path]
+    both = status == 404 and ask.method in ("GET", "POST")
+    return (status if both or ask.method == method else 405), "", ""
+
+
 def expected_with_key(ask: Question) -> tuple[int, str, str]:
+    if ask.path in KEYED:
+        return expected_of_keyed(ask)
     found = parse_path(ask.path, "v1")
     if "nobody" in ask.path or ask.path == "/nothing" or isinstance(found, OpenPath):
         return 404, "", ""
@@ -229,12 +263,15 @@ def difference(ask: Question, got: Answer) -> str:
     """Empty if it is as it should be."""
     status, message, line = expected(ask)
     served = got.headers.get("x-served-version", "")
-    if ask.path in open_paths("v1") and status == 200:
-        return "" if got.status in (200, 503) and not served else f"open, but {got}"
-    if got.status != status or served.partition(".")[0] != line:
-        return f"{status} {line} expected, but {got}"
-    if status == 200:
+    if ask.path.endswith("/stats"):
+        line = ""  # put together from all lines that the key may read
+    if ask.path in open_paths("v1") and status == got.status == 200 and not served:
+        return told_too_much(ask, got) if ask.path in KEYED else ""
+    if ask.path in ("/healthz", "/v1/ready", "/v2/health/ready") and got.status == 503:
         return ""
+    if got.status != status or served.partition(".")[0] != line or status == 200:
+        right = got.status == status and served.partition(".")[0] == line
+        return "" if right else f"{status} {line} expected, but {got}"
     body = json.loads(got.body)
     if list(body) != ["error" if ask.path.startswith("/v2") else "message"]:
         return f"another shape: {got}"
@@ -242,6 +279,23 @@ def difference(ask: Question, got: Answer) -> str:
     if message and text != message:
         return f"{message!r} expected, but {got}"
     return hidden_names(ask, text)
+
+
+def told_too_much(ask: Question, got: Answer) -> str:
+    """The index holds the versions of the key's own lines, and only those."""
+    body = json.loads(got.body)
+    if ask.path.endswith("/stats"):
+        return "" if body == {"model_stats": []} else f"nothing was asked yet, but {got}"
+    mine = {(service, line) for service, line, verb in MAY[ask.kind] if verb == "read"}
+    wanted = {
+        (service, version)
+        for service, lines in LINE_OF_ARTIFACT.items()
+        for version, line in lines.items()
+        if (service, line) in mine
+    }
+    named = {(one["name"], one["version"]) for one in body}
+    ready = all(one["state"] == "READY" for one in body)
+    return "" if named == wanted and ready else f"{wanted} expected, but {got}"
 
 
 def hidden_names(ask: Question, text: str) -> str:

@@ -24,6 +24,7 @@ from fairlead.engines import load_model
 Port = tuple[str, int, list[Any] | None]  # name, ONNX element type, shape
 
 FLOAT = TensorProto.FLOAT
+INT32 = TensorProto.INT32
 INT64 = TensorProto.INT64
 STRING = TensorProto.STRING
 BOOL = TensorProto.BOOL
@@ -87,6 +88,45 @@ def identity(kind: int, shape: list[Any] | None) -> bytes:
     """`x` to `y`, unchanged."""
     node = helper.make_node("Identity", ["x"], ["y"])
     return onnx_bytes([("x", kind, shape)], [("y", kind, shape)], [node])
+
+
+def simple() -> bytes:
+    """`INPUT0` and `INPUT1` [n, 16] int32 to their sum `OUTPUT0` and difference `OUTPUT1`."""
+    return _sum_and_difference(INT32, [])
+
+
+def simple_string() -> bytes:
+    """The same, of whole numbers written as texts."""
+    return _sum_and_difference(STRING, [("INPUT0", "a"), ("INPUT1", "b")])
+
+
+def _sum_and_difference(kind: int, read: Sequence[tuple[str, str]]) -> bytes:
+    a, b = [into for _, into in read] or ["INPUT0", "INPUT1"]
+    nodes = [helper.make_node("Cast", [name], [into], to=INT32) for name, into in read]
+    for operator, name in (("Add", "OUTPUT0"), ("Sub", "OUTPUT1")):
+        nodes.append(helper.make_node(operator, [a, b], [f"{name}{'_' if read else ''}"]))
+        if read:
+            nodes.append(helper.make_node("Cast", [f"{name}_"], [name], to=kind))
+    names = (("INPUT0", "INPUT1"), ("OUTPUT0", "OUTPUT1"))
+    inputs, outputs = [[(name, kind, ["n", 16]) for name in side] for side in names]
+    return onnx_bytes(inputs, outputs, nodes)
+
+
+def bf16_doubled() -> bytes:
+    """`x` [n, 2] BF16 to `y` = 2 · x, BF16 too."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=FLOAT),
+        helper.make_node("Add", ["f", "f"], ["g"]),
+        helper.make_node("Cast", ["g"], ["y"], to=TensorProto.BFLOAT16),
+    ]
+    port = TensorProto.BFLOAT16, ["n", 2]
+    return onnx_bytes([("x", *port)], [("y", *port)], nodes)
+
+
+def text_identity() -> bytes:
+    """`INPUT0` [n, 16] texts to `OUTPUT0`, unchanged."""
+    node = helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])
+    return onnx_bytes([("INPUT0", STRING, ["n", 16])], [("OUTPUT0", STRING, ["n", 16])], [node])
 
 
 def two_ways() -> bytes:

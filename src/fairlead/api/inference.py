@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from fairlead.domain.signature import Signature
 
-# String tensors (BYTES) travel as object arrays of str; numeric ones as the matching numpy type.
+# String tensors (BYTES) travel as object arrays of str; numeric ones as the matching numpy type. BF16, which
+# numpy has not, travels as its bits (uint16); `api.bf16` makes numbers of them.
 Tensor = npt.NDArray[Any]
 Tensors = Mapping[str, Tensor]
 
@@ -31,6 +32,7 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "FP16": np.dtype(np.float16),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
+    "BF16": np.dtype(np.uint16),
     "BYTES": np.dtype(np.object_),
 }
 

@@ -14,13 +14,15 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from fairlead.api.bf16 import from_floats, to_floats
 from fairlead.api.inference import NUMPY_TYPES, Tensor, Tensors
 from fairlead.domain.errors import Kind, Refused
-from fairlead.domain.signature import TensorSpec
+from fairlead.domain.signature import DataType, TensorSpec
 
 # The smallest doubles that round to infinity: what a float type cannot hold any more.
 _FP32_LIMIT = 3.4028235677973366e38
 _FP16_LIMIT = 65520.0
+_BF16_LIMIT = 3.3961775292304957e38
 _LARGEST_SANE = 1e15
 _MOST_ELEMENTS = (
     2**40
@@ -39,6 +41,7 @@ _ELEMENT_TYPES: Mapping[str, Any] = {
     "FP16": Annotated[float, msgspec.Meta(gt=-_FP16_LIMIT, lt=_FP16_LIMIT)],
     "FP32": Annotated[float, msgspec.Meta(gt=-_FP32_LIMIT, lt=_FP32_LIMIT)],
     "FP64": float,
+    "BF16": Annotated[float, msgspec.Meta(gt=-_BF16_LIMIT, lt=_BF16_LIMIT)],
     "BYTES": str,
 }
 
@@ -61,8 +64,9 @@ def array_of(spec: TensorSpec, values: Any) -> Tensor:  # noqa: ANN401 - nested 
 
     Raises Refused (INVALID) if the lists are ragged or a number is too large for the type.
     """
+    bits = spec.datatype is DataType.BF16
     try:
-        array = np.array(values, dtype=NUMPY_TYPES[spec.datatype])
+        array = np.array(values, dtype=np.float64 if bits else NUMPY_TYPES[spec.datatype])
     except ValueError:
         raise _ragged(spec) from None
     except OverflowError:
@@ -71,7 +75,12 @@ def array_of(spec: TensorSpec, values: Any) -> Tensor:  # noqa: ANN401 - nested 
     # numpy keeps ragged texts as an array of lists instead of refusing them.
     if spec.datatype == "BYTES" and any(not isinstance(item, str) for item in array.flat):
         raise _ragged(spec)
-    return array
+    return from_floats(array) if bits else array
+
+
+def numbers(datatype: str, tensor: Tensor) -> Tensor:
+    """The tensor with elements that mean what they say: BF16's bits as floats, all else as it is."""
+    return to_floats(tensor) if datatype == DataType.BF16 else tensor
 
 
 def tensor_from_lists(spec: TensorSpec, value: Any) -> Tensor:  # noqa: ANN401 - a JSON value

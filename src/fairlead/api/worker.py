@@ -50,6 +50,9 @@ class ServingSettings:
     model_directory: str = "."
     body_limit_bytes: int = 64 * _MIB
     bodies_limit_bytes: int = 256 * _MIB  # of all requests that are being answered, together
+    model_control: bool = (
+        False  # may callers load and unload models also where others can reach us?
+    )
     access_log: bool = False  # a line per request costs as much as a small model
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from fairlead.control.labels import check_labels, read_labels
 from fairlead.control.proving import Prover, prove_model
 from fairlead.domain.batching import Batching, batching_from_json
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
@@ -23,7 +24,7 @@ from fairlead.engines.pickles import check_files
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
 _ENTRY = {"onnx": "model.onnx", "python": "model.py"}
-_KEYS = ("name", "version", "engine", "file", "golden", "description", "batching")
+_KEYS = ("name", "version", "engine", "file", "golden", "description", "batching", "labels")
 _SKIPPED = re.compile(r"(^|/)(\.|__pycache__(/|$))|\.pyc$")
 _CHUNK = 1 << 20
 
@@ -66,6 +67,7 @@ async def publish(
         f"{manifest.ref}: {len(manifest.files)} files, {mebibytes(manifest.size)}; loading ({manifest.engine})"
     )
     proof = await prover(directory, manifest)
+    check_labels(manifest.labels, proof.signature, str(directory / DESCRIPTION))
     manifest = replace(manifest, signature=proof.signature)
     tell(f"{manifest.ref}: {proof.examples} golden examples answered")
     outcome = artifacts.publish(manifest, directory)
@@ -92,6 +94,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     if node.has("description"):
         bio["description"] = node.child("description").text()
     batching = batching_from_json(node.child("batching")) if node.has("batching") else Batching()
+    labels = read_labels(node.child("labels"), directory) if node.has("labels") else {}
     node.done(source)
     return Manifest(
         ArtifactRef(name, version),
@@ -102,6 +105,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
         golden,
         bio,
         batching,
+        labels,
     )
 
 

@@ -22,6 +22,31 @@ _WIRE_TYPES = {
 }
 
 
+def split(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview | None]:
+    """The JSON of a body and the bytes behind it, by the header Inference-Header-Content-Length; raises Refused."""
+    if header_length is None:
+        return body, None
+    digits = header_length.strip()
+    if not digits.isdigit() or len(digits) > len(str(len(body))) or int(digits) > len(body):
+        message = f"Inference-Header-Content-Length must be a number of bytes up to the body's {len(body)}"
+        raise Refused(Kind.INVALID, message)
+    length = int(digits)
+    return body[:length], memoryview(body)[length:]
+
+
+def chunk(name: str, size: int, binary: memoryview | None, at: int) -> memoryview:
+    """The `size` bytes of the input `name`, which begin `at` that byte behind the JSON; raises Refused."""
+    if binary is None:
+        message = f"{name}: binary_data_size needs the header Inference-Header-Content-Length"
+        raise Refused(Kind.INVALID, message)
+    if not 0 <= size <= len(binary) - at:
+        message = (
+            f"{name}: binary_data_size is {size}, {len(binary) - at} bytes are left in the body"
+        )
+        raise Refused(Kind.INVALID, message)
+    return binary[at : at + size]
+
+
 def tensor_from_binary(spec: TensorSpec, shape: Sequence[int], data: memoryview) -> Tensor:
     """A tensor without a copy where the bytes are aligned; raises Refused (INVALID)."""
     count = math.prod(shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,9 +22,10 @@ from fairlead.api.pieces import (
     flat_in_pieces,
     nested_in_pieces,
 )
-from fairlead.api.tensors import array_of, list_type, not_finite, shape_problem
+from fairlead.api.tensors import array_of, list_type, not_finite, numbers, shape_problem
 from fairlead.dialects.json_bodies import NotJson, place, read
-from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
+from fairlead.dialects.oip_binary import chunk, split, tensor_from_binary, tensor_to_binary
+from fairlead.dialects.oip_classes import class_problem, highest
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import (
     DataType,
@@ -34,18 +35,33 @@ from fairlead.domain.signature import (
     TensorSpec,
 )
 
-EXTENSIONS = ("binary_tensor_data",)
+# What is really there (`GET v2`); asking for another one is refused.
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
 DOCUMENTS = TensorSignature(
     (TensorSpec("request", DataType.BYTES, (-1,)),),
     (TensorSpec("response", DataType.BYTES, (-1,)),),
 )
 _NO_DATA = msgspec.Raw()
+_NO_SEQUENCES = (
+    "sequences are not served: nothing is kept from one request to the next; leave sequence_id out"
+)
+_NO_SHARED_MEMORY = "shared memory is not served: tensors travel in the request and in the answer"
 
 
 class _TensorParameters(msgspec.Struct, gc=False):
     binary_data_size: int | None = None
     binary_data: bool | None = None
     classification: int | None = None
+    shared_memory_region: str | None = None
+
+
+_NO_PARAMETERS = _TensorParameters()
 
 
 class _Input(msgspec.Struct, gc=False):
@@ -63,6 +79,7 @@ class _Output(msgspec.Struct, gc=False):
 
 class _Parameters(msgspec.Struct, gc=False):
     binary_data_output: bool = False
+    sequence_id: int | str | None = None
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -77,11 +94,16 @@ _body_decoder = msgspec.json.Decoder(_Body)
 
 @dataclass(slots=True)
 class Call:
-    """A decoded request, and what its answer must look like. `binary` names outputs wanted as bytes."""
+    """A decoded request, and what its answer must look like.
+
+    `binary` names outputs wanted as bytes; `classes` says of how many of an output's elements, the highest, texts
+    are wanted instead of all of it.
+    """
 
     request: InferRequest
     id: str | None
     binary: frozenset[str]
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 class _InputPlan:
@@ -146,24 +168,28 @@ class _InputPlan:
 
 
 class TensorCodec:
-    """The protocol for one model that takes tensors. `version` is the artifact's."""
+    """The protocol for one model that takes tensors. `version` is the artifact's; `labels` of classes, by output."""
 
-    def __init__(self, name: str, version: int, signature: TensorSignature) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        signature: TensorSignature,
+        labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.signature = signature
+        self._labels = labels or {}
         self._inputs = {spec.name: _InputPlan(spec) for spec in signature.inputs}
         self._outputs = {spec.name: spec for spec in signature.outputs}
         quoted = msgspec.json.encode
         self._head = b'{"model_name":%b,"model_version":%b,' % (quoted(name), quoted(str(version)))
-        # Everything of an output that does not depend on the answer.
         self._output_heads = {
-            spec.name: b'{"name":%b,"datatype":%b,"shape":'
-            % (quoted(spec.name), quoted(spec.datatype))
-            for spec in signature.outputs
+            spec.name: _output_head(spec.name, spec.datatype) for spec in signature.outputs
         }
 
     def decode(self, body: bytes, header_length: bytes | None = None) -> Call:
         """Read a request; `header_length` is the header Inference-Header-Content-Length, if sent."""
-        text, binary = _split(body, header_length)
+        text, binary = split(body, header_length)
         try:
             parsed = read(_body_decoder, text)
         except NotJson as error:
@@ -172,11 +198,14 @@ class TensorCodec:
             ) from None
         except msgspec.ValidationError as error:
             raise Refused(Kind.INVALID, _sentence(error)) from None
+        every = False
+        if parsed.parameters is not None:
+            every = parsed.parameters.binary_data_output
+            if parsed.parameters.sequence_id:
+                raise Refused(Kind.INVALID, _NO_SEQUENCES)
         tensors = self._tensors(parsed.inputs, binary)
         if parsed.outputs:
-            names, wanted = self._wanted(parsed)
-            return Call(InferRequest(tensors, outputs=names), parsed.id, wanted)
-        every = parsed.parameters is not None and parsed.parameters.binary_data_output
+            return self._wanted(parsed.outputs, tensors, parsed.id, every=every)
         return Call(
             InferRequest(tensors), parsed.id, frozenset(self._outputs) if every else frozenset()
         )
@@ -185,6 +214,11 @@ class TensorCodec:
         """The answer's bytes; with binary outputs, also how many of them are JSON."""
         parts, blobs = [], []
         for name, tensor in response.tensors.items():
+            head = self._output_heads[name]
+            if name in call.classes:
+                spec, labels = self._outputs[name], self._labels.get(name, ())
+                tensor = highest(spec, tensor, call.classes[name], labels)  # noqa: PLW2901 - it takes its place
+                head = _output_head(name, DataType.BYTES)
             shape = msgspec.json.encode(tensor.shape)
             if name in call.binary:
                 blob = tensor_to_binary(tensor)
@@ -192,16 +226,22 @@ class TensorCodec:
                 tail = b',"parameters":{"binary_data_size":%d}}' % len(blob)
             else:
                 tail = b',"data":%b}' % self._json(name, tensor, call.request)
-            parts.append(self._output_heads[name] + shape + tail)
+            parts.append(head + shape + tail)
         identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id is not None else b""
         text = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
         return (text + b"".join(blobs), len(text)) if blobs else (text, None)
 
     def _json(self, name: str, tensor: Tensor, asked: InferRequest) -> bytes:
+        if tensor.dtype == np.uint16:
+            tensor = numbers(self._outputs[name].datatype, tensor)
         data = encoded_in_pieces(tensor.ravel())
         if b"null" in data and tensor.dtype.kind == "f":
             message = f"output {name} holds NaN or infinity, which JSON cannot carry: ask for it with the parameter binary_data"
-            raise not_finite(asked.tensors, message)
+            given = {
+                name: numbers(self._inputs[name].spec.datatype, one)
+                for name, one in asked.tensors.items()
+            }
+            raise not_finite(given, message)
         return data
 
     def _tensors(self, inputs: list[_Input], binary: memoryview | None) -> dict[str, Tensor]:
@@ -215,13 +255,17 @@ class TensorCodec:
                 raise Refused(
                     Kind.INVALID, f"input {given.name!r} is given twice; send each input once"
                 )
-            size = given.parameters.binary_data_size if given.parameters is not None else None
+            size = None
+            if given.parameters is not None:
+                size = given.parameters.binary_data_size
+                if given.parameters.shared_memory_region is not None:
+                    raise Refused(Kind.INVALID, f"{given.name}: {_NO_SHARED_MEMORY}")
             if size is None:
                 if not memoryview(given.data):
                     raise Refused(Kind.INVALID, f"{given.name}: data is missing")
                 tensors[given.name] = plan.tensor(given, None)
                 continue
-            tensors[given.name] = plan.tensor(given, _chunk(given, size, binary, at))
+            tensors[given.name] = plan.tensor(given, _blob(given, size, binary, at))
             at += size
         if len(tensors) != len(self._inputs):
             missing = [name for name in self._inputs if name not in tensors]
@@ -234,24 +278,34 @@ class TensorCodec:
             raise Refused(Kind.INVALID, message)
         return tensors
 
-    def _wanted(self, parsed: _Body) -> tuple[tuple[str, ...], frozenset[str]]:
-        every = parsed.parameters is not None and parsed.parameters.binary_data_output
+    def _wanted(
+        self,
+        outputs: list[_Output],
+        tensors: Mapping[str, Tensor],
+        asked: str | None,
+        *,
+        every: bool,
+    ) -> Call:
         names: list[str] = []
         binary = set()
-        for output in parsed.outputs or ():
-            if output.name not in self._outputs:
+        classes: dict[str, int] = {}
+        for output in outputs:
+            spec = self._outputs.get(output.name)
+            if spec is None:
                 raise Refused(Kind.INVALID, _unknown("output", output.name, self._outputs))
             if output.name in names:
                 message = f"output {output.name!r} is asked for twice; name each output once"
                 raise Refused(Kind.INVALID, message)
             names.append(output.name)
-            parameters = output.parameters or _TensorParameters()
-            if parameters.classification:
-                message = f"output {output.name!r}: the classification extension is not served; leave it out"
-                raise Refused(Kind.INVALID, message)
+            parameters = output.parameters or _NO_PARAMETERS
             if every if parameters.binary_data is None else parameters.binary_data:
                 binary.add(output.name)
-        return tuple(names), frozenset(binary)
+            if output.parameters is not None:
+                _check_output(spec, output.parameters)
+                if output.parameters.classification:
+                    classes[output.name] = output.parameters.classification
+        request = InferRequest(tensors, outputs=tuple(names))
+        return Call(request, asked, frozenset(binary), classes)
 
 
 @dataclass(slots=True)
@@ -306,29 +360,26 @@ def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": str(spec.datatype), "shape": list(spec.shape)}
 
 
-def _split(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview | None]:
-    if header_length is None:
-        return body, None
-    digits = header_length.strip()
-    if not digits.isdigit() or len(digits) > len(str(len(body))) or int(digits) > len(body):
-        message = f"Inference-Header-Content-Length must be a number of bytes up to the body's {len(body)}"
-        raise Refused(Kind.INVALID, message)
-    length = int(digits)
-    return body[:length], memoryview(body)[length:]
+def _output_head(name: str, datatype: str) -> bytes:
+    """Everything of an output that does not depend on the answer."""
+    quoted = msgspec.json.encode
+    return b'{"name":%b,"datatype":%b,"shape":' % (quoted(name), quoted(datatype))
 
 
-def _chunk(given: _Input, size: int, binary: memoryview | None, at: int) -> memoryview:
+def _blob(given: _Input, size: int, binary: memoryview | None, at: int) -> memoryview:
     if memoryview(given.data):
-        raise Refused(
-            Kind.INVALID, f"{given.name}: has data and binary_data_size; send one of the two"
-        )
-    if binary is None:
-        message = f"{given.name}: binary_data_size needs the header Inference-Header-Content-Length"
+        message = f"{given.name}: has data and binary_data_size; send one of the two"
         raise Refused(Kind.INVALID, message)
-    if not 0 <= size <= len(binary) - at:
-        message = f"{given.name}: binary_data_size is {size}, {len(binary) - at} bytes are left in the body"
-        raise Refused(Kind.INVALID, message)
-    return binary[at : at + size]
+    return chunk(given.name, size, binary, at)
+
+
+def _check_output(spec: TensorSpec, parameters: _TensorParameters) -> None:
+    if parameters.shared_memory_region is not None:
+        raise Refused(Kind.INVALID, f"output {spec.name!r}: {_NO_SHARED_MEMORY}")
+    if parameters.classification:
+        problem = class_problem(spec, parameters.classification)
+        if problem is not None:
+            raise Refused(Kind.INVALID, problem)
 
 
 def _sentence(error: msgspec.ValidationError) -> str:

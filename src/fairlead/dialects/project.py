@@ -20,10 +20,16 @@ from fairlead.api.pieces import (
     encoded_in_pieces,
     groups,
 )
-from fairlead.api.tensors import array_of, list_type, not_finite
+from fairlead.api.tensors import array_of, list_type, not_finite, numbers
 from fairlead.dialects.json_bodies import NotJson, field_error, read
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
-from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature, TensorSpec
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSignature,
+    TensorSpec,
+)
 
 
 class TensorCodec:
@@ -34,6 +40,7 @@ class TensorCodec:
         self._scalars = [spec.name for spec in signature.inputs if not spec.shape]
         self._several_outputs = len(signature.outputs) > 1
         instance = _instance_type(signature.inputs)
+        self._bits = [spec for spec in signature.outputs if spec.datatype is DataType.BF16]
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_body_type(instance))
         self._rows: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
             list.__class_getitem__(instance)
@@ -85,7 +92,7 @@ class TensorCodec:
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
-        tensors = response.tensors
+        tensors = self._readable(response)
         count = len(next(iter(request.tensors.values())))
         for name, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != count:
@@ -95,10 +102,16 @@ class TensorCodec:
             data = _rows_of(tensors, count)
         else:
             data = encoded_in_pieces(next(iter(tensors.values())))
-        if b"null" in data and any(_not_finite(tensor) for tensor in response.tensors.values()):
+        if b"null" in data and any(_not_finite(tensor) for tensor in tensors.values()):
             message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"
             raise not_finite(request.tensors, message)
         return b'{"predictions":%b}' % data
+
+    def _readable(self, response: InferResponse) -> Tensors:
+        tensors = response.tensors
+        for spec in self._bits:
+            tensors = {**tensors, spec.name: numbers(spec.datatype, tensors[spec.name])}
+        return tensors
 
 
 def example_body(signature: Signature, request: Any) -> Any:  # noqa: ANN401 - JSON values

@@ -41,7 +41,10 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artifact is. `entry` is the file the engine opens, `golden` the file of golden examples."""
+    """What an artifact is. `entry` is the file the engine opens, `golden` the file of golden examples.
+
+    `labels` are the names of an output's elements, by output: what the highest of them stands for.
+    """
 
     ref: ArtifactRef
     engine: str
@@ -51,6 +54,7 @@ class Manifest:
     golden: str
     bio: Mapping[str, Any] = field(default_factory=dict)
     batching: Batching = field(default_factory=Batching)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -99,6 +103,8 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
     }
     if manifest.batching:
         document["batching"] = batching_to_json(manifest.batching)
+    if manifest.labels:  # only then: manifests without them are the same bytes as ever
+        document["labels"] = {name: list(texts) for name, texts in manifest.labels.items()}
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -110,7 +116,7 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
     node = Node(document)
     required = ["name", "version", "engine", "entry", "golden", "signature", "files"]
     check_schema(document, SCHEMA, source, oldest=_OLDEST)
-    node.mapping([*required, "schema", "bio", "batching"], required)
+    node.mapping([*required, "schema", "bio", "batching", "labels"], required)
     files = tuple(_file(child) for child in node.child("files").elements())
     _check_files(node, files)
     bio = node.child("bio").value if node.has("bio") else {}
@@ -126,6 +132,12 @@ def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
         golden=node.child("golden").text(),
         bio=bio if isinstance(bio, Mapping) else {},
         batching=batching_from_json(node.child("batching")) if node.has("batching") else Batching(),
+        labels={
+            name: tuple(text.text() for text in texts.elements())
+            for name, texts in node.child("labels").items()
+        }
+        if node.has("labels")
+        else {},
     )
     node.done(source)
     return manifest

@@ -22,6 +22,8 @@ BIO = "bio"
 INFER = "infer"
 READY = "ready"
 METADATA = "metadata"
+CONFIG = "config"
+STATS = "stats"
 
 # Every action has one verb: what a key needs to ask it. Whatever a release's own paths do is inference.
 VERBS: Mapping[str, Verb] = {
@@ -30,16 +32,19 @@ VERBS: Mapping[str, Verb] = {
     BIO: Verb.READ,
     READY: Verb.READ,
     METADATA: Verb.READ,
+    CONFIG: Verb.READ,
+    STATS: Verb.READ,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPath:
-    """A path without a service's name: `name` says which."""
+    """A path that no service answers: `name` says which. `keyed`: what it tells depends on who asks."""
 
     path: str
     name: str
     methods: tuple[str, ...]
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,21 @@ class CustomPath:
         return Verb.INFER
 
 
+# Extensions of Open Inference servers that are not here, by the first part of their paths.
+NOT_SERVED: Mapping[str, str] = {
+    "trace": "trace",
+    "logging": "logging",
+    "systemsharedmemory": "system_shared_memory",
+    "cudasharedmemory": "cuda_shared_memory",
+}
+_MODEL_METHODS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    (): READ,
+    (READY,): READ,
+    (CONFIG,): READ,
+    (STATS,): READ,
+    (INFER,): WRITE,
+}
+
 PathMatch = OpenPath | ModelPath | CustomPath
 
 
@@ -91,7 +111,13 @@ def open_paths(api_version: str) -> Mapping[str, OpenPath]:
         "/v2/health/live": "v2_live",
         "/v2/health/ready": "v2_ready",
     }
-    return {path: OpenPath(path, name, GET) for path, name in names.items()}
+    found = {path: OpenPath(path, name, GET) for path, name in names.items()}
+    for path, name, methods in (
+        ("/v2/models/stats", "v2_stats", READ),
+        ("/v2/repository/index", "v2_index", WRITE),
+    ):
+        found[path] = OpenPath(path, name, methods, keyed=True)
+    return found
 
 
 def parse_path(target: str, api_version: str) -> PathMatch:
@@ -107,9 +133,17 @@ def parse_path(target: str, api_version: str) -> PathMatch:
     if parts[: len(prefix)] == prefix and len(parts) == len(prefix) + 2:
         return _project(path, *parts[len(prefix) :])
     match parts:
-        case ["v2", "models", service, *rest] if service:
+        case ["v2", "models", service, *rest] if service and rest != ["trace", "setting"]:
             return _open_inference(path, service, rest)
-    return CustomPath(path)
+        case ["v2", *rest]:
+            return _extension(path, rest)
+        case _:
+            return CustomPath(path)
+
+
+def extension_of(path: str) -> str:
+    """Which extension a `v2_extension` path belongs to."""
+    return NOT_SERVED.get(path.split("/")[2], "trace")
 
 
 STATIC_PREFIX = "/static-offline-docs/"  # the docs page's script and style
@@ -124,7 +158,20 @@ def _open_inference(path: str, service: str, rest: list[str]) -> PathMatch:
     version = None
     if len(rest) > 1 and rest[0] == "versions":
         version, rest = rest[1], rest[2:]
-    methods = {(): READ, (READY,): READ, (INFER,): WRITE}.get(tuple(rest))
+    methods = _MODEL_METHODS.get(tuple(rest))
     if methods is None or version == "":
         return CustomPath(path)
     return ModelPath(path, service, rest[0] if rest else METADATA, methods, version)
+
+
+def _extension(path: str, rest: list[str]) -> PathMatch:
+    """Paths of the protocol's extensions: what loads and unloads, and what is not served here."""
+    match rest:
+        case ["repository", "models", service, "load" | "unload"] if service:
+            return OpenPath(path, "v2_control", WRITE, keyed=True)
+        case ["models", _, "trace", "setting"]:
+            return OpenPath(path, "v2_extension", CUSTOM, keyed=True)
+        case [first, *_] if first in NOT_SERVED:
+            return OpenPath(path, "v2_extension", CUSTOM, keyed=True)
+        case _:
+            return CustomPath(path)

@@ -29,7 +29,11 @@ class DataType(StrEnum):
     BYTES = "BYTES"
 
 
-_LARGEST_FLOATS = {"FP16": 65504.0, "FP32": 3.4028234663852886e38}
+_LARGEST_FLOATS = {
+    "FP16": 65504.0,
+    "BF16": 3.3895313892515355e38,
+    "FP32": 3.4028234663852886e38,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,16 @@ not spin while they wait. Inputs are never cast: what the caller sends has the m
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime  # type: ignore[import-untyped] # it ships no types
 
 from fairlead.api.cancellation import current
-from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.inference import InferRequest, InferResponse, Tensor, Tensors
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
 
@@ -30,11 +32,13 @@ _DATATYPES = {
     "tensor(float16)": DataType.FP16,
     "tensor(float)": DataType.FP32,
     "tensor(double)": DataType.FP64,
+    "tensor(bfloat16)": DataType.BF16,
     "tensor(string)": DataType.BYTES,
 }
 _ERRORS_ONLY = (
     3  # ONNX Runtime's log severity: its warnings about graphs help nobody who serves them
 )
+_BFLOAT16 = 16  # TensorProto.BFLOAT16
 _MESSAGE_LENGTH = 300  # characters of the engine's own words that are worth passing on
 
 
@@ -61,7 +65,9 @@ class OnnxModel:
         outputs = _specs(path.name, "output", self._session.get_outputs())
         self.signature: Signature = TensorSignature(inputs, outputs)
         self._names = [spec.name for spec in outputs]
-        self._run = self._session.run
+        self._bits = {spec.name for spec in inputs if spec.datatype is DataType.BF16}
+        bits_out = any(spec.datatype is DataType.BF16 for spec in outputs)
+        self._run = self._run_values if self._bits or bits_out else self._session.run
 
     def infer(self, request: InferRequest) -> InferResponse:
         names = self._names if request.outputs is None else list(request.outputs)
@@ -71,6 +77,17 @@ class OnnxModel:
         except Exception as error:  # noqa: BLE001 - as above
             raise _failure(error) from None
 
+    def _run_values(self, names: list[str], tensors: Tensors, options: Any) -> list[Tensor]:  # noqa: ANN401 - the engine ships no types
+        """Run with BF16, whose bits only the engine's own values carry."""
+        value = onnxruntime.OrtValue
+        values = {
+            name: value.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(tensor), _BFLOAT16)
+            if name in self._bits
+            else value.ortvalue_from_numpy(tensor)
+            for name, tensor in tensors.items()
+        }
+        return [_tensor(one) for one in self._session.run_with_ort_values(names, values, options)]
+
     def parse_document(self, data: bytes) -> Any:  # noqa: ANN401 - the protocol of all models
         raise NotImplementedError("an ONNX model takes tensors")
 
@@ -79,6 +96,16 @@ class OnnxModel:
 
     def close(self) -> None:
         """The session goes with the model."""
+
+
+def _tensor(value: Any) -> Tensor:  # noqa: ANN401 - the engine ships no types
+    if value.data_type() != "tensor(bfloat16)":
+        found: Tensor = value.numpy()
+        return found
+    bits = np.empty(value.shape(), np.uint16)
+    if bits.size:  # the engine's own memory goes with its value
+        ctypes.memmove(bits.ctypes.data, value.data_ptr(), bits.nbytes)
+    return bits
 
 
 def _options() -> Any:  # noqa: ANN401 - the engine ships no types

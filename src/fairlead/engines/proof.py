@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from fairlead.api.inference import InferRequest, Model
-from fairlead.api.tensors import tensor_from_lists
+from fairlead.api.tensors import numbers, tensor_from_lists
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.golden import Example, Golden, difference
 from fairlead.domain.signature import DocumentSignature
@@ -57,9 +57,10 @@ async def _answer(model: Model, example: Example) -> Any:  # noqa: ANN401 - a JS
     if isinstance(model.signature, DocumentSignature):
         return json.loads(model.dump_document(response.document))
     wanted = example.response if isinstance(example.response, dict) else {}
+    kinds = {spec.name: spec.datatype for spec in model.signature.outputs}
     # An example may name only the outputs it is about.
     return {
-        name: tensor.tolist()
+        name: numbers(kinds[name], tensor).tolist()
         for name, tensor in response.tensors.items()
         if name in wanted or not wanted
     }

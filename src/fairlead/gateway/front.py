@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import xxhash
 from starlette.responses import Response
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from fairlead.api.http_status import ERROR_CODE, HTTP_STATUS
 from fairlead.domain.errors import Kind
-from fairlead.domain.paths import OpenPath, parse_path
+from fairlead.domain.paths import CONFIG, STATS, ModelPath, OpenPath, parse_path
 from fairlead.domain.routing import (
     BAD_KEY,
     DUPLICATE_KEY,
@@ -37,22 +37,29 @@ from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
 
 _MARKED = {DUPLICATE: DUPLICATE_KEY, MALFORMED: BAD_KEY}
-# A body nobody will read is taken off the wire up to here, so that the connection can be used again.
-_UNREAD_BYTES = 1 << 20
+# A body is taken off the wire up to here, even if nobody reads it: so the connection can be used again.
+_MOST_BYTES = 1 << 20
+# Pages about a model that Envoy leads here, because no worker knows all of it.
+ANSWERED_HERE = frozenset({CONFIG, STATS})
 _LONGEST_REASON = 300  # characters that the access log keeps
 _MOVING = "the routes to this service are moving: try again"
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One request at the desk. `path` is without its query, nothing decoded."""
+    """One request at the desk. `path` is without its query, nothing decoded; `body` is at most its first megabyte.
+
+    `forward`: who the resolver found, where a page is about a model.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    forward: Forward | None = None
 
 
-Page = Callable[[Visit], Awaitable[Response]]
+Page = Callable[[Visit], Awaitable[Response | Refusal]]
 
 
 class FrontDesk:
@@ -71,20 +78,29 @@ class FrontDesk:
         for name, value in scope["headers"]:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             headers[key] = f"{headers[key]},{text}" if key in headers else text
-        visit = Visit(scope["method"], scope["raw_path"].decode("latin-1"), headers)
-        await _discard(receive)
+        body = await _read(receive)
+        visit = Visit(scope["method"], scope["raw_path"].decode("latin-1"), headers, body)
         response = await self.answer(visit)
         await response(scope, receive, send)
 
     async def answer(self, visit: Visit) -> Response:
         """The page, or the refusal."""
         refused = self._unwelcome(visit)
-        outcome = refused if refused is not None else self._decide(visit)
+        answer = refused if refused is not None else await self._answer(visit)
+        if isinstance(answer, Response):
+            return answer
+        response = refusal_response(visit, answer, self._settings.api_version)
+        response.headers["server-timing"] = _how_it_went(visit, answer)
+        return response
+
+    async def _answer(self, visit: Visit) -> Response | Refusal:
+        outcome = self._decide(visit)
         if isinstance(outcome, Open):
             return await self._pages[outcome.name](visit)
-        response = refusal_response(visit, outcome, self._settings.api_version)
-        response.headers["server-timing"] = _how_it_went(visit, outcome)
-        return response
+        if isinstance(outcome, Forward):
+            action = cast("ModelPath", parse_path(visit.path, self._settings.api_version)).action
+            return await self._pages[action](replace(visit, forward=outcome))
+        return outcome
 
     def _unwelcome(self, visit: Visit) -> Refusal | None:
         path = parse_path(visit.path, self._settings.api_version)
@@ -100,8 +116,12 @@ class FrontDesk:
             return Refusal(Kind.FORBIDDEN, key.killed)
         return None
 
-    def _decide(self, visit: Visit) -> Open | Refusal:
+    def _decide(self, visit: Visit) -> Open | Forward | Refusal:
+        """`Forward` only for the pages about a model that are answered here."""
         ask = _ask(visit)
+        path = parse_path(visit.path, self._settings.api_version)
+        if isinstance(path, ModelPath) and path.action in ANSWERED_HERE:
+            return route(self._view.index.for_path(visit.path), ask, xxhash.xxh64_intdigest)
         for index in (self._view.index, self._view.previous):
             outcome = route(index.for_path(visit.path), ask, xxhash.xxh64_intdigest)
             if not isinstance(outcome, Forward):
@@ -132,7 +152,9 @@ def refusal_response(visit: Visit, refusal: Refusal, api_version: str) -> Respon
 
 
 def json_response(
-    document: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+    document: Mapping[str, Any] | list[Any],
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(body, status, dict(headers or {}), "application/json")
@@ -147,10 +169,11 @@ def _how_it_went(visit: Visit, refusal: Refusal) -> str:
     return f'refusal;desc="{reason}"{bucket}'
 
 
-async def _discard(receive: Receive) -> None:
-    seen = 0
-    while seen < _UNREAD_BYTES:
+async def _read(receive: Receive) -> bytes:
+    body = bytearray()
+    while len(body) < _MOST_BYTES:
         message = await receive()
-        seen += len(message.get("body", b""))
+        body += message.get("body", b"")
         if message["type"] != "http.request" or not message.get("more_body", False):
-            return
+            break
+    return bytes(body[:_MOST_BYTES])

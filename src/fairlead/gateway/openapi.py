@@ -75,7 +75,7 @@ def openapi_document(
         {"detail": {"type": ["string", "array"], "items": {"type": "object"}}}
     )
     schemas["OpenInferenceError"] = _object({"error": {"type": "string"}})
-    paths: Document = {}
+    paths: Document = _of_all()
     for name in sorted(table.services):
         service = table.services[name]
         shown = _shown(service)
@@ -89,6 +89,26 @@ def openapi_document(
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
         },
+    }
+
+
+def _of_all() -> Document:
+    """What the Open Inference Protocol tells of every model that a key may read."""
+
+    def operation(what: str, answer: Document) -> Document:
+        return {
+            "summary": what,
+            "tags": ["Open Inference Protocol"],
+            "security": _SECURITY,
+            "responses": {"200": _content("The answer", answer), **_refusals("OpenInferenceError")},
+        }
+
+    index = operation("Every model and its state", {"type": "array", "items": {"type": "object"}})
+    asked = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+    index["requestBody"] = {"required": False, **_content("Which models", asked)}
+    return {
+        "/v2/models/stats": {"get": operation("Every model's statistics", {"type": "object"})},
+        "/v2/repository/index": {"post": index},
     }
 
 
@@ -128,6 +148,8 @@ def _service_paths(
         f"{root}/{name}/predict": {"post": operation("Predict", response, request)},
         f"{root}/{name}/bio": {"get": operation("What the model says of itself", anything)},
         f"/v2/models/{name}": {"get": operation("Metadata (OIP)", anything)},
+        f"/v2/models/{name}/config": {"get": operation("Configuration (OIP)", anything)},
+        f"/v2/models/{name}/stats": {"get": operation("Statistics (OIP)", anything)},
         f"/v2/models/{name}/ready": {"get": operation("Is it ready? (OIP)", anything)},
         f"/v2/models/{name}/infer": {
             "post": operation("Infer (OIP)", infer_response, infer_request)

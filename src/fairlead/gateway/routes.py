@@ -67,7 +67,7 @@ class _Tree:
 
 def needs_key(path: OpenPath, settings: GatewaySettings) -> bool:
     """Must a caller of this open path show a key?"""
-    return not settings.loopback and path.name in KEYED_BEYOND_LOOPBACK
+    return path.keyed or (not settings.loopback and path.name in KEYED_BEYOND_LOOPBACK)
 
 
 def route_configuration(

@@ -19,6 +19,7 @@ from fairlead.gateway.front import Page, Visit, json_response, refusal_response
 from fairlead.gateway.health import Health, Report
 from fairlead.gateway.home import home_document, home_html
 from fairlead.gateway.metrics import CONTENT_TYPE, Metrics
+from fairlead.gateway.models import EXTENSIONS, ModelPages
 from fairlead.gateway.openapi import Manifests, openapi_document
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
@@ -26,7 +27,6 @@ from fairlead.gateway.state import View
 _OK = 200
 _FAILING = 503
 _STATIC = Path(fastapi_offline.__file__).parent / "static"
-_VERSION_EXTENSIONS = ("binary_tensor_data",)
 
 
 class Site:
@@ -45,6 +45,7 @@ class Site:
         self._health = health
         self._metrics = metrics
         self._manifests = Manifests(home)
+        self._models = ModelPages(settings, view)
 
     def pages(self) -> Mapping[str, Page]:
         """By the names of `domain.paths.open_paths`."""
@@ -62,6 +63,7 @@ class Site:
             "v2": self._v2,
             "v2_live": self._live,
             "v2_ready": self._ready,
+            **self._models.pages(),
         }
 
     async def _home(self, visit: Visit) -> Response:
@@ -119,9 +121,7 @@ class Site:
     async def _v2(self, visit: Visit) -> Response:  # noqa: ARG002 - every page takes the visit
         name = self._settings.name
         version = self._settings.version
-        return json_response(
-            {"name": name, "version": version, "extensions": list(_VERSION_EXTENSIONS)}
-        )
+        return json_response({"name": name, "version": version, "extensions": list(EXTENSIONS)})
 
 
 def _health_document(report: Report) -> dict[str, Any]:

@@ -24,6 +24,11 @@ class Admission:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
+    def slots(self) -> int:
+        """How many at once; 0 is no limit."""
+        return self._slots
+
+    @property
     def taken(self) -> int:
         return self._taken
 

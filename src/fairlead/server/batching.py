@@ -22,6 +22,7 @@ from fairlead.domain.errors import Kind, Refused
 from fairlead.engines.batches import Rows
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_queue import BatchQueue, Waiting
+from fairlead.server.executions import Executions
 from fairlead.server.stats import BatchCounts
 from fairlead.server.threads import Threads
 from fairlead.server.times import Times
@@ -74,6 +75,7 @@ class Batcher:
         clock: Clock,
     ) -> None:
         self.counts = BatchCounts()
+        self.executions = Executions()  # its endpoint's
         self.most = queue.most
         self._model = model
         self._threads = threads
@@ -253,6 +255,7 @@ class Batcher:
     def _deliver(self, run: Run, outcomes: Sequence[Outcome]) -> None:
         for requests, rows, seconds in run.ran:
             self.counts.ran(requests, rows, seconds)
+            self.executions.ran(rows, seconds, requests)
         for member, outcome in outcomes:
             self.counts.waited(member.began - member.arrived if member.began else 0.0)
             member.let_go(member.share if member.answer.done() else 0.0)

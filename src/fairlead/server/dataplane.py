@@ -18,9 +18,11 @@ from concurrent.futures import Future
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
+from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
 from fairlead.server.batching import Batcher
+from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
 from fairlead.server.stats import Stats
@@ -53,6 +55,8 @@ class Endpoint:
         self.artifact = artifact
         self.admission = Admission(concurrency)
         self.model = artifact.model
+        self.executions = batcher.executions if batcher is not None else Executions()
+        self._batched = _batched_input(artifact.model.signature)
         self._inline = artifact.profile.inline and batcher is None
         self._elements = artifact.profile.inline_elements
         self._bytes = artifact.profile.inline_bytes
@@ -76,6 +80,11 @@ class Endpoint:
             elements += tensor.size
         return elements <= self._elements
 
+    def rows(self, request: InferRequest) -> int:
+        """How many items a request brings: the size of its batch dimension, 1 where there is none."""
+        tensor = request.tensors.get(self._batched)
+        return 1 if tensor is None else len(tensor)
+
     def infer_now(self, request: InferRequest) -> InferResponse:
         """Answer a `quick` request; raises FairleadError."""
         answer = self.model.infer(request)
@@ -96,11 +105,14 @@ class Endpoint:
                 await self.admission.enter()
                 if self.batcher is not None and self.batcher.takes(request):
                     return await self.batcher.infer(request, until, times, self._free)
-                return await (
+                before = times.engine_seconds
+                answer = await (
                     self._await(request, times)
                     if self._asynchronous
                     else self._in_thread(request, times)
                 )
+                self.executions.ran(self.rows(request), times.engine_seconds - before)
+                return answer
         except TimeoutError:
             raise late(seconds) from None
 
@@ -147,6 +159,14 @@ class Endpoint:
         """Nothing is done for a request any more."""
         self.wasted_seconds += wasted_seconds
         self.admission.leave()
+
+
+def _batched_input(signature: Signature) -> str:
+    """The first input with a batch dimension; empty if there is none."""
+    if isinstance(signature, DocumentSignature):
+        return ""
+    batched = (spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == -1)
+    return next(batched, "")
 
 
 class DataPlane:

@@ -28,6 +28,7 @@ from fairlead.server.worker import (
     load_one,
     owner_gone,
     stop_signals,
+    switch_quickly,
 )
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class _Pool:
 
 async def run_pool(specs: Sequence[WorkerSpec], clock: Clock) -> int:
     """Serve these revisions until told to stop; returns the process's exit code."""
+    switch_quickly()
     stop = asyncio.Event()
     pool = _Pool(clock, stop)
     server = pool.open(specs)

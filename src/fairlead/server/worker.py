@@ -15,17 +15,25 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fairlead.api.worker import WorkerSpec
+from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
-from fairlead.server.endpoints import endpoints_of
 from fairlead.server.http.app import ServerApp
+from fairlead.server.http.oip import NO_CONTROL
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen, Socket, serve
-from fairlead.server.loading import LoadedArtifact, load_artifact
+from fairlead.server.loading import LoadedArtifact
+from fairlead.server.repository import Repository, load_revision
 
 _log = logging.getLogger(__name__)
+
+_SEVERAL = "several processes serve here, and each would have to: start the server with one worker for that"
+_EXPOSED = (
+    "others can reach this server: it lets callers do that on loopback only, or with "
+    "FAIRLEAD_SERVING_MODEL_CONTROL=true"
+)
 
 DONE = 0
 _SWITCH_SECONDS = 0.0005
@@ -44,8 +52,18 @@ class NotServed(Refused):
         self.digest = spec.digest
 
 
+def no_control(listen: Listen, settings: ServingSettings) -> str:
+    """Why the callers of a server that listens there may not load and unload models; empty if they may."""
+    if listen.uds is not None:
+        return NO_CONTROL
+    if listen.shared:
+        return _SEVERAL
+    return "" if settings.model_control or is_loopback(listen.host) else _EXPOSED
+
+
 @dataclass(slots=True)
 class _Outcome:
+    repository: Repository | None  # of a server whose callers may load and unload
     refusal: NotServed | None = None
 
 
@@ -83,6 +101,14 @@ def identity_of(spec: WorkerSpec) -> dict[str, object]:
     }
 
 
+def switch_quickly() -> None:
+    """Let a thread that has run a model have its turn soon, also when the event loop is busy.
+
+    The default, 5 ms, is as long as many a run.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+
 async def serve_revisions(
     specs: Sequence[WorkerSpec],
     listen: Listen,
@@ -95,12 +121,12 @@ async def serve_revisions(
     Raises Refused (CONFLICT) if the address is taken, NotServed if a revision cannot be loaded or proved.
     """
     first = specs[0]
-    # A thread that has run a model waits so long for its turn when the event loop is busy: the default, 5 ms,
-    # is as long as many a run.
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    switch_quickly()
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
-    outcome = _Outcome()
+    refused = no_control(listen, first.settings)
+    outcome = _Outcome(None if refused else Repository(specs, plane, app, clock))
+    app.give_control(None, refused)
     at = Socket(listen)
     try:
         async with asyncio.TaskGroup() as group:
@@ -134,6 +160,9 @@ async def _load(
             stop.set()
             return
     app.serve(served, versioned=specs[0].socket is None)
+    if outcome.repository is not None:
+        outcome.repository.start(served)
+        app.give_control(outcome.repository, "")
 
 
 async def load_one(
@@ -143,35 +172,12 @@ async def load_one(
 
     Raises NotServed.
     """
-    start = clock.monotonic()
     try:
-        if spec.digest not in artifacts:
-            artifacts[spec.digest] = await load_artifact(
-                spec.artifact,
-                spec.digest,
-                spec.threads,
-                clock,
-                allow_pickle=spec.allow_pickle,
-                measured=spec.measured,
-            )
-        made = await endpoints_of(spec, artifacts[spec.digest], clock)
+        return await load_revision(spec, plane, clock, artifacts)
     except Exception as error:  # noqa: BLE001 - whatever a model's library raises becomes a line
         if not isinstance(error, FairleadError):
             _log.error("%s failed while it was loaded", spec.revision, exc_info=error)
         raise NotServed(spec, error) from None
-    artifact = artifacts[spec.digest]
-    for endpoint in made:
-        plane.add(endpoint)
-    _log.info(
-        "%s is loaded and proved in %.2f s: a run takes %.0f µs, %s%s",
-        spec.revision,
-        clock.monotonic() - start,
-        artifact.profile.run_microseconds,
-        "on the event loop" if artifact.on_loop else "in a thread",
-        "".join(f"; {one.id.endpoint}: {one.batching}" for one in made if one.batching),
-        extra={"digest": spec.digest},
-    )
-    return ServedRevision(spec, artifact)
 
 
 @contextlib.contextmanager

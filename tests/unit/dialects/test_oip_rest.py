@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fairlead.api.inference import NUMPY_TYPES, InferResponse
+from fairlead.api.tensors import numbers
 from fairlead.dialects import oip_rest
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.domain.errors import FairleadError, Kind
@@ -154,7 +155,13 @@ def test_binary_outputs_come_when_asked_for_one_by_one_or_for_all() -> None:
         (body(X, {**T, "data": [1]}), "Expected 'str', got 'int'"),
         (body(X, T, outputs=[{"name": "z"}]), "unknown output 'z'; the model's outputs are 'y', 'u'"),
         (body(X, T, outputs=[{"name": "y"}, {"name": "y"}]), "asked for twice"),
-        (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 3}}]), "classification extension"),
+        (body(X, T, outputs=[{"name": "y", "parameters": {"classification": -1}}]), "write how many classes you want, from 1"),
+        (body(X, T, outputs=[{"name": "u", "parameters": {"classification": 1}}]), "BYTES elements have no highest"),
+        (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 1.5}}]), "Expected 'int | null', got 'float'"),
+        (body(X, T, outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]), "output 'y': shared memory is not served"),
+        (body({**X, "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}}, T), "x: shared memory is not served"),
+        (body(X, T, parameters={"sequence_id": 7, "sequence_start": True}), "sequences are not served"),
+        (body(X, T, parameters={"sequence_id": "seven"}), "sequences are not served"),
         (body({**X, "parameters": {"binary_data_size": 8}}, T), "send one of the two"),
         (body({"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}, T), "needs the header"),
         (body(X, T, id=7), "id: Expected 'str | null', got 'int'"),
@@ -337,6 +344,8 @@ def tensors(draw: st.DrawFn) -> tuple[str, Any]:
     if datatype == "BYTES":
         texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
         array = draw(hnp.arrays(object, shape, elements=texts))
+    elif datatype == "BF16":
+        array = draw(hnp.arrays(np.uint16, shape, elements=st.integers(0, 0x7F7F)))
     elif datatype.startswith("FP"):
         array = draw(
             hnp.arrays(
@@ -359,7 +368,8 @@ def test_every_tensor_survives_json_and_binary_both_ways(
     shape = list(array.shape)
     codec = one(datatype, [-1] * len(shape))
     request = {"name": "x", "shape": shape, "datatype": datatype}
-    data = array.tolist() if nested else array.ravel().tolist()
+    shown = numbers(datatype, array)
+    data = shown.tolist() if nested else shown.ravel().tolist()
     found = codec.decode(body({**request, "data": data})).request.tensors["x"]
     assert found.dtype == array.dtype
     assert found.shape == array.shape

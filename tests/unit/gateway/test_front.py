@@ -195,5 +195,5 @@ def test_every_open_path_has_a_name_for_its_page() -> None:
     named = {path.name for path in open_paths("v1").values()}
     assert named == {
         *("home", "livez", "healthz", "metrics", "docs", "openapi", "root", "live", "ready"),
-        *("v2", "v2_live", "v2_ready"),
+        *("v2", "v2_live", "v2_ready", "v2_stats", "v2_index"),
     }

@@ -265,6 +265,8 @@ def test_the_api_document_has_every_service_and_no_dangling_reference(signature:
     assert set(document["paths"]) == {
         *("/v1/model/speech/predict", "/v1/model/speech/bio", "/v2/models/speech"),
         *("/v2/models/speech/ready", "/v2/models/speech/infer"),
+        *("/v2/models/speech/config", "/v2/models/speech/stats"),
+        *("/v2/models/stats", "/v2/repository/index"),
     }
     schemas = document["components"]["schemas"]
     for reference in references(document):

@@ -13,10 +13,11 @@ from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane
+from fairlead.server.dataplane import DataPlane, Endpoint
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.deadlines import seconds_to_answer
+from fairlead.server.http.encoding import is_encoded, packed, unpacked
 from fairlead.server.http.exchange import (
     Bodies,
     Holding,
@@ -31,6 +32,7 @@ from fairlead.server.http.exchange import (
     unless_left,
 )
 from fairlead.server.http.handlers import Headers
+from fairlead.server.http.oip import Control
 from fairlead.server.http.plain import PlainRoutes
 from fairlead.server.http.priority import PRIORITY, priority_of
 from fairlead.server.http.protocol import WHOLE, Whole
@@ -96,6 +98,11 @@ class ServerApp:
         self._hot = {}
         self._cold.forget()
 
+    def give_control(self, control: Control | None, reason: str) -> None:
+        """Let callers load and unload models; or say why they may not."""
+        self._cold.oip.control = control
+        self._cold.oip.no_control = reason
+
     def stop(self) -> None:
         """Say that we are not ready any more; requests that come all the same are answered."""
         self._cold.plain.ready = False
@@ -132,7 +139,11 @@ class ServerApp:
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
             )
+            if is_encoded(headers):
+                body, how = await packed(body, headers)
+                answer_headers = [*answer_headers, *how]
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            route.endpoint.executions.failed(self._now() - times.started)
             status, body, answer_headers = route.failure(error, identity, headers)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
@@ -163,10 +174,13 @@ class ServerApp:
     ) -> tuple[bytes, int | None]:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read_body(receive, headers, self._limit, holding)
+        if is_encoded(headers):
+            body = await unpacked(body, headers, self._limit, holding)
         times.arrived = self._now()
         handler, endpoint = route.handler, route.endpoint
         left = until - times.arrived
         requests, call = await self._aside.decode(handler, body, headers, left)
+        decoded = self._now()
         if endpoint.batcher is not None and PRIORITY in headers:
             level = priority_of(headers)
             for request in requests:
@@ -177,7 +191,10 @@ class ServerApp:
                 quickly = endpoint.infer_now(requests[0])
             finally:
                 times.ran(began, self._now() - began)
-            return handler.encode(call, (quickly,))
+            endpoint.executions.ran(endpoint.rows(requests[0]), times.engine_seconds)
+            answer = handler.encode(call, (quickly,))
+            self._answered(endpoint, times, decoded, times.began + times.engine_seconds)
+            return answer
 
         async def one_by_one() -> list[InferResponse]:
             return [
@@ -185,8 +202,18 @@ class ServerApp:
             ]
 
         answers = await unless_left(one_by_one(), receive)
-        left = until - self._now()
-        return await self._aside.encode(handler, call, answers, headers, left)
+        ran = self._now()
+        answer = await self._aside.encode(handler, call, answers, headers, until - ran)
+        self._answered(endpoint, times, decoded, ran)
+        return answer
+
+    def _answered(self, endpoint: Endpoint, times: Times, decoded: float, ran: float) -> None:
+        """One more in the statistics: decoded and run at these moments, encoded now."""
+        now = self._now()
+        queue = max(0.0, times.began - decoded) if times.began else 0.0
+        endpoint.executions.answered(
+            now, now - times.started, queue, decoded - times.arrived, now - ran
+        )
 
 
 def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes]) -> bool:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import msgspec
 
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -11,19 +15,27 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.exchange import (
+    Bodies,
+    Holding,
     Message,
     Receive,
     Scope,
     Send,
     answer,
     log_access,
+    read_body,
     request_id,
 )
+from fairlead.server.http.oip import OipPages
 from fairlead.server.http.plain import Plain, PlainRoutes
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.http.timing import as_header, bucket_only
 
+_log = logging.getLogger(__name__)
+_OK = 200
 _NOT_ALLOWED = 405
+_MOST_BYTES = 64 * 1024  # of a body that asks for no inference
+_READ = ("GET", "HEAD")
 _JSON = (b"content-type", b"application/json")
 _App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -40,6 +52,7 @@ class Cold:
         pod_name: str,
     ) -> None:
         self.plain = PlainRoutes(plane, settings, identity, pod_name)
+        self.oip = OipPages(plane, clock)
         self._stats = plane.stats
         self._settings = settings
         self._now = clock.monotonic
@@ -53,6 +66,7 @@ class Cold:
         self._versioned = versioned
         self._site = None
         self.plain.serve(served)
+        self.oip.serve(served, versioned=versioned)
 
     def forget(self) -> None:
         self._served, self._site = (), None
@@ -63,6 +77,8 @@ class Cold:
         if plain is None and not self.plain.ready:
             error = Refused(Kind.UNAVAILABLE, "not ready: no model is loaded here yet")
             await self.refuse(scope, error, send)
+        elif plain is None and self.oip.answers(scope["raw_path"]):
+            await self._tell_oip(scope, receive, send)
         elif plain is None:
             await self._browse(scope, receive, send)
         elif scope["method"] not in plain.methods:
@@ -95,6 +111,35 @@ class Cold:
         headers += _bucket(scope)
         plain.stats.count(status, self._now() - start)
         await answer(send, status, body, headers)
+
+    async def _tell_oip(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = self._now()
+        sent = dict(scope["headers"])
+        body = functools.partial(
+            read_body, receive, sent, _MOST_BYTES, Holding(Bodies(2 * _MOST_BYTES))
+        )
+        method, path = scope["method"], scope["raw_path"].decode("latin-1")
+        try:
+            template, (document, own) = await self.oip.tell(method, path, sent, body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            await self._refuse_oip(scope, error, send)
+            return
+        identity = request_id(sent)
+        headers = [_JSON, (b"x-request-id", identity), *own, *_bucket(scope)]
+        counted = "GET" if method == "HEAD" else method
+        self._stats.route(template, counted).count(_OK, self._now() - start)
+        await answer(send, _OK, msgspec.json.encode(document), headers)
+        if self._settings.access_log:
+            log_access(scope, _OK, identity)
+
+    async def _refuse_oip(self, scope: Scope, error: Exception, send: Send) -> None:
+        if not isinstance(error, FairleadError):
+            _log.error("a request failed in the server", exc_info=error)
+            error = Refused(Kind.INTERNAL, "the server failed on this request; its log says why")
+        allow = None
+        if error.kind is Kind.METHOD:
+            allow = error.message.rpartition(" use ")[2].replace(" or ", ", ").encode()
+        await self.refuse(scope, error, send, allow=allow)
 
     async def _browse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand over to the FastAPI app: undecoded, HEAD as GET, with the request's id on the answer."""

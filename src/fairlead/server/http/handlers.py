@@ -33,10 +33,13 @@ def project_handler(model: Model) -> Handler:
     return _ProjectTensors(project.TensorCodec(model.signature))
 
 
-def oip_handler(model: Model, name: str, version: int) -> Handler:
+def oip_handler(
+    model: Model, name: str, version: int, labels: Mapping[str, Sequence[str]] | None = None
+) -> Handler:
+    """`labels` name an output's elements, for the classification extension."""
     if isinstance(model.signature, DocumentSignature):
         return _OipDocuments(model, oip_rest.DocumentCodec(name, version))
-    return _OipTensors(oip_rest.TensorCodec(name, version, model.signature))
+    return _OipTensors(oip_rest.TensorCodec(name, version, model.signature, labels))
 
 
 class _ProjectTensors:

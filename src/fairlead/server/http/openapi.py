@@ -12,6 +12,7 @@ from fairlead.domain.signature import (
     TensorSpec,
     element_schema,
 )
+from fairlead.server.http import openapi_oip
 from fairlead.server.http.routes import ServedRevision
 
 _OPEN_ROUTES = {
@@ -20,6 +21,15 @@ _OPEN_ROUTES = {
     "/metrics": "Metrics as OpenMetrics text",
     "/v2/health/live": "The process runs",
     "/v2/health/ready": "Every model here has proved itself",
+}
+
+
+_VERSION = {
+    "name": "Accept-Version",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "v9, v9.2 or latest",
 }
 
 
@@ -39,6 +49,7 @@ def describe(
     }
     document["security"] = [{}, {"ApiKey": []}]  # this server takes both
     _add_refusals(paths)
+    paths.update(openapi_oip.oip_paths(_refusals("4XX", "503"), _VERSION))
     schemas: dict[str, Any] = components.setdefault("schemas", {})
     for one in served:
         _add_model(paths, schemas, one, settings)
@@ -100,7 +111,11 @@ def _add_model(
         for path in endpoint.paths:
             paths[path] = {"post": {**predict, "operationId": f"{name}{path}"}}
     infer = _operation(
-        name, "Open Inference Protocol", f"Ask {name}", (_OIP_REQUEST, _OIP_RESPONSE), {}
+        name,
+        "Open Inference Protocol",
+        f"Ask {name}",
+        (openapi_oip.REQUEST, openapi_oip.RESPONSE),
+        {},
     )
     paths[f"/v2/models/{name}/infer"] = {"post": infer}
 
@@ -113,18 +128,11 @@ def _operation(
     sample: Mapping[str, Any],
 ) -> dict[str, Any]:
     request, response = schemas
-    version = {
-        "name": "Accept-Version",
-        "in": "header",
-        "required": False,
-        "schema": {"type": "string"},
-        "description": "v9, v9.2 or latest",
-    }
     return {
         "tags": [tag],
         "summary": summary,
         "operationId": f"{name} {tag}",
-        "parameters": [version],
+        "parameters": [_VERSION],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": request, **sample}},
@@ -199,38 +207,3 @@ def _rewritten(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any part of a 
 
 _DETAIL = _object({"detail": {"type": ["string", "array"], "items": {"type": "object"}}})
 _ERROR = _object({"error": {"type": "string"}})
-_TENSOR = _object(
-    {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "datatype": {"type": "string"},
-        "data": {"type": "array", "items": {}},
-    }
-)
-_OIP_REQUEST = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": {"type": "object"},
-        "inputs": {"type": "array", "items": _TENSOR},
-        "outputs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {"name": {"type": "string"}},
-            },
-        },
-    },
-}
-_OIP_RESPONSE = {
-    "type": "object",
-    "required": ["model_name", "outputs"],
-    "properties": {
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
-        "id": {"type": "string"},
-        "outputs": {"type": "array", "items": _TENSOR},
-    },
-}

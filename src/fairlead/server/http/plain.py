@@ -65,6 +65,7 @@ class PlainRoutes:
         self._pod_name = pod_name
         self._served: Sequence[ServedRevision] = ()
         self._paths: dict[bytes, Plain] = {}
+        self._own: list[bytes] = []  # those of the models that are served
         self._add("/livez", self._live)
         self._add("/healthz", self._ready)
         self._add("/v2/health/live", self._live)
@@ -81,6 +82,9 @@ class PlainRoutes:
         return self._paths.get(path)
 
     def serve(self, served: Sequence[ServedRevision]) -> None:
+        for gone in self._own:
+            self._paths.pop(gone, None)  # versions of one service share a path
+        self._own = []
         self._served = served
         for one in served:
             name, version = one.revision.service, one.artifact.manifest.ref.version
@@ -92,6 +96,7 @@ class PlainRoutes:
                 ),
             ):
                 self._add(path, self._ready, template, one.headers())
+                self._own.append(path.encode())
         self.ready = True
 
     def forget(self) -> None:

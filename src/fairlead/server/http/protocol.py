@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fairlead.domain.errors import FairleadError
+from fairlead.server.http.encoding import is_encoded
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.routes import HotPath
 from fairlead.server.http.wave import QuickRequest, Wave
@@ -97,11 +98,11 @@ class HttpProtocol(GuardedProtocol):
         hot = self._lane.hot_path(self.url)
         if hot is None or not self._is_plain_post():
             return None
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.flow.write_paused or (self.cycle and not self.cycle.response_complete):
             return None  # pipelined: uvicorn keeps the order
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or len(length) > _MOST_DIGITS or self.flow.write_paused:
+        if not length.isdigit() or len(length) > _MOST_DIGITS or is_encoded(headers):
             return None
         try:
             route = hot.only or hot.choose(headers)

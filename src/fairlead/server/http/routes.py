@@ -194,7 +194,7 @@ def _routes(
     model = served.artifact.model
     version = served.artifact.manifest.ref.version
     predict = project_handler(model)
-    infer = oip_handler(model, name, version)
+    infer = oip_handler(model, name, version, served.artifact.manifest.labels)
     standard = [
         ("/v2/models/{m}/infer", infer),
         (f"/v2/models/{{m}}{_BY_ARTIFACT_VERSION}/infer", infer),

@@ -136,10 +136,16 @@ class Wave:
         now, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
         if self._waiting:
             loop.call_soon(self._answer, loop)
+        began = self._now()
         decoded = [one for one in now if self._decode(one)]
+        decoding = (self._now() - began) / len(now)
         ran = [one for one in decoded if self._run(one)]
+        began = self._now()
         encoded = [one for one in ran if self._encode(one)]
+        ended = self._now()
+        encoding = (ended - began) / (len(ran) or 1)
         for one in encoded:
+            self._count(one, ended, decoding, encoding)
             self._finish(one, OK)
 
     def _decode(self, one: QuickRequest) -> bool:
@@ -173,6 +179,15 @@ class Wave:
         one.ended = self._now()
         return True
 
+    def _count(self, one: QuickRequest, now: float, decoding: float, encoding: float) -> None:
+        """For the statistics; decoding and encoding are the wave's, shared among its requests."""
+        assert one.request is not None
+        endpoint = one.route.endpoint
+        executions = endpoint.executions
+        executions.ran(endpoint.rows(one.request), one.ended - one.began)
+        queue = max(0.0, one.began - one.start - decoding)
+        executions.answered(now, now - one.start, queue, decoding, encoding)
+
     def _timing(self, one: QuickRequest) -> bytes:
         """What the answer's head says of how it went."""
         headers, raw = one.headers, one.raw_headers
@@ -198,6 +213,7 @@ class Wave:
         """Answer an error; never True, as the request goes no further."""
         status, body, headers = one.route.failure(error, one.identity, one.headers)
         one.answer = _message(head_of(status, headers), one, body, self._timing(one))
+        one.route.endpoint.executions.failed(self._now() - one.start)
         self._finish(one, status)
         return False
 

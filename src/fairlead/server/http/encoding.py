@@ -1,0 +1,92 @@
+"""Compressed bodies (RFC 9110): gzip and deflate, both ways.
+
+A request says how it is compressed and is read as if it were not; it may not grow beyond the limit of bodies. An
+answer is compressed only for who asks for nothing else (`Accept-Encoding: gzip`): most clients send a list
+of all they could read with every request, and compressing tensors for each of them would cost more than it
+saves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from fairlead.domain.errors import Kind, Refused
+from fairlead.server.http.exchange import Holding
+from fairlead.server.http.handlers import Headers
+
+CONTENT_ENCODING = b"content-encoding"
+ACCEPT_ENCODING = b"accept-encoding"
+_GZIP = zlib.MAX_WBITS | 16
+_WINDOWS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
+_WISHES = (b"gzip", b"deflate")
+_LEVEL = 1  # numbers hardly get smaller with more work
+_ON_LOOP_BYTES = 64 * 1024  # more is the work of a thread: some milliseconds in a megabyte
+_PIECE_BYTES = 1024 * 1024
+
+
+def is_encoded(headers: Headers) -> bool:
+    """Is there anything for this module to do?"""
+    return CONTENT_ENCODING in headers or headers.get(ACCEPT_ENCODING) in _WISHES
+
+
+async def unpacked(body: bytes, headers: Headers, limit: int, holding: Holding) -> bytes:
+    """The body as it was before it was compressed; raises Refused (INVALID, TOO_LARGE, OVERLOADED)."""
+    encoding = headers.get(CONTENT_ENCODING, b"identity").strip().lower()
+    if encoding == b"identity":
+        return body
+    if encoding not in _WINDOWS:
+        shown = encoding.decode("latin-1")
+        message = f"content-encoding {shown!r:.40} is not read here; send gzip, deflate or none"
+        raise Refused(Kind.INVALID, message)
+    reader = zlib.decompressobj(_WINDOWS[encoding])
+    found = bytearray()
+    rest = body
+    while True:  # piece by piece: a small body may unpack to a huge one
+        if found:
+            piece = await asyncio.to_thread(_unpack, reader, rest, _PIECE_BYTES)
+        else:
+            piece = _unpack(reader, rest, _ON_LOOP_BYTES)
+        holding.take(len(piece))
+        found += piece
+        if len(found) > limit:
+            message = (
+                f"the body is larger than {limit} bytes once it is unpacked; send less at once"
+            )
+            raise Refused(Kind.TOO_LARGE, message)
+        rest = reader.unconsumed_tail
+        if reader.eof or not (rest or piece):
+            break
+    if not reader.eof or reader.unused_data:
+        raise _damaged()
+    return bytes(found)
+
+
+async def packed(body: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The answer's body as its caller wants it, and the headers that say so."""
+    wish = headers.get(ACCEPT_ENCODING, b"")
+    if wish not in _WISHES:
+        return body, []
+    if len(body) <= _ON_LOOP_BYTES:
+        smaller = _deflate(body, _WINDOWS[wish])
+    else:
+        smaller = await asyncio.to_thread(_deflate, body, _WINDOWS[wish])
+    return smaller, [(CONTENT_ENCODING, wish), (b"vary", ACCEPT_ENCODING)]
+
+
+def _unpack(reader: zlib._Decompress, rest: bytes, most: int) -> bytes:
+    try:
+        return reader.decompress(rest, most)
+    except zlib.error:
+        raise _damaged() from None
+
+
+def _damaged() -> Refused:
+    return Refused(
+        Kind.INVALID, "the body is not what its content-encoding says: it cannot be unpacked"
+    )
+
+
+def _deflate(body: bytes, window: int) -> bytes:
+    writer = zlib.compressobj(_LEVEL, zlib.DEFLATED, window)
+    return writer.compress(body) + writer.flush()
