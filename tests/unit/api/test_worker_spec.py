@@ -33,7 +33,7 @@ def test_what_is_left_out_has_its_default() -> None:
         del document[name]
     document["settings"] = None
     read = WorkerSpec.from_json(json.dumps(document))
-    assert (read.endpoints, read.socket, read.threads) == ((ServedEndpoint(),), None, 1)
+    assert (read.endpoints, read.socket, read.threads) == ((ServedEndpoint(),), None, 0)
     assert read.settings == ServingSettings()
 
 
