@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -63,6 +63,7 @@ class _Output(msgspec.Struct, gc=False):
 
 class _Parameters(msgspec.Struct, gc=False):
     binary_data_output: bool = False
+    priority: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -173,12 +174,15 @@ class TensorCodec:
         except msgspec.ValidationError as error:
             raise Refused(Kind.INVALID, _sentence(error)) from None
         tensors = self._tensors(parsed.inputs, binary)
+        level = parsed.parameters.priority if parsed.parameters is not None else 0
         if parsed.outputs:
             names, wanted = self._wanted(parsed)
-            return Call(InferRequest(tensors, outputs=names), parsed.id, wanted)
+            return Call(InferRequest(tensors, outputs=names, priority=level), parsed.id, wanted)
         every = parsed.parameters is not None and parsed.parameters.binary_data_output
         return Call(
-            InferRequest(tensors), parsed.id, frozenset(self._outputs) if every else frozenset()
+            InferRequest(tensors, priority=level),
+            parsed.id,
+            frozenset(self._outputs) if every else frozenset(),
         )
 
     def encode(self, call: Call, response: InferResponse) -> tuple[bytes, int | None]:
