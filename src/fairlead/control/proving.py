@@ -50,8 +50,8 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
     """Prove the model in this process; raises FairleadError with what is wrong with it."""
     # Only here: whoever leaves the proof to a child needs no engine.
     from fairlead.engines import load_model  # noqa: PLC0415 - see above
-    from fairlead.engines.batches import Rows, misfits  # noqa: PLC0415 - see above
     from fairlead.engines.proof import prove  # noqa: PLC0415 - see above
+    from fairlead.engines.sharing import misfits, sharing_of  # noqa: PLC0415 - see above
     from fairlead.engines.together import mixes  # noqa: PLC0415 - see above
 
     path = directory / manifest.golden
@@ -61,11 +61,11 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
         await prove(model, golden)
         _check_tolerance(manifest, golden, model.signature)
         batching = manifest.batching
-        problems = misfits(batching, model.signature)
+        problems = misfits(batching, model)
         if problems:
             raise InvalidInput(_DESCRIPTION, problems)
-        if batching.enabled and isinstance(model.signature, TensorSignature):
-            mixed = mixes(model, golden, Rows(model.signature, batching), batching.most)
+        if batching.enabled:
+            mixed = mixes(model, golden, sharing_of(model, batching), batching.most)
             if mixed is not None:
                 problem = Problem("batching.enabled", f"is true, but {mixed}", "leave it out")
                 raise InvalidInput(_DESCRIPTION, [problem])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -80,6 +80,7 @@ class _Output(msgspec.Struct, gc=False):
 class _Parameters(msgspec.Struct, gc=False):
     binary_data_output: bool = False
     sequence_id: int | str | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -204,10 +205,15 @@ class TensorCodec:
             if parsed.parameters.sequence_id:
                 raise Refused(Kind.INVALID, _NO_SEQUENCES)
         tensors = self._tensors(parsed.inputs, binary)
+        level = parsed.parameters.priority if parsed.parameters is not None else 0
         if parsed.outputs:
-            return self._wanted(parsed.outputs, tensors, parsed.id, every=every)
+            return self._wanted(
+                parsed.outputs, InferRequest(tensors, priority=level), parsed.id, every=every
+            )
         return Call(
-            InferRequest(tensors), parsed.id, frozenset(self._outputs) if every else frozenset()
+            InferRequest(tensors, priority=level),
+            parsed.id,
+            frozenset(self._outputs) if every else frozenset(),
         )
 
     def encode(self, call: Call, response: InferResponse) -> tuple[bytes, int | None]:
@@ -281,7 +287,7 @@ class TensorCodec:
     def _wanted(
         self,
         outputs: list[_Output],
-        tensors: Mapping[str, Tensor],
+        request: InferRequest,
         asked: str | None,
         *,
         every: bool,
@@ -304,7 +310,7 @@ class TensorCodec:
                 _check_output(spec, output.parameters)
                 if output.parameters.classification:
                     classes[output.name] = output.parameters.classification
-        request = InferRequest(tensors, outputs=tuple(names))
+        request.outputs = tuple(names)
         return Call(request, asked, frozenset(binary), classes)
 
 

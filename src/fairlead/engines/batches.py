@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fairlead.api.inference import NUMPY_TYPES, InferRequest, InferResponse, Tensor
+from fairlead.api.inference import NUMPY_TYPES, InferRequest, InferResponse, Model, Tensor
 from fairlead.domain.batching import Batching, PadValue
 from fairlead.domain.errors import Kind, Problem, Refused
-from fairlead.domain.signature import Signature, TensorSignature, TensorSpec
+from fairlead.domain.signature import TensorSignature, TensorSpec
 
 Lengths = tuple[
     int, ...
@@ -107,6 +107,12 @@ class Rows:
             start += count
         return answers
 
+    def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        """Each request's answer, from one run; raises what the model raises."""
+        answer = model.infer(self.merge(requests))
+        assert isinstance(answer, InferResponse)
+        return self.split(requests, answer)
+
     def _longest(self, requests: Sequence[InferRequest]) -> Lengths:
         return tuple(map(max, zip(*map(self.lengths, requests), strict=True)))
 
@@ -128,10 +134,8 @@ class Rows:
         return tensor
 
 
-def cannot_share(signature: Signature) -> str | None:
+def rows_problem(signature: TensorSignature) -> str | None:
     """Why no two requests can share a run of this model, in words; None if its tensors allow it."""
-    if not isinstance(signature, TensorSignature):
-        return "it takes documents, which have no rows"
     for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if not spec.shape:
@@ -141,13 +145,8 @@ def cannot_share(signature: Signature) -> str | None:
     return None if signature.inputs else "it has no inputs"
 
 
-def misfits(batching: Batching, signature: Signature) -> list[Problem]:
-    """What the settings say that the model's tensors do not have."""
-    reason = cannot_share(signature)
-    if reason is not None and batching.enabled:
-        return [Problem("batching.enabled", "is true", f"the model cannot be batched: {reason}")]
-    if not isinstance(signature, TensorSignature):
-        return []
+def padding_problems(batching: Batching, signature: TensorSignature) -> list[Problem]:
+    """What is to be padded that the model does not have, or with what it does not take."""
     inputs = {spec.name: spec for spec in signature.inputs}
     problems = []
     for name, value in batching.pads.items():

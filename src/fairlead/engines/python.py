@@ -1,7 +1,8 @@
 """Code-only models: the artifact is Python.
 
 The entry file defines `class Model` with `predict(self, request)`, plain or async, and if it needs it
-`load(self, directory)`. The type hints of `predict` are the schema of requests and responses: pydantic
+`load(self, directory)`; with `predict_batch(self, requests)`, a list to a list, several requests can share a
+call (`predict` answers the rest). The type hints of `predict` are the schema of requests and responses: pydantic
 models, dataclasses, TypedDicts or builtins. The artifact's own directory is importable.
 
 What the model's code raises is logged; its caller only learns that it failed.
@@ -17,7 +18,7 @@ import sys
 import threading
 import traceback
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,6 +50,8 @@ class PythonModel:
         self._predict = instance.predict
         asynchronous = inspect.iscoroutinefunction(instance.predict)
         self.concurrent = asynchronous or getattr(instance, "concurrent", False) is True
+        self._predict_batch = getattr(instance, "predict_batch", None)
+        self.answers_lists = self._predict_batch is not None
         self.infer: _Infer = self._infer_later if asynchronous else self._infer_now
         self.signature: Signature = DocumentSignature(
             self._request.json_schema(mode="validation"),
@@ -64,6 +67,23 @@ class PythonModel:
             if isinstance(error, KeyboardInterrupt) and _in_main_thread():
                 raise  # Ctrl-C at a terminal where a model is published; a server runs us in a thread
             raise _failed(error) from None
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        """Answer several at once, if the model `answers_lists`; raises FairleadError (MODEL)."""
+        assert self._predict_batch is not None
+        try:
+            found = list(self._predict_batch([request.document for request in requests]))
+        except FairleadError:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and _in_main_thread():
+                raise
+            raise _failed(error) from None
+        if len(found) != len(requests):
+            message = f"predict_batch gave {len(found)} answers to {len(requests)} requests"
+            _log.error(message)
+            raise Refused(Kind.MODEL, message)
+        return [InferResponse(document=document) for document in found]
 
     async def _infer_later(self, request: InferRequest) -> InferResponse:
         try:
@@ -104,6 +124,7 @@ def load_python_model(directory: Path, entry: str) -> PythonModel:
     try:
         cls = _model_class(_import(directory, entry), entry)
         request, response = _types(cls, entry)
+        _check_batch(cls, entry)
         instance = _instance(cls, directory, entry)
         return PythonModel(directory, instance, request, response)
     except BaseException:
@@ -152,6 +173,23 @@ def _types(cls: type, entry: str) -> tuple[Any, Any]:
                 Kind.MODEL, f"{entry}: predict lacks {what}; its type hints are the model's schema"
             )
     return hints[names[1]], hints["return"]
+
+
+def _check_batch(cls: type, entry: str) -> None:
+    """`predict_batch` may be missing; if it is there it must be one that can be called."""
+    batch = inspect.getattr_static(cls, "predict_batch", None)
+    if batch is None:
+        return
+    if not inspect.isfunction(batch) or inspect.iscoroutinefunction(batch):
+        message = f"{entry}: predict_batch is no plain method; write def predict_batch(self, requests) and return a list"
+        raise Refused(Kind.MODEL, message)
+    names = list(inspect.signature(batch).parameters)
+    if len(names) != 2:  # noqa: PLR2004 - self and the requests
+        message = f"{entry}: predict_batch takes {names}; write predict_batch(self, requests)"
+        raise Refused(Kind.MODEL, message)
+    if inspect.iscoroutinefunction(getattr(cls, "predict", None)):
+        message = f"{entry}: predict is async, so it works on many requests at once already; leave predict_batch out"
+        raise Refused(Kind.MODEL, message)
 
 
 def _instance(cls: type, directory: Path, entry: str) -> Any:  # noqa: ANN401 - the user's class

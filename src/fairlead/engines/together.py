@@ -7,6 +7,7 @@ around, longer ones where lengths are padded), and all of them must answer as th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 from fairlead.api.inference import InferRequest, InferResponse, Model, Tensor
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.golden import Golden, difference
-from fairlead.engines.batches import Rows
+from fairlead.domain.signature import DocumentSignature
 from fairlead.engines.proof import request_of
+from fairlead.engines.sharing import Sharing
 
 _MOST_EXAMPLES = 16  # of the golden ones: each is run twice more
 _DEFAULT_ROWS = 64
@@ -32,27 +34,27 @@ class _Company:
     name: str
 
 
-def mixes(model: Model, golden: Golden, rows: Rows, most: int | None) -> str | None:
+def mixes(model: Model, golden: Golden, sharing: Sharing, most: int | None) -> str | None:
     """How answers differ in a batch of at most `most` rows; None if they do not. Runs the model, in this thread."""
     groups: dict[Hashable, list[_Company]] = {}
-    for one in _company(model, golden, rows):
-        groups.setdefault(rows.key(one.request), []).append(one)
+    for one in _company(model, golden, sharing):
+        groups.setdefault(sharing.key(one.request), []).append(one)
     if not groups:
         return "no golden example has rows"
     for group in groups.values():
-        for batch in _batches(group, rows, most or _DEFAULT_ROWS):
-            problem = _differs(model, batch, golden.tolerance, rows)
+        for batch in _batches(group, sharing, most or _DEFAULT_ROWS):
+            problem = _differs(model, batch, golden.tolerance, sharing)
             if problem is not None:
                 return problem
     return None
 
 
-def _company(model: Model, golden: Golden, rows: Rows) -> Iterator[_Company]:
+def _company(model: Model, golden: Golden, sharing: Sharing) -> Iterator[_Company]:
     """Neighbours first, so that no example has the first row to itself."""
     requests = [request_of(model, example) for example in golden.examples[:_MOST_EXAMPLES]]
     for request in requests:
-        for neighbour in (_turned(request), _longer(request, rows)):
-            if neighbour is None or not rows.count(neighbour):
+        for neighbour in (_turned(request), _longer(request, sharing)):
+            if neighbour is None or not sharing.count(neighbour):
                 continue
             try:
                 answer = model.infer(neighbour)
@@ -61,18 +63,18 @@ def _company(model: Model, golden: Golden, rows: Rows) -> Iterator[_Company]:
             assert isinstance(answer, InferResponse)
             yield _Company(neighbour, _lists(answer), "a request made of one")
     for number, (request, example) in enumerate(zip(requests, golden.examples, strict=False), 1):
-        if rows.count(request):
+        if sharing.count(request):
             yield _Company(request, example.response, f"golden example {number}")
 
 
-def _batches(group: list[_Company], rows: Rows, most: int) -> Iterator[list[_Company]]:
+def _batches(group: list[_Company], sharing: Sharing, most: int) -> Iterator[list[_Company]]:
     """All of them, in batches of two requests or more."""
     if len(group) == 1:
         group = group * 2
     batch: list[_Company] = []
     for one in group:
-        total = sum(rows.count(other.request) for other in batch)
-        if len(batch) > 1 and total + rows.count(one.request) > most:
+        total = sum(sharing.count(other.request) for other in batch)
+        if len(batch) > 1 and total + sharing.count(one.request) > most:
             yield batch
             batch = batch[-1:]  # nobody is left to run alone
         batch.append(one)
@@ -80,22 +82,26 @@ def _batches(group: list[_Company], rows: Rows, most: int) -> Iterator[list[_Com
 
 
 def _differs(
-    model: Model, batch: list[_Company], tolerance: Mapping[str, float], rows: Rows
+    model: Model, batch: list[_Company], tolerance: Mapping[str, float], sharing: Sharing
 ) -> str | None:
     requests = [one.request for one in batch]
     try:
-        together = model.infer(rows.merge(requests))
-        assert isinstance(together, InferResponse)
-        answers = rows.split(requests, together)
+        answers = sharing.run(model, requests)
     except FairleadError as error:
         return f"in a batch of {len(batch)}: {error.message}"
     for one, answer in zip(batch, answers, strict=True):
-        wanted = one.expected if isinstance(one.expected, dict) else {}
-        given = {name: value for name, value in _lists(answer).items() if name in wanted}
-        problem = difference(one.expected, given, tolerance)
+        problem = difference(one.expected, _given(model, answer, one.expected), tolerance)
         if problem is not None:
             return f"{one.name} is answered otherwise in a batch of {len(batch)}: {problem}"
     return None
+
+
+def _given(model: Model, answer: InferResponse, expected: Any) -> Any:  # noqa: ANN401 - JSON values
+    """The answer as the example has it, which may name only the outputs it is about."""
+    if isinstance(model.signature, DocumentSignature):
+        return json.loads(model.dump_document(answer.document))
+    wanted = expected if isinstance(expected, dict) else {}
+    return {name: value for name, value in _lists(answer).items() if name in wanted}
 
 
 def _lists(answer: InferResponse) -> dict[str, Any]:
@@ -114,9 +120,9 @@ def _flipped(tensor: Tensor) -> Tensor:
     return np.ascontiguousarray(np.flip(tensor, axes)) if axes else tensor
 
 
-def _longer(request: InferRequest, rows: Rows) -> InferRequest | None:
+def _longer(request: InferRequest, sharing: Sharing) -> InferRequest | None:
     """Twice as long wherever lengths are padded."""
     longer = dict(request.tensors)
-    for name, axis in rows.padded:
+    for name, axis in sharing.padded:
         longer[name] = np.concatenate([longer[name], longer[name]], axis=axis)
-    return InferRequest(longer) if rows.padded else None
+    return InferRequest(longer) if sharing.padded else None

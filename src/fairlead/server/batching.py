@@ -19,7 +19,7 @@ from fairlead.api.cancellation import Cancellation, running
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain.batching import DELAY, Batching
 from fairlead.domain.errors import Kind, Refused
-from fairlead.engines.batches import Rows
+from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_queue import BatchQueue, Waiting
 from fairlead.server.executions import Executions
@@ -69,7 +69,7 @@ class Batcher:
         self,
         model: Model,
         threads: Threads,
-        rows: Rows,
+        sharing: Sharing,
         queue: BatchQueue[Member],
         said: Batching,
         clock: Clock,
@@ -79,7 +79,7 @@ class Batcher:
         self.most = queue.most
         self._model = model
         self._threads = threads
-        self._rows = rows
+        self._sharing = sharing
         self._queue = queue
         self._now = clock.monotonic
         self._lock = threading.Lock()  # guards the queue, `_busy` and the members' `run` and `left`
@@ -89,7 +89,7 @@ class Batcher:
 
     def takes(self, request: InferRequest) -> bool:
         """May this request share a run?"""
-        return self._rows.count(request) > 0
+        return self._sharing.count(request) > 0
 
     @property
     def waiting(self) -> int:
@@ -139,10 +139,9 @@ class Batcher:
                 f"priority {level} is no level of this model: write 1, the first, to {said.levels}"
             )
             raise Refused(Kind.INVALID, message)
-        rows = self._rows
         member = Member(
-            rows.key(request),
-            rows.count(request),
+            self._sharing.key(request),
+            self._sharing.count(request),
             level,
             until,
             self._now(),
@@ -199,7 +198,11 @@ class Batcher:
         """Run batches until nothing waits, or waiting for more is better."""
         try:
             while self._one_batch(loop):
-                pass
+                if (
+                    not self._model.concurrent
+                ):  # it has this thread only: whoever else waits for it is next
+                    self._threads.submit(lambda: self._work(loop))
+                    return
         except BaseException:
             with self._lock:
                 self._busy = False
@@ -238,9 +241,7 @@ class Batcher:
         requests = [one.request for one in live]
         try:
             with running(run.cancellation):
-                answer = self._model.infer(self._rows.merge(requests))
-            assert isinstance(answer, InferResponse)
-            parts = self._rows.split(requests, answer)
+                answers = self._sharing.run(self._model, requests)
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
             _ran(run, live, self._now() - now)
             if len(live) == 1:
@@ -248,7 +249,7 @@ class Batcher:
             half = len(live) // 2
             return [*outcomes, *self._answers(run, live[:half]), *self._answers(run, live[half:])]
         _ran(run, live, self._now() - now)
-        return [*outcomes, *zip(live, parts, strict=True)]
+        return [*outcomes, *zip(live, answers, strict=True)]
 
     # Back on the event loop.
 

@@ -15,7 +15,7 @@ from fairlead.domain.errors import InvalidInput, Kind, Refused
 from fairlead.domain.golden import golden_from_bytes
 from fairlead.domain.reading import Node
 from fairlead.domain.signature import TensorSignature
-from fairlead.engines.batches import Rows, cannot_share, misfits
+from fairlead.engines.sharing import Sharing, cannot_share, misfits, sharing_of
 from fairlead.engines.together import mixes
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_queue import DEFAULT_MOST, BatchQueue
@@ -28,9 +28,9 @@ _QUICK = "a run is so quick that sharing it would gain nothing"
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """`rows` is None if its requests run one by one; `why` says why, or what is gained."""
+    """`sharing` is None if its requests run one by one; `why` says why, or what is gained."""
 
-    rows: Rows | None
+    sharing: Sharing | None
     why: str
 
 
@@ -46,10 +46,10 @@ async def _endpoint(
     decision = await _decide(said, artifact)
     batcher = None
     how = decision.why
-    if decision.rows is not None:
+    if decision.sharing is not None:
         most = said.most or _measured_most(artifact)
         queue: BatchQueue[Member] = BatchQueue(said, most)
-        batcher = Batcher(artifact.model, artifact.threads, decision.rows, queue, said, clock)
+        batcher = Batcher(artifact.model, artifact.threads, decision.sharing, queue, said, clock)
         how = f"batches of up to {most} rows, {how}"
         if 0 < served.concurrency < most:
             how += f"; concurrency {served.concurrency} keeps batches at so many requests"
@@ -71,25 +71,27 @@ def _said(served: ServedEndpoint, artifact: LoadedArtifact) -> Batching:
     own = batching_from_json(node)
     node.done("")
     said = checked(own.over(artifact.manifest.batching), where)
-    problems = misfits(said, artifact.model.signature)
+    problems = misfits(said, artifact.model)
     if problems:
         raise InvalidInput(where, problems)
     return said
 
 
 async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:
-    signature, measured = artifact.model.signature, artifact.measured
-    if said.enabled is False or not isinstance(signature, TensorSignature):
-        return _Decision(None, "one by one, as it was said" if said.enabled is False else "")
-    reason = cannot_share(signature)
+    measured = artifact.measured
+    if said.enabled is False:
+        return _Decision(None, "one by one, as it was said")
+    reason = cannot_share(artifact.model)
     if reason is not None:
-        return _Decision(None, f"one by one: {reason}")
+        # Of most models that take documents nobody has ever thought that they could be batched.
+        expected = said or isinstance(artifact.model.signature, TensorSignature)
+        return _Decision(None, f"one by one: {reason}" if expected else "")
     if measured is None and not said.enabled:
         return _Decision(None, f"one by one: {_QUICK}" if said else "")
-    rows = Rows(signature, said)
+    sharing = sharing_of(artifact.model, said)
     mixed = measured.mixed if measured else ""
     if measured is None or said != artifact.manifest.batching:
-        mixed = await _mixed(artifact, rows, said.most) or ""
+        mixed = await _mixed(artifact, sharing, said.most) or ""
     if mixed and said.enabled:
         raise Refused(
             Kind.MODEL, f"batching.enabled is true, but requests notice each other: {mixed}"
@@ -97,21 +99,21 @@ async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:
     if mixed:
         return _Decision(None, f"one by one: {mixed}")
     if said.enabled:
-        return _Decision(rows, f"as it was said ({measured})" if measured else "as it was said")
+        return _Decision(sharing, f"as it was said ({measured})" if measured else "as it was said")
     assert measured is not None
     return (
-        _Decision(rows, str(measured))
+        _Decision(sharing, str(measured))
         if measured.helps
         else _Decision(None, f"one by one: {measured}")
     )
 
 
-async def _mixed(artifact: LoadedArtifact, rows: Rows, most: int | None) -> str | None:
+async def _mixed(artifact: LoadedArtifact, sharing: Sharing, most: int | None) -> str | None:
     """The proof again, for settings it was not proved with."""
     name = artifact.manifest.golden
     golden = golden_from_bytes((artifact.directory / name).read_bytes(), name)
     return await asyncio.wrap_future(
-        artifact.threads.submit(lambda: mixes(artifact.model, golden, rows, most))
+        artifact.threads.submit(lambda: mixes(artifact.model, golden, sharing, most))
     )
 
 

@@ -29,6 +29,7 @@ from fairlead.domain.signature import TensorSignature
 from fairlead.engines.loading import load_model
 from fairlead.engines.pickles import check_files
 from fairlead.engines.proof import differences, prove, request_of
+from fairlead.engines.sharing import cannot_share
 from fairlead.kits.clock import Clock
 from fairlead.server.measuring import Measuring, Record, cores
 from fairlead.server.threads import Threads
@@ -124,9 +125,10 @@ async def load_artifact(
     try:
         _check_signature(model, manifest)
         profile = await _proved(model, golden, pool, clock)
-        if known is None and _may_batch(manifest, profile):
+        if known is None and _may_batch(model, manifest, profile):
             measuring = Measuring(golden, manifest.batching, load, clock)
-            model, known = await measuring.of(model, pool, widen=not threads)
+            wide = not threads and isinstance(model.signature, TensorSignature)
+            model, known = await measuring.of(model, pool, widen=wide)
             record.write(known)
     except BaseException:
         pool.close()
@@ -146,10 +148,14 @@ async def load_artifact(
     )
 
 
-def _may_batch(manifest: Manifest, profile: Profile) -> bool:
+def _may_batch(model: Model, manifest: Manifest, profile: Profile) -> bool:
     """Is it worth knowing what batching gains? A run that is shorter than a hand-over gains nothing."""
     tensors = isinstance(manifest.signature, TensorSignature)
-    return tensors and not profile.inline and manifest.batching.enabled is not False
+    return (
+        (tensors or cannot_share(model) is None)
+        and not profile.inline
+        and manifest.batching.enabled is not False
+    )
 
 
 def _check_signature(model: Model, manifest: Manifest) -> None:

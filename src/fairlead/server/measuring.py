@@ -18,9 +18,8 @@ from fairlead.api.inference import InferRequest, Model
 from fairlead.domain.batching import Batching
 from fairlead.domain.golden import Golden
 from fairlead.domain.measured import Conditions, Measured, measured_from_bytes, measured_to_bytes
-from fairlead.domain.signature import TensorSignature
-from fairlead.engines.batches import Rows, cannot_share
 from fairlead.engines.proof import prove, request_of
+from fairlead.engines.sharing import Sharing, cannot_share, sharing_of
 from fairlead.engines.together import mixes
 from fairlead.kits.clock import Clock
 from fairlead.kits.files import write_atomic
@@ -79,23 +78,29 @@ class Measuring:
 
     async def of(self, model: Model, pool: Threads, *, widen: bool) -> tuple[Model, Measured]:
         """The model to serve with, this one or one with more threads, and what was found. Closes the other."""
-        signature = model.signature
-        reason = cannot_share(signature)
-        if reason is not None or not isinstance(signature, TensorSignature):
-            return model, Measured(reason or "")
-        rows = Rows(signature, self._batching)
+        reason = cannot_share(model)
+        if reason is not None:
+            return model, Measured(reason)
+        sharing = sharing_of(model, self._batching)
         run = pool.submit
-        mixed = await asyncio.wrap_future(run(lambda: self._mixed(model, rows)))
+        mixed = await asyncio.wrap_future(run(lambda: self._mixed(model, sharing)))
         if mixed is not None:
             return model, Measured(mixed)
-        sample = self._sample(model, rows)
+        sample = self._sample(model, sharing)
         alone = await self._alone(model, sample, pool)
-        seconds = rows.count(sample) / alone
+        seconds = 1 / alone
         threads, wide = 1, model
         if widen and cores() > 1 and seconds > _PARALLEL_WORTH / cores():
             threads = cores()
             wide = await asyncio.wrap_future(run(lambda: self._loaded(threads)))
-        sizes = await asyncio.wrap_future(run(lambda: dict(self._sizes(wide, sample, rows))))
+        try:
+            sizes = await asyncio.wrap_future(run(lambda: dict(self._sizes(wide, sample, sharing))))
+            # Once more: who else is at work may have changed meanwhile.
+            alone = max(alone, await self._alone(model, sample, pool)) * sharing.count(sample)
+        except BaseException:
+            if wide is not model:
+                wide.close()
+            raise
         measured = Measured("", alone, sizes, threads)
         if measured.helps or self._batching.enabled:
             if wide is not model:
@@ -105,21 +110,21 @@ class Measuring:
             wide.close()
         return model, Measured("", alone, sizes, 1)
 
-    def _mixed(self, model: Model, rows: Rows) -> str | None:
-        return mixes(model, self._golden, rows, self._batching.most)
+    def _mixed(self, model: Model, sharing: Sharing) -> str | None:
+        return mixes(model, self._golden, sharing, self._batching.most)
 
     def _loaded(self, threads: int) -> Model:
         model = self._load(threads)
         asyncio.run(prove(model, self._golden))
         return model
 
-    def _sample(self, model: Model, rows: Rows) -> InferRequest:
+    def _sample(self, model: Model, sharing: Sharing) -> InferRequest:
         """The golden example with the fewest rows."""
         requests = [request_of(model, example) for example in self._golden.examples]
-        return min((one for one in requests if rows.count(one)), key=rows.count)
+        return min((one for one in requests if sharing.count(one)), key=sharing.count)
 
     async def _alone(self, model: Model, sample: InferRequest, pool: Threads) -> float:
-        """Rows per second, unbatched."""
+        """Requests per second, unbatched."""
         together = cores()
 
         def burst() -> None:
@@ -132,19 +137,21 @@ class Measuring:
             runs = [asyncio.wrap_future(pool.submit(burst)) for _ in range(2 * together)]
             await asyncio.gather(*runs)
             best = max(best, 2 * together / (self._now() - began))
-        return best * len(next(iter(sample.tensors.values())))
+        return best
 
-    def _sizes(self, model: Model, sample: InferRequest, rows: Rows) -> Iterator[tuple[int, float]]:
+    def _sizes(
+        self, model: Model, sample: InferRequest, sharing: Sharing
+    ) -> Iterator[tuple[int, float]]:
         """Rows per second by size, until the time is over or nothing is gained any more."""
         most = self._batching.most or DEFAULT_MOST
-        step, count = rows.count(sample), 1
+        step, count = sharing.count(sample), 1
         stop = self._now() + _SECONDS
         while count == 1 or (count * step <= most and self._now() < stop):
             requests = [sample] * count
             best = 0.0
             for _ in range(_TIMES):
                 began = self._now()
-                model.infer(rows.merge(requests))
+                sharing.run(model, requests)
                 best = max(best, count * step / (self._now() - began))
                 if self._now() > stop:
                     break

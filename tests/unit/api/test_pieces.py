@@ -82,6 +82,16 @@ def test_a_list_of_numbers_that_is_none_is_left_to_who_can_say_why(body: str, pl
     assert flat_in_pieces(spec, memoryview(f"[{many}]".encode())) is not None
 
 
+def test_a_comma_too_many_is_seen_also_where_a_piece_ends() -> None:
+    spec = TensorSpec("x", DataType.FP32, (-1,))
+    for spaces in (16 * 1024, 32 * 1024):
+        good = b"[1" + b" " * spaces + b",2]"
+        found = flat_in_pieces(spec, memoryview(good))
+        assert found is not None
+        assert found.tolist() == [1, 2]
+        assert flat_in_pieces(spec, memoryview(good.replace(b"2]", b"]"))) is None
+
+
 def test_lists_are_grouped_without_loss() -> None:
     values = [list(range(n % 50)) for n in range(3000)]
     pieces = list(groups(raws_of(msgspec.json.encode(values))))

@@ -11,14 +11,8 @@ from hypothesis import given, strategies as st
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind
-from fairlead.domain.signature import (
-    DataType,
-    DocumentSignature,
-    Signature,
-    TensorSignature,
-    TensorSpec,
-)
-from fairlead.engines.batches import Rows, cannot_share, misfits
+from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
+from fairlead.engines.batches import Rows, padding_problems, rows_problem
 
 IDS = TensorSpec("ids", DataType.INT64, (-1, -1))
 SCALE = TensorSpec("scale", DataType.FP32, (-1,))
@@ -136,7 +130,6 @@ def test_together_is_the_same_as_alone_whatever_is_asked(
     ("signature", "reason"),
     [
         (SIGNATURE, None),
-        (DocumentSignature(), "it takes documents"),
         (
             TensorSignature((TensorSpec("x", DataType.FP32, ()),), (SUM,)),
             "input 'x' has no dimension that counts rows",
@@ -148,26 +141,23 @@ def test_together_is_the_same_as_alone_whatever_is_asked(
         (TensorSignature((), (SUM,)), "it has no inputs"),
     ],
 )
-def test_why_requests_cannot_share_a_run(signature: Signature, reason: str | None) -> None:
-    found = cannot_share(signature)
+def test_why_requests_cannot_share_a_run(signature: TensorSignature, reason: str | None) -> None:
+    found = rows_problem(signature)
     assert found == reason if reason is None else (found or "").startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("signature", "said", "wrong"),
+    ("said", "wrong"),
     [
-        (SIGNATURE, {"pad_variable_length_inputs": {"ids": 0}}, None),
-        (SIGNATURE, {"pad_variable_length_inputs": {"idz": 0}}, "is no input of the model"),
-        (SIGNATURE, {"pad_variable_length_inputs": {"scale": 0}}, "only variable lengths"),
-        (SIGNATURE, {"pad_variable_length_inputs": {"ids": 0.5}}, "write a value of INT64"),
-        (SIGNATURE, {"pad_variable_length_inputs": {"ids": "0"}}, "write a value of INT64"),
-        (SIGNATURE, {"pad_variable_length_inputs": {"ids": 2**70}}, "write a value of INT64"),
-        (DocumentSignature(), {"enabled": True}, "the model cannot be batched"),
-        (DocumentSignature(), {"max_queue_size": 3}, None),
+        ({"pad_variable_length_inputs": {"ids": 0}}, None),
+        ({"pad_variable_length_inputs": {"idz": 0}}, "is no input of the model"),
+        ({"pad_variable_length_inputs": {"scale": 0}}, "only variable lengths"),
+        ({"pad_variable_length_inputs": {"ids": 0.5}}, "write a value of INT64"),
+        ({"pad_variable_length_inputs": {"ids": "0"}}, "write a value of INT64"),
+        ({"pad_variable_length_inputs": {"ids": 2**70}}, "write a value of INT64"),
+        ({"max_queue_size": 3}, None),
     ],
 )
-def test_settings_must_fit_the_models_tensors(
-    signature: Signature, said: dict[str, Any], wrong: str | None
-) -> None:
-    found = "; ".join(map(str, misfits(Batching(**said), signature)))
+def test_settings_must_fit_the_models_tensors(said: dict[str, Any], wrong: str | None) -> None:
+    found = "; ".join(map(str, padding_problems(Batching(**said), SIGNATURE)))
     assert found == "" if wrong is None else wrong in found

@@ -58,6 +58,11 @@ async def test_a_priority_that_is_no_number_or_no_level_is_refused(tmp_path: Pat
         beyond = await ask(one, x_request_priority="3")
         assert beyond.status_code == 400
         assert "write 1, the first, to 2" in beyond.text
+        inputs = [{"name": "x", "datatype": "FP32", "shape": [1, HEAVY_WIDTH], "data": ROW}]
+        for level, status in ((2, 200), (3, 400), (-1, 400)):
+            asked = {"inputs": inputs, "parameters": {"priority": level}}
+            answer = await one.client.post("/v2/models/echo/infer", json=asked)
+            assert (level, answer.status_code) == (level, status)
 
 
 async def test_a_full_queue_answers_503_with_its_limit(tmp_path: Path) -> None:

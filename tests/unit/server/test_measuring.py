@@ -10,19 +10,24 @@ from typing import Any
 import pytest
 from onnx import helper
 
+from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.api.worker import ServedEndpoint
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.golden import Example, Golden
 from fairlead.domain.measured import (
     Conditions,
     Measured,
     measured_from_bytes,
     measured_to_bytes,
 )
-from fairlead.kits.clock import SystemClock
+from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
+from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.server.dataplane import Endpoint
 from fairlead.server.endpoints import endpoints_of
 from fairlead.server.loading import load_artifact
+from fairlead.server.measuring import Measuring, cores
+from fairlead.server.threads import Threads
 from support.models import (
     FLOAT,
     Artifact,
@@ -167,3 +172,63 @@ def test_the_smallest_size_that_is_as_good_as_any_is_the_best() -> None:
     assert (Measured().best, Measured().gain) == (1, 1.0)
     assert str(Measured()) == "not measured"
     assert str(Measured("they mix")) == "its requests cannot share a run: they mix"
+
+
+class Timed:
+    """Answers nothing but zeros, and takes so long on a clock of its own."""
+
+    signature: Signature = TensorSignature(
+        (TensorSpec("x", DataType.FP32, (-1, 1)),), (TensorSpec("y", DataType.FP32, (-1, 1)),)
+    )
+    concurrent = True
+
+    def __init__(self, clock: FakeClock, each_run: float, each_row: float) -> None:
+        self._clock = clock
+        self._seconds = (each_run, each_row)
+        self.closed = False
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        x = request.tensors["x"]
+        self._clock.advance(self._seconds[0] + self._seconds[1] * len(x))
+        return InferResponse({"y": x * 0})
+
+    def parse_document(self, data: bytes) -> Any:
+        raise NotImplementedError
+
+    def dump_document(self, document: Any) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("each_run", "each_row", "insists", "batched"),
+    [(0.01, 0.0, None, True), (0.0, 0.01, None, False), (0.0, 0.01, True, True)],
+)
+async def test_what_serves_is_the_one_with_all_cores_only_if_it_is_batched(
+    each_run: float, each_row: float, insists: bool | None, batched: bool
+) -> None:
+    clock = FakeClock()
+    golden = Golden((Example({"x": [[1.0]]}, {"y": [[0.0]]}),), {})
+    first, wide = (Timed(clock, each_run, each_row) for _ in range(2))
+    threads: list[int] = []
+
+    def load(on: int) -> Model:
+        threads.append(on)
+        return wide
+
+    pool = Threads("test", 1)
+    measuring = Measuring(golden, Batching(enabled=insists), load, clock)
+    model, measured = await measuring.of(first, pool, widen=cores() > 1)
+    pool.close()
+    assert measured.alone == pytest.approx(100, rel=0.01)
+    assert measured.helps == (each_row == 0)
+    if cores() == 1:
+        return
+    assert threads == [cores()]
+    assert (model is wide, first.closed, wide.closed) == (batched, batched, not batched)
+    assert measured.threads == (cores() if batched else 1)
+    if each_row == 0:
+        assert measured.best == 64
+        assert measured.gain == pytest.approx(64, rel=0.01)

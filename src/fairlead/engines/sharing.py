@@ -1,0 +1,81 @@
+"""How the requests of one model share a run: as rows of its tensors, or as a list its own code is given."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.domain.batching import Batching
+from fairlead.domain.errors import Problem
+from fairlead.domain.signature import TensorSignature
+from fairlead.engines.batches import Rows, padding_problems, rows_problem
+
+
+class Sharing(Protocol):
+    """What a batch is made of, and how it runs."""
+
+    @property
+    def padded(self) -> Sequence[tuple[str, int]]:
+        """Inputs and their dimensions that are filled up."""
+        ...
+
+    def count(self, request: InferRequest) -> int:
+        """How much of a batch it is; 0 if it cannot be in one."""
+        ...
+
+    def key(self, request: InferRequest) -> Hashable:
+        """Requests of the same key may share a run."""
+        ...
+
+    def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        """Each request's answer, from one run; raises what the model raises."""
+        ...
+
+
+class Documents:
+    """Requests of code that answers a list of them: `predict_batch`."""
+
+    padded: Sequence[tuple[str, int]] = ()
+
+    def count(self, request: InferRequest) -> int:
+        del request
+        return 1
+
+    def key(self, request: InferRequest) -> Hashable:
+        del request
+        return None
+
+    def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        together: Any = model
+        answers: list[InferResponse] = together.infer_together(requests)
+        return answers
+
+
+def cannot_share(model: Model) -> str | None:
+    """Why no two requests can share a run of this model, in words; None if nothing is known against it."""
+    if isinstance(model.signature, TensorSignature):
+        return rows_problem(model.signature)
+    if getattr(model, "answers_lists", False):
+        return None
+    return "it takes documents and has no predict_batch"
+
+
+def sharing_of(model: Model, batching: Batching) -> Sharing:
+    """Of a model that can."""
+    if isinstance(model.signature, TensorSignature):
+        return Rows(model.signature, batching)
+    return Documents()
+
+
+def misfits(batching: Batching, model: Model) -> list[Problem]:
+    """What the settings say that the model does not have."""
+    reason = cannot_share(model)
+    if reason is not None and batching.enabled:
+        return [Problem("batching.enabled", "is true", f"the model cannot be batched: {reason}")]
+    if isinstance(model.signature, TensorSignature):
+        return padding_problems(batching, model.signature)
+    if batching.pads:
+        where = "batching.padVariableLengthInputs"
+        return [Problem(where, "names tensors", "the model takes documents: leave it out")]
+    return []
