@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
@@ -30,6 +29,7 @@ from fairlead.domain.routing import (
     bucket_of,
     route,
 )
+from fairlead.gateway.called import Visit, answered
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
 from fairlead.gateway.replies import CHALLENGE, body_key
 from fairlead.gateway.routes import DUPLICATE, MALFORMED, needs_key
@@ -41,15 +41,6 @@ _MARKED = {DUPLICATE: DUPLICATE_KEY, MALFORMED: BAD_KEY}
 _UNREAD_BYTES = 1 << 20
 _LONGEST_REASON = 300  # characters that the access log keeps
 _MOVING = "the routes to this service are moving: try again"
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One request at the desk. `path` is without its query, nothing decoded."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Page = Callable[[Visit], Awaitable[Response]]
@@ -71,9 +62,9 @@ class FrontDesk:
         for name, value in scope["headers"]:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             headers[key] = f"{headers[key]},{text}" if key in headers else text
-        visit = Visit(scope["method"], scope["raw_path"].decode("latin-1"), headers)
-        await _discard(receive)
-        response = await self.answer(visit)
+        path = scope["raw_path"].decode("latin-1")
+        visit = Visit(scope["method"], path, headers, await _body(receive))
+        response = await answered(visit, self.answer)
         await response(scope, receive, send)
 
     async def answer(self, visit: Visit) -> Response:
@@ -147,10 +138,12 @@ def _how_it_went(visit: Visit, refusal: Refusal) -> str:
     return f'refusal;desc="{reason}"{bucket}'
 
 
-async def _discard(receive: Receive) -> None:
-    seen = 0
-    while seen < _UNREAD_BYTES:
+async def _body(receive: Receive) -> bytes:
+    """What few pages read; one that is too long is cut, which makes it nonsense."""
+    body = bytearray()
+    while len(body) < _UNREAD_BYTES:
         message = await receive()
-        seen += len(message.get("body", b""))
+        body += message.get("body", b"")
         if message["type"] != "http.request" or not message.get("more_body", False):
-            return
+            break
+    return bytes(body[:_UNREAD_BYTES])

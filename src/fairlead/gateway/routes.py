@@ -22,6 +22,7 @@ from fairlead.domain.paths import STATIC_PREFIX, ModelPath, OpenPath, open_paths
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway import grpc
 from fairlead.gateway.clusters import FRONT
 from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
 from fairlead.gateway.listener import (
@@ -190,7 +191,8 @@ def _open_routes(api_version: str, settings: GatewaySettings) -> list[Document]:
         for path, one in open_paths(api_version).items()
         if not needs_key(one, settings)
     ]
-    return [*exact, _open_route({"prefix": STATIC_PREFIX}, settings)]
+    calls = [grpc.unary(_open_route(match, settings)) for match in grpc.OPEN]
+    return [*exact, *calls, _open_route({"prefix": STATIC_PREFIX}, settings)]
 
 
 def _by_path(tree: _Tree) -> Document:
@@ -199,12 +201,17 @@ def _by_path(tree: _Tree) -> Document:
         for prefix, paths in _buckets(tree).items()
         if (on_match := _by_version(tree, paths)) is not None
     }
+    calls = [
+        *(_open_route(match, tree.settings) for match in grpc.OPEN),
+        *(_front(tree.settings, match) for match in grpc.KEYED),
+    ]
+    called = _routes([*map(grpc.unary, calls), _front(tree.settings)])
     static = _routes([_open_route({"prefix": STATIC_PREFIX}, tree.settings), _front(tree.settings)])
     return {
         "matcher": _tree(
             ":path",
             "prefix_match_map",
-            {**buckets, STATIC_PREFIX: static},
+            {**buckets, STATIC_PREFIX: static, **dict.fromkeys(grpc.PREFIXES, called)},
             _routes([_front(tree.settings)]),
         )
     }
@@ -302,10 +309,10 @@ def _without_version(route: Document) -> Document:
     return {**route, "match": {**match, "headers": [*match["headers"], absent]}}
 
 
-def _front(settings: GatewaySettings) -> Document:
+def _front(settings: GatewaySettings, match: Document | None = None) -> Document:
     """To the front desk, for a caller with a key."""
     return {
-        "match": {"prefix": ""},
+        "match": match or {"prefix": ""},
         "route": {"cluster": FRONT, "timeout": f"{settings.deadline_seconds}s"},
     }
 

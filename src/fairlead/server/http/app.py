@@ -31,7 +31,7 @@ from fairlead.server.http.exchange import (
 )
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.protocol import WHOLE, Whole
-from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
+from fairlead.server.http.routes import GRPC, HotPath, HotRoute, ServedRevision, hot_paths
 from fairlead.server.http.timing import as_header, so_far
 from fairlead.server.http.wave import Wave
 from fairlead.server.times import Times
@@ -87,7 +87,9 @@ class ServerApp:
             await _decline(scope, receive, send)
             return
         hot = self._hot.get(scope["raw_path"])
-        if hot is None:
+        if hot is None and any(name == GRPC for name, _ in scope["headers"]):
+            await _call(self._cold, scope, receive, send)
+        elif hot is None:
             await self._cold(scope, receive, send)
         elif scope["method"] != "POST":
             message = f"{scope['method']} is not for this path; use POST"
@@ -103,6 +105,8 @@ class ServerApp:
         except FairleadError as error:
             await self._cold.refuse(scope, error, send)
             return
+        if GRPC in headers:
+            route = route.grpc or route
         identity = request_id(headers)
         stats = route.stats
         stats.in_progress += 1
@@ -131,7 +135,7 @@ class ServerApp:
             or not _whole(scope, route, body, (identity, timing))
         ):
             own = [(b"x-request-id", identity), *as_header(timing)]
-            await answer(send, status, body, [*answer_headers, *own])
+            await answer(send, route.wire(status), body, [*answer_headers, *own])
         if self._settings.access_log:
             log_access(scope, status, identity)
 
@@ -171,6 +175,13 @@ def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes])
     if write is None:
         return False
     return write(route.head + own_head(*own, len(body)), body)
+
+
+async def _call(cold: Cold, scope: Scope, receive: Receive, send: Send) -> None:
+    # Protobuf: a worker that nobody asks over gRPC need not have it.
+    from fairlead.server.http.called import answer_call  # noqa: PLC0415 - see above
+
+    await answer_call(cold, scope, receive, send)
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

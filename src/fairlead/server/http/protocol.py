@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.guarded import GuardedProtocol
-from fairlead.server.http.routes import HotPath
+from fairlead.server.http.routes import GRPC, HotPath
 from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
@@ -107,6 +107,8 @@ class HttpProtocol(GuardedProtocol):
             route = hot.only or hot.choose(headers)
         except FairleadError:
             return None  # found again, and answered, by the app
+        if GRPC in headers:
+            route = route.grpc or route
         if not route.endpoint.may_be_quick(int(length)):
             return None
         quick = QuickRequest(self, route, self.url, self.headers)

@@ -1,0 +1,1 @@
+"""What `make proto` writes; nothing here is written by hand."""

@@ -1,0 +1,78 @@
+"""gRPC at the front desk: a refusal or a page, said as gRPC says it.
+
+A call that went through the bridge has our marker and is answered with headers that Envoy makes trailers; any
+other one still has its frame, and gets an answer that is nothing but trailers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from fairlead.api import grpc_status
+from fairlead.api.http_status import ERROR_CODE
+from fairlead.domain.errors import FairleadError, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fairlead.dialects.oip_grpc_calls import Answer
+
+_FIRST_ERROR = 400
+_OF_BODY = frozenset({"content-type", "content-length"})
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request at the desk. `path` is without its query, nothing decoded."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+async def answered(visit: Visit, answer: Callable[[Visit], Awaitable[Response]]) -> Response:
+    """The answer of the desk, in gRPC's form if the visit is a call."""
+    framed = visit.headers.get("content-type", "").startswith("application/grpc")
+    if framed:
+        response = await answer(visit)
+        said = _said(visit, "", response)
+        return _with(response, {"content-type": "application/grpc"}, said, "grpc-")
+    method = visit.headers.get(grpc_status.MARKER)
+    if method is None:
+        return await answer(visit)
+    from fairlead.dialects import oip_grpc_calls  # noqa: PLC0415 - protobuf only where gRPC is spoken
+
+    if visit.method == "POST" and visit.path.startswith("/v2/"):
+        try:
+            body = oip_grpc_calls.request_body(method, visit.body)
+        except FairleadError as error:
+            said = oip_grpc_calls.refused(error.kind, error.message)
+            return _with(Response(), {"content-type": grpc_status.PROTOBUF}, said, "x-grpc-")
+        visit = replace(visit, body=body)
+    response = await answer(visit)
+    said = _said(visit, method, response)
+    return _with(response, {"content-type": grpc_status.PROTOBUF}, said, "x-grpc-")
+
+
+def _said(visit: Visit, method: str, response: Response) -> Answer:
+    from fairlead.dialects import oip_grpc_calls  # noqa: PLC0415 - as above
+
+    code = response.headers.get(ERROR_CODE)
+    translated = visit.path.startswith("/v2")
+    if not translated and (response.status_code < _FIRST_ERROR or code == Kind.NOT_FOUND):
+        if oip_grpc_calls.names_a_model(method):
+            text = "the message's first fields do not name a model; set its name, in lower-case letters, digits and dashes"
+            return oip_grpc_calls.refused(Kind.INVALID, text)
+        return oip_grpc_calls.no_such_method(visit.path)
+    return oip_grpc_calls.answer(method, response.status_code, code, bytes(response.body))
+
+
+def _with(response: Response, headers: Mapping[str, str], said: Answer, prefix: str) -> Response:
+    kept = {name: value for name, value in response.headers.items() if name not in _OF_BODY}
+    end = {f"{prefix}status": str(said.code), f"{prefix}message": grpc_status.encoded(said.message)}
+    return Response(said.body, 200, {**kept, **headers, **end})
