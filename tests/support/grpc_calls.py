@@ -42,3 +42,15 @@ def aio_channel(port: int, *options: tuple[str, Any]) -> Any:
             *options,
         ],
     )
+
+
+HEALTH = "/grpc.health.v1.Health"
+
+
+def stream(channel: Any) -> Any:
+    """ModelStreamInfer."""
+    return channel.stream_stream(
+        f"/{SERVICE}/ModelStreamInfer",
+        request_serializer=message("ModelInferRequest").SerializeToString,
+        response_deserializer=message("ModelStreamInferResponse").FromString,
+    )

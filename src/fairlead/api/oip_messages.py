@@ -7,22 +7,22 @@ registered under the same names, and one pool takes each name once.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from fairlead.api._generated import descriptors
+
 PACKAGE = "inference"
-_DESCRIPTORS = Path(__file__).with_name("_generated") / "oip.binpb"
 
 
 @cache
 def pool() -> DescriptorPool:
     """The protocol's descriptors."""
     made = DescriptorPool()
-    for file in FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes()).file:
+    for file in FileDescriptorSet.FromString(descriptors()).file:
         made.Add(file)
     return made
 

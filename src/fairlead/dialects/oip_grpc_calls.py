@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import DecodeError
 
-from fairlead.api.grpc_status import GRPC_STATUS, OK
+from fairlead.api.grpc_status import GRPC_STATUS, OK, SERVICE
 from fairlead.api.http_status import HTTP_STATUS
 from fairlead.api.oip_messages import message, pool
 from fairlead.domain.errors import Kind, Refused
@@ -32,8 +32,8 @@ _YES_OR_NO: Mapping[str, str] = {
     "ModelReady": "ready",
     CHECK: "ready",
 }
-_MESSAGES = frozenset(pool().FindFileByName("grpc_service.proto").message_types_by_name)
-_BY_STATUS: Mapping[int, Kind] = {status: kind for kind, status in reversed(HTTP_STATUS.items())}
+_METHODS = frozenset(pool().FindServiceByName(SERVICE).methods_by_name)
+_BY_STATUS: Mapping[int, Kind] = {status: kind for kind, status in HTTP_STATUS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def refused(kind: Kind, text: str) -> Answer:
 
 def names_a_model(method: str) -> bool:
     """Is it one of the protocol's methods, which the gateway finds a path for if the message names a model?"""
-    return f"{method}Request" in _MESSAGES or method == CHECK
+    return method in _METHODS or method == CHECK
 
 
 def no_such_method(path: str) -> Answer:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fairlead.dialects.oip_grpc_calls import Answer
 
 _FIRST_ERROR = 400
+_STREAM = "ModelStreamInfer"
 _OF_BODY = frozenset({"content-type", "content-length"})
 
 
@@ -35,10 +36,18 @@ class Visit:
     body: bytes = b""
 
 
+def streams(headers: Mapping[str, str]) -> bool:
+    """May this visit's body have no end?"""
+    return _framed(headers) or headers.get(grpc_status.MARKER) == _STREAM
+
+
+def _framed(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").startswith("application/grpc")
+
+
 async def answered(visit: Visit, answer: Callable[[Visit], Awaitable[Response]]) -> Response:
     """The answer of the desk, in gRPC's form if the visit is a call."""
-    framed = visit.headers.get("content-type", "").startswith("application/grpc")
-    if framed:
+    if _framed(visit.headers):
         response = await answer(visit)
         said = _said(visit, "", response)
         return _with(response, {"content-type": "application/grpc"}, said, "grpc-")
@@ -47,7 +56,7 @@ async def answered(visit: Visit, answer: Callable[[Visit], Awaitable[Response]])
         return await answer(visit)
     from fairlead.dialects import oip_grpc_calls  # noqa: PLC0415 - protobuf only where gRPC is spoken
 
-    if visit.method == "POST" and visit.path.startswith("/v2/"):
+    if visit.method == "POST" and visit.path.startswith("/v2/repository/"):
         try:
             body = oip_grpc_calls.request_body(method, visit.body)
         except FairleadError as error:
@@ -56,7 +65,9 @@ async def answered(visit: Visit, answer: Callable[[Visit], Awaitable[Response]])
         visit = replace(visit, body=body)
     response = await answer(visit)
     said = _said(visit, method, response)
-    return _with(response, {"content-type": grpc_status.PROTOBUF}, said, "x-grpc-")
+    # A stream's bridge adds nothing to an answer without a body: it has to be gRPC's already.
+    prefix = "grpc-" if method == _STREAM else "x-grpc-"
+    return _with(response, {"content-type": grpc_status.PROTOBUF}, said, prefix)
 
 
 def _said(visit: Visit, method: str, response: Response) -> Answer:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+from fairlead.api.grpc_status import STATUS
 from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
@@ -90,10 +91,18 @@ def _failures() -> Document:
     caller must not switch an endpoint off for everybody.
     """
     failed = {"name": ":status", "string_match": {"prefix": "5"}}
+    # A translated gRPC call is answered 200 whatever happened: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE.
+    called = {"name": STATUS, "string_match": {"safe_regex": {"regex": "2|4|13|14"}}}
     full = {"name": ERROR_CODE, "string_match": {"exact": str(Kind.OVERLOADED)}}
     excused = {"name": NO_FAULT, "present_match": True}
     rules = [
-        {"http_response_headers_match": {"headers": [failed]}},
+        {
+            "or_match": {
+                "rules": [
+                    {"http_response_headers_match": {"headers": [one]}} for one in (failed, called)
+                ]
+            }
+        },
         {"not_match": {"http_response_headers_match": {"headers": [full]}}},
         {"not_match": {"http_response_headers_match": {"headers": [excused]}}},
     ]

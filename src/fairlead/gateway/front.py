@@ -29,7 +29,7 @@ from fairlead.domain.routing import (
     bucket_of,
     route,
 )
-from fairlead.gateway.called import Visit, answered
+from fairlead.gateway.called import Visit, answered, streams
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
 from fairlead.gateway.replies import CHALLENGE, body_key
 from fairlead.gateway.routes import DUPLICATE, MALFORMED, needs_key
@@ -63,7 +63,8 @@ class FrontDesk:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             headers[key] = f"{headers[key]},{text}" if key in headers else text
         path = scope["raw_path"].decode("latin-1")
-        visit = Visit(scope["method"], path, headers, await _body(receive))
+        body = b"" if streams(headers) else await _body(receive)
+        visit = Visit(scope["method"], path, headers, body)
         response = await answered(visit, self.answer)
         await response(scope, receive, send)
 

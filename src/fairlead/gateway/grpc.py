@@ -9,26 +9,34 @@ The filters are off; only gRPC's own routes switch them on, so that no other req
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
-from fairlead.api.grpc_status import MESSAGE, PROTOBUF, SERVICE, STATUS
+from fairlead.api._generated import descriptors
+from fairlead.api.grpc_status import FRAMES, MESSAGE, PROTOBUF, SERVICE, STATUS
 
 Document = dict[str, Any]
 
 _HEALTH = "grpc.health.v1.Health"
 PREFIXES = (f"/{SERVICE}/", f"/{_HEALTH}/")
 MOST_BYTES = 64 << 20  # of one message that names its model inside; as much as a worker takes
-_ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
+_NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
+    "grpc_naming",
     "grpc_routing",
     "grpc_trailers",
     "grpc_bridge",
     "grpc_answers",
 )
+_STREAMS = "grpc_streams"
 _UNARY = (_ROUTING, _TRAILERS, _BRIDGE, _ANSWERS)
+_STREAM = (_NAMING, _ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
+_STREAM_METHOD = "ModelStreamInfer"
 _LUA = Path(__file__).with_name("oip.lua").read_text(encoding="utf-8")
+_STREAM_PATH = f"/{SERVICE}/{_STREAM_METHOD}"
 # What a route matches first, before a call is translated: without a key, and with one.
 _FRAMED: Document = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+_NAMED: Document = {"name": "x-model-name", "present_match": True}
 _KEYLESS: Document = {"name": "x-api-key", "present_match": True, "invert_match": True}
 OPEN: tuple[Document, ...] = (
     *(
@@ -40,6 +48,8 @@ OPEN: tuple[Document, ...] = (
 )
 KEYED: tuple[Document, ...] = (
     {"path": f"/{_HEALTH}/Check", "headers": [_FRAMED]},
+    {"path": _STREAM_PATH, "headers": [_FRAMED, _NAMED]},
+    {"path": _STREAM_PATH, "headers": [_FRAMED]},
     {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
 )
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
@@ -48,6 +58,18 @@ _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 def filters() -> list[Document]:
     """In order, between the key and the router."""
     return [
+        _off(
+            _NAMING,
+            {
+                "@type": f"{_FILTERS}.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
+                "descriptor_set": {"inline_bytes": base64.b64encode(descriptors()).decode()},
+                "extractions_by_method": {
+                    f"{SERVICE}.{_STREAM_METHOD}": {
+                        "request_field_extractions": {"model_name": {}, "model_version": {}}
+                    }
+                },
+            },
+        ),
         _off(
             _ROUTING,
             {
@@ -66,14 +88,25 @@ def filters() -> list[Document]:
                 "response_size_header": "content-length",
             },
         ),
+        _off(
+            _STREAMS,
+            {
+                "@type": f"{_FILTERS}.grpc_http1_reverse_bridge.v3.FilterConfig",
+                "content_type": FRAMES,
+            },
+        ),
         _off(_ANSWERS, _mutations(response_mutations=_answers())),
     ]
 
 
-def unary(route: Document) -> Document:
-    """The route with the filters of unary calls switched on."""
+def calls(route: Document) -> Document:
+    """The route with the filters of calls switched on: of streams, or of unary calls."""
     on = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
-    own = {**route.get("typed_per_filter_config", {}), **dict.fromkeys(_UNARY, on)}
+    names: tuple[str, ...] = _UNARY
+    if route["match"].get("path") == _STREAM_PATH:
+        # Who names the model in metadata need not have sent a message before the stream begins.
+        names = _STREAM[1:] if _NAMED in route["match"]["headers"] else _STREAM
+    own = {**route.get("typed_per_filter_config", {}), **dict.fromkeys(names, on)}
     return {**route, "typed_per_filter_config": own, "request_body_buffer_limit": MOST_BYTES}
 
 

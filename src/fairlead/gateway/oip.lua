@@ -7,12 +7,14 @@
 local MARKER = "x-fairlead-grpc"
 local NAMED = "x-model-name" -- metadata that names the model of a message too large to be read here
 local NAMED_VERSION = "x-model-version"
+local CLIENT = "x-client" -- whose key it is, once that is checked
 local SERVICE = "inference.GRPCInferenceService"
 local HEALTH = "grpc.health.v1.Health"
 local FRAME = 5 -- bytes before a message: compressed or not, and its length
 local MOST = 4096 -- bytes of a message that are looked at
 local MOST_FIELDS = 16
 local INVALID, UNIMPLEMENTED = "3", "12"
+local COMPRESSED = "compressed messages are not taken; send them uncompressed"
 
 -- Methods about one model: the number of the field that names it, the HTTP method, and the end of the path.
 local MODEL = {
@@ -89,9 +91,8 @@ local function refuse(handle, code, message)
     [":status"] = "200",
     ["content-type"] = "application/grpc",
     ["grpc-status"] = code,
-    ["grpc-message"] = message,
     ["x-error-code"] = code == INVALID and "invalid" or "method",
-  }, "")
+  }, message)
 end
 
 -- One whole, uncompressed frame; nil after a refusal.
@@ -105,7 +106,7 @@ local function message_of(handle)
   local head = body:getBytes(0, math.min(length, FRAME + MOST))
   local flag, a, b, c, d = string.byte(head, 1, FRAME)
   if flag ~= 0 then
-    refuse(handle, UNIMPLEMENTED, "compressed messages are not taken; send them uncompressed")
+    refuse(handle, UNIMPLEMENTED, COMPRESSED)
     return nil
   end
   if ((a * 256 + b) * 256 + c) * 256 + d + FRAME ~= length then
@@ -123,20 +124,43 @@ local function go(handle, verb, path)
   headers:replace(":path", path)
 end
 
-local function to_model(handle, call)
-  local name, version = handle:headers():get(NAMED), handle:headers():get(NAMED_VERSION)
-  if not name then
-    local message = message_of(handle)
-    if not message then return end
-    local found = texts(message)
-    name, version = found[1], found[2]
-  end
+local function ask(handle, name, version, call)
   if version == "" then version = nil end
   if plain(name) and (version == nil or plain(version)) then
     local path = "/v2/models/" .. name
     if version then path = path .. "/versions/" .. version end
     go(handle, call[2], path .. call[3])
   end
+end
+
+local function to_model(handle, call)
+  local headers = handle:headers()
+  local name, version = headers:get(NAMED), headers:get(NAMED_VERSION)
+  local encoding = headers:get("grpc-encoding")
+  if name and encoding and encoding ~= "identity" then
+    refuse(handle, UNIMPLEMENTED, COMPRESSED)
+    return
+  end
+  if not name then
+    local message = message_of(handle)
+    if not message then return end
+    local found = texts(message)
+    name, version = found[1], found[2]
+  end
+  ask(handle, name, version, call)
+end
+
+-- A stream goes where its first message goes; what names that has been read by the filter before.
+local NAMING = "envoy.filters.http.grpc_field_extraction"
+local function to_stream(handle)
+  local headers = handle:headers()
+  local name, version = headers:get(NAMED), headers:get(NAMED_VERSION)
+  if not name then
+    local found = handle:streamInfo():dynamicMetadata():get(NAMING)
+    if not found then return end
+    name, version = (found["model_name"] or {})[1], (found["model_version"] or {})[1]
+  end
+  ask(handle, name, version, MODEL.ModelInfer)
 end
 
 local function to_repository(handle, call)
@@ -159,7 +183,7 @@ local function to_health(handle)
   local name = texts(message)[1] or ""
   if name == "" or name == SERVICE or name == HEALTH then
     go(handle, "GET", "/v2/health/ready")
-  elseif plain(name) then
+  elseif plain(name) and handle:headers():get(CLIENT) then -- else the key was not checked: the route is open
     go(handle, "GET", "/v2/models/" .. name .. "/ready")
   end
 end
@@ -174,6 +198,8 @@ function envoy_on_request(handle)
     return
   elseif SERVER[method] then
     if message_of(handle) then go(handle, "GET", SERVER[method]) end
+  elseif method == "ModelStreamInfer" then
+    to_stream(handle)
   elseif MODEL[method] then
     to_model(handle, MODEL[method])
   elseif REPOSITORY[method] then

@@ -90,8 +90,12 @@ def local_reply_config(off_seconds: float) -> Document:
                 for status, text in GATEWAY_TEXTS.items()
             ),
         ]
-    rest = _mapper("error", [_path_filter(_OPEN_INFERENCE), _status_filter(0, "GE")], None)
-    return {"mappers": [*mappers, rest], "body_format": _body_format("message")}
+    rest = [
+        _mapper(key, [where, _status_filter(0, "GE")], None)
+        for key, where in shapes
+        if where is not None
+    ]
+    return {"mappers": [*mappers, *rest], "body_format": _body_format("message")}
 
 
 def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> Document:

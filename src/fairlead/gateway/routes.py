@@ -191,7 +191,7 @@ def _open_routes(api_version: str, settings: GatewaySettings) -> list[Document]:
         for path, one in open_paths(api_version).items()
         if not needs_key(one, settings)
     ]
-    calls = [grpc.unary(_open_route(match, settings)) for match in grpc.OPEN]
+    calls = [grpc.calls(_open_route(match, settings)) for match in grpc.OPEN]
     return [*exact, *calls, _open_route({"prefix": STATIC_PREFIX}, settings)]
 
 
@@ -205,7 +205,7 @@ def _by_path(tree: _Tree) -> Document:
         *(_open_route(match, tree.settings) for match in grpc.OPEN),
         *(_front(tree.settings, match) for match in grpc.KEYED),
     ]
-    called = _routes([*map(grpc.unary, calls), _front(tree.settings)])
+    called = _routes([*map(grpc.calls, calls), _front(tree.settings)])
     static = _routes([_open_route({"prefix": STATIC_PREFIX}, tree.settings), _front(tree.settings)])
     return {
         "matcher": _tree(

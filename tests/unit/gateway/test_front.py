@@ -15,7 +15,8 @@ from fairlead.domain.errors import Kind
 from fairlead.domain.paths import open_paths
 from fairlead.domain.requests import read_timing
 from fairlead.domain.table import RoutingTable, table_from
-from fairlead.gateway.front import FrontDesk, Visit, json_response
+from fairlead.gateway.called import Visit
+from fairlead.gateway.front import FrontDesk, json_response
 from fairlead.gateway.index import index
 from fairlead.gateway.replies import GATEWAY_KINDS, GATEWAY_TEXTS, body_key, local_reply_config
 from fairlead.gateway.settings import GatewaySettings

@@ -7,7 +7,7 @@ can be looked up before the request is in the route.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
@@ -31,7 +31,15 @@ from fairlead.server.http.exchange import (
 )
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.protocol import WHOLE, Whole
-from fairlead.server.http.routes import GRPC, HotPath, HotRoute, ServedRevision, hot_paths
+from fairlead.server.http.routes import (
+    GRPC,
+    STREAM,
+    GrpcRoute,
+    HotPath,
+    HotRoute,
+    ServedRevision,
+    hot_paths,
+)
 from fairlead.server.http.timing import as_header, so_far
 from fairlead.server.http.wave import Wave
 from fairlead.server.times import Times
@@ -106,6 +114,9 @@ class ServerApp:
             await self._cold.refuse(scope, error, send)
             return
         if GRPC in headers:
+            if headers[GRPC] == STREAM and route.stream is not None:
+                await _stream(route.stream, scope, receive, send, self._limit, self._now)
+                return
             route = route.grpc or route
         identity = request_id(headers)
         stats = route.stats
@@ -182,6 +193,19 @@ async def _call(cold: Cold, scope: Scope, receive: Receive, send: Send) -> None:
     from fairlead.server.http.called import answer_call  # noqa: PLC0415 - see above
 
     await answer_call(cold, scope, receive, send)
+
+
+async def _stream(
+    route: GrpcRoute,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    limit: int,
+    now: Callable[[], float],
+) -> None:
+    from fairlead.server.http.streams import Stream  # noqa: PLC0415 - as above
+
+    await Stream(route, scope, limit, now).run(receive, send)
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

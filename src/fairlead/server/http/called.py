@@ -17,7 +17,7 @@ from fairlead.server.http.exchange import (
     answer,
     read_body,
 )
-from fairlead.server.http.routes import GRPC, HeaderList
+from fairlead.server.http.routes import GRPC, STREAM, HeaderList
 
 _MOST_BYTES = 1 << 20  # of a question that runs no model
 _WRITES = "POST"
@@ -71,9 +71,11 @@ async def answer_call(app: App, scope: Scope, receive: Receive, send: Send) -> N
         said, kept = await called(app, scope, headers[GRPC].decode("latin-1"), body)
     except FairleadError as error:
         said, kept = oip_grpc_calls.refused(error.kind, error.message), []
+    # A stream's bridge adds nothing to an answer without a body: it has to be gRPC's already.
+    prefix = b"grpc-" if headers.get(GRPC) == STREAM else b"x-grpc-"
     own = [
         (b"content-type", grpc_status.PROTOBUF.encode()),
-        (grpc_status.STATUS.encode(), b"%d" % said.code),
-        (grpc_status.MESSAGE.encode(), grpc_status.encoded(said.message).encode()),
+        (prefix + b"status", b"%d" % said.code),
+        (prefix + b"message", grpc_status.encoded(said.message).encode()),
     ]
     await answer(send, 200, said.body, [*kept, *own])

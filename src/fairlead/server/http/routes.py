@@ -37,11 +37,13 @@ T = TypeVar("T")
 HeaderList = list[tuple[bytes, bytes]]
 ACCEPT_VERSION = b"accept-version"
 _GRPC_INFER = f"/{grpc_status.SERVICE}/ModelInfer"
+_GRPC_STREAM = f"/{grpc_status.SERVICE}/ModelStreamInfer"
 _BY_ARTIFACT_VERSION = "/versions/{v}"
 _NO_FAULT = (NO_FAULT.encode(), b"deadline")
 _GRPC_STATUS = grpc_status.STATUS.encode()
 _GRPC_MESSAGE = grpc_status.MESSAGE.encode()
 _KNOWN_STATUSES = frozenset(HTTPStatus)
+STREAM = b"ModelStreamInfer"  # the value of GRPC on a stream
 GRPC = (
     grpc_status.MARKER.encode()
 )  # on a request: it is a gRPC call that the gateway has translated
@@ -80,15 +82,16 @@ class HotRoute:
         "json_headers",
         "stats",
         "statuses",
+        "stream",
     )
 
     def __init__(
         self, endpoint: Endpoint, handler: Handler, served: ServedRevision, stats: RouteStats
     ) -> None:
         self.endpoint = endpoint
-        self.grpc: HotRoute | None = (
-            None  # the same in another dialect: for calls with the header GRPC
-        )
+        # The same in another dialect: for calls with the header GRPC, and for streams of them.
+        self.grpc: GrpcRoute | None = None
+        self.stream: GrpcRoute | None = None
         self.handler = handler
         self.deadline_seconds = served.spec.deadline_seconds
         self.stats = stats
@@ -113,6 +116,15 @@ class HotRoute:
         Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
         keeps megabytes of body until the garbage collector comes by.
         """
+        shown = self.noted(error, identity)
+        body, headers = self.worded(shown)
+        headers = [*headers, error_code(shown.kind)]
+        if shown.kind is Kind.DEADLINE and is_impatient(asked, self.endpoint.deadline_seconds):
+            headers.append(_NO_FAULT)
+        return self.statuses[shown.kind], body, headers
+
+    def noted(self, error: Exception, identity: bytes) -> FairleadError:
+        """Note what went wrong; what the caller may know of it."""
         extra = {"request_id": identity.decode("latin-1"), "endpoint": str(self.endpoint.id)}
         name = type(error).__name__
         if not isinstance(error, FairleadError):
@@ -123,11 +135,7 @@ class HotRoute:
         if error.kind in (Kind.MODEL, Kind.INTERNAL):
             self.stats.exception(name)
         self.stats.error(error.kind)
-        body, headers = self.worded(error)
-        headers = [*headers, error_code(error.kind)]
-        if error.kind is Kind.DEADLINE and is_impatient(asked, self.endpoint.deadline_seconds):
-            headers.append(_NO_FAULT)
-        return self.statuses[error.kind], body, headers
+        return error
 
     def worded(self, error: FairleadError) -> tuple[bytes, HeaderList]:
         """An error in the words of this route's dialect."""
@@ -137,7 +145,7 @@ class HotRoute:
 class GrpcRoute(HotRoute):
     """A route for gRPC calls: always 200; how it went stands in headers that the gateway makes trailers."""
 
-    __slots__ = ("_about",)
+    __slots__ = ("_about", "stream_headers")
 
     def __init__(
         self, endpoint: Endpoint, handler: Handler, served: ServedRevision, stats: RouteStats
@@ -146,6 +154,11 @@ class GrpcRoute(HotRoute):
         self._about = [(b"content-type", grpc_status.PROTOBUF.encode()), *served.headers()]
         self.json_headers = [*self._about, (_GRPC_STATUS, b"0")]
         self.head = head_of(HTTPStatus.OK, self.json_headers)
+        self.stream_headers = [
+            (b"content-type", grpc_status.FRAMES.encode()),
+            (_GRPC_STATUS, b"0"),
+            *served.headers(),
+        ]
 
     def wire(self, status: int) -> int:
         del status
@@ -242,6 +255,7 @@ def _routes(
     called = grpc_handler(model, name, version)
     default = served.spec.endpoint_id(DEFAULT_ENDPOINT)
     grpc_stats = plane.stats.route(_GRPC_INFER, "POST", default)
+    stream_stats = plane.stats.route(_GRPC_STREAM, "POST", default)
     standard = [
         ("/v2/models/{m}/infer", infer),
         (f"/v2/models/{{m}}{_BY_ARTIFACT_VERSION}/infer", infer),
@@ -259,4 +273,5 @@ def _routes(
             route = HotRoute(endpoint, handler, served, stats)
             if handler is infer:
                 route.grpc = GrpcRoute(endpoint, called, served, grpc_stats)
+                route.stream = GrpcRoute(endpoint, called, served, stream_stats)
             yield path, route
