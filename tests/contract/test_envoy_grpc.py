@@ -13,9 +13,14 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from fairlead.api.oip_messages import message
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Scope
+from fairlead.kits import reflection
 from support.gateway import eventually
 from support.grpc_calls import HEALTH, call, infer_request, stream
 from support.grpc_world import KEY, GrpcWorld, grpc_world
@@ -312,3 +317,32 @@ async def test_a_stream_is_refused_with_its_code(
     streaming = stream(asked.channel)(metadata=metadata, timeout=10)
     await streaming.write(infer_request(name, {}))
     assert await streaming.code() is code
+
+
+async def test_health_is_watched_and_the_services_are_reflected(asked: GrpcWorld) -> None:
+    watch = asked.channel.unary_stream(f"{HEALTH}/Watch")
+    for body, metadata, status in (
+        (b"", (), b"\x08\x01"),
+        (b"\x0a\x06scaled", KEY, b"\x08\x01"),
+        (b"\x0a\x06scaled", (), b"\x08\x03"),
+        (b"\x0a\x06nobody", KEY, b"\x08\x03"),
+    ):
+        watching = watch(body, metadata=metadata, timeout=10)
+        assert await watching.read() == status
+        watching.cancel()
+    port = asked.world.settings.port
+    assert await asyncio.to_thread(reflected, port) == (
+        {"grpc.health.v1.Health", "inference.GRPCInferenceService", *reflection.SERVICES},
+        {"ModelInfer", "ModelStreamInfer", "RepositoryIndex"},
+    )
+
+
+def reflected(port: int) -> tuple[set[str], set[str]]:
+    """What the library's own client finds."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = set(database.get_services())
+        pool = DescriptorPool(database)
+        service = pool.FindServiceByName("inference.GRPCInferenceService")
+        some = {"ModelInfer", "ModelStreamInfer", "RepositoryIndex"}
+        return services, some & set(service.methods_by_name)

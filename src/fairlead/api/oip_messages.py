@@ -22,9 +22,15 @@ PACKAGE = "inference"
 def pool() -> DescriptorPool:
     """The protocol's descriptors."""
     made = DescriptorPool()
-    for file in FileDescriptorSet.FromString(descriptors()).file:
-        made.Add(file)
+    for file in files():
+        made.AddSerializedFile(file)
     return made
+
+
+def files() -> list[bytes]:
+    """The protocol's files as serialized descriptors, imports first."""
+    found = FileDescriptorSet.FromString(descriptors()).file
+    return [bytes(one.SerializeToString()) for one in found]
 
 
 @cache

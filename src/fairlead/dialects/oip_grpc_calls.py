@@ -7,6 +7,7 @@ written once, as JSON; here that becomes the method's message, and an error its 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ _FIRST_ERROR = 400
 _WRAPPED: Mapping[str, str] = {"ModelConfig": "config", "RepositoryIndex": "models"}
 # grpc.health.v1.Health: the messages, whose one field is the status.
 CHECK = "Check"
-SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 # Methods that ask yes or no: what HTTP says by its status, too, is an answer here.
 _YES_OR_NO: Mapping[str, str] = {
     "ServerLive": "live",
@@ -36,6 +37,30 @@ _METHODS = frozenset(pool().FindServiceByName(SERVICE).methods_by_name)
 _BY_STATUS: Mapping[int, Kind] = {status: kind for kind, status in HTTP_STATUS.items()}
 
 
+# The HTTP request that asks the same, as the gateway's `oip.lua` has it too: of a model (the number of the field
+# that names it, the method, the end of the path), of the server, of the repository.
+_OF_MODELS: Mapping[str, tuple[str, str]] = {
+    "ModelInfer": ("POST", "/infer"),
+    "ModelReady": ("GET", "/ready"),
+    "ModelMetadata": ("GET", ""),
+    "ModelConfig": ("GET", "/config"),
+    "ModelStatistics": ("GET", "/stats"),
+}
+_OF_SERVER: Mapping[str, str] = {
+    "ServerLive": "/v2/health/live",
+    "ServerReady": "/v2/health/ready",
+    "ServerMetadata": "/v2",
+}
+_OF_REPOSITORY: Mapping[str, str] = {
+    "RepositoryModelLoad": "load",
+    "RepositoryModelUnload": "unload",
+}
+METHODS = (*_OF_MODELS, *_OF_SERVER, *_OF_REPOSITORY, "RepositoryIndex")
+_SERVERS_NAMES = ("", SERVICE, "grpc.health.v1.Health")
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+NO_NAME = "the message's first fields do not name a model; set its name, in lower-case letters, digits and dashes"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How a call ended: gRPC's code and message, and the message's bytes if it is OK."""
@@ -45,15 +70,55 @@ class Answer:
     body: bytes = b""
 
 
+def asks(method: str, body: bytes) -> tuple[str, str]:
+    """The HTTP method and path that ask what this call asks; raises Refused (INVALID)."""
+    if method in _OF_SERVER:
+        return "GET", _OF_SERVER[method]
+    if method == "RepositoryIndex":
+        return "POST", "/v2/repository/index"
+    if method == CHECK:
+        name = _checked(body)
+        ready = "/v2/health" if name in _SERVERS_NAMES else f"/v2/models/{_plain(name)}"
+        return "GET", f"{ready}/ready"
+    asked = _read(method, body)
+    if method in _OF_REPOSITORY:
+        name = _plain(asked.model_name)
+        return "POST", f"/v2/repository/models/{name}/{_OF_REPOSITORY[method]}"
+    name, version = (
+        (asked.model_name, asked.model_version)
+        if method == "ModelInfer"
+        else (asked.name, asked.version)
+    )
+    verb, end = _OF_MODELS[method]
+    of_version = f"/versions/{_plain(version)}" if version else ""
+    return verb, f"/v2/models/{_plain(name)}{of_version}{end}"
+
+
+def _plain(name: str) -> str:
+    """A name that can stand in a path and means nothing else there."""
+    if not _PLAIN.fullmatch(name):
+        raise Refused(Kind.INVALID, NO_NAME)
+    return name
+
+
+def _checked(body: bytes) -> str:
+    """Field 1 of a HealthCheckRequest, which has no other; ModelReadyRequest starts with the same."""
+    return str(_read("ModelReady", body).name)
+
+
+def _read(method: str, body: bytes) -> Any:  # noqa: ANN401 - a message's class is made at run time
+    try:
+        return message(f"{method}Request").FromString(body)
+    except DecodeError:
+        raise Refused(Kind.INVALID, f"the message is not a {method}Request") from None
+
+
 def request_body(method: str, body: bytes) -> bytes:
     """The JSON body of the HTTP request that asks the same; raises Refused (INVALID).
 
     Names of models are in its path.
     """
-    try:
-        asked = message(f"{method}Request").FromString(body)
-    except DecodeError:
-        raise Refused(Kind.INVALID, f"the message is not a {method}Request") from None
+    asked = _read(method, body)
     document: dict[str, Any] = MessageToDict(asked, preserving_proto_field_name=True)
     parameters = {
         name: next(iter(value.values()), None)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _FIRST_ERROR = 400
 _STREAM = "ModelStreamInfer"
+# Methods that stream and are the desk's own: health's and reflection's.
+WATCHES = "Watch"
+REFLECTS = "ServerReflectionInfo"
 _OF_BODY = frozenset({"content-type", "content-length"})
 
 
@@ -38,7 +41,13 @@ class Visit:
 
 def streams(headers: Mapping[str, str]) -> bool:
     """May this visit's body have no end?"""
-    return _framed(headers) or headers.get(grpc_status.MARKER) == _STREAM
+    called = headers.get(grpc_status.MARKER)
+    return _framed(headers) or called in (_STREAM, WATCHES, REFLECTS)
+
+
+def is_ours(headers: Mapping[str, str]) -> bool:
+    """Is it one of the desk's own streams?"""
+    return headers.get(grpc_status.MARKER) in (WATCHES, REFLECTS)
 
 
 def _framed(headers: Mapping[str, str]) -> bool:
@@ -77,8 +86,7 @@ def _said(visit: Visit, method: str, response: Response) -> Answer:
     translated = visit.path.startswith("/v2")
     if not translated and (response.status_code < _FIRST_ERROR or code == Kind.NOT_FOUND):
         if oip_grpc_calls.names_a_model(method):
-            text = "the message's first fields do not name a model; set its name, in lower-case letters, digits and dashes"
-            return oip_grpc_calls.refused(Kind.INVALID, text)
+            return oip_grpc_calls.refused(Kind.INVALID, oip_grpc_calls.NO_NAME)
         return oip_grpc_calls.no_such_method(visit.path)
     return oip_grpc_calls.answer(method, response.status_code, code, bytes(response.body))
 

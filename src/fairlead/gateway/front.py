@@ -29,16 +29,19 @@ from fairlead.domain.routing import (
     bucket_of,
     route,
 )
-from fairlead.gateway.called import Visit, answered, streams
+from fairlead.gateway.called import Visit, answered, is_ours, streams
+from fairlead.gateway.called_streams import DeskStreams
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
 from fairlead.gateway.replies import CHALLENGE, body_key
 from fairlead.gateway.routes import DUPLICATE, MALFORMED, needs_key
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
+from fairlead.kits.clock import Clock, SystemClock
 
 _MARKED = {DUPLICATE: DUPLICATE_KEY, MALFORMED: BAD_KEY}
 # A body nobody will read is taken off the wire up to here, so that the connection can be used again.
 _UNREAD_BYTES = 1 << 20
+_FIRST_ERROR = 400
 _LONGEST_REASON = 300  # characters that the access log keeps
 _MOVING = "the routes to this service are moving: try again"
 
@@ -49,10 +52,17 @@ Page = Callable[[Visit], Awaitable[Response]]
 class FrontDesk:
     """The ASGI app. `pages` answers each open path by its name in `domain.paths`."""
 
-    def __init__(self, view: View, settings: GatewaySettings, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self,
+        view: View,
+        settings: GatewaySettings,
+        pages: Mapping[str, Page],
+        clock: Clock | None = None,
+    ) -> None:
         self._view = view
         self._settings = settings
         self._pages = pages
+        self._streams = DeskStreams(self._standing, clock or SystemClock())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,6 +75,9 @@ class FrontDesk:
         path = scope["raw_path"].decode("latin-1")
         body = b"" if streams(headers) else await _body(receive)
         visit = Visit(scope["method"], path, headers, body)
+        if is_ours(headers):
+            await self._streams.run(visit, receive, send)
+            return
         response = await answered(visit, self.answer)
         await response(scope, receive, send)
 
@@ -77,6 +90,18 @@ class FrontDesk:
         response = refusal_response(visit, outcome, self._settings.api_version)
         response.headers["server-timing"] = _how_it_went(visit, outcome)
         return response
+
+    async def _standing(self, visit: Visit) -> Kind | None:
+        """What would refuse this visit; None if a page or a worker would answer it."""
+        refused = self._unwelcome(visit)
+        if refused is not None:
+            return refused.kind
+        index = self._view.index.for_path(visit.path)
+        outcome = route(index, _ask(visit), xxhash.xxh64_intdigest)
+        if isinstance(outcome, Open):
+            page = await self._pages[outcome.name](visit)
+            return None if page.status_code < _FIRST_ERROR else Kind.UNAVAILABLE
+        return outcome.kind if isinstance(outcome, Refusal) else None
 
     def _unwelcome(self, visit: Visit) -> Refusal | None:
         path = parse_path(visit.path, self._settings.api_version)

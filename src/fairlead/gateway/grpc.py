@@ -19,7 +19,8 @@ from fairlead.api.grpc_status import FRAMES, MESSAGE, PROTOBUF, SERVICE, STATUS
 Document = dict[str, Any]
 
 _HEALTH = "grpc.health.v1.Health"
-PREFIXES = (f"/{SERVICE}/", f"/{_HEALTH}/")
+_REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+PREFIXES = tuple(f"/{name}/" for name in (SERVICE, _HEALTH, *_REFLECTION))
 MOST_BYTES = 64 << 20  # of one message that names its model inside; as much as a worker takes
 _NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
     "grpc_naming",
@@ -31,6 +32,7 @@ _NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
 _STREAMS = "grpc_streams"
 _UNARY = (_ROUTING, _TRAILERS, _BRIDGE, _ANSWERS)
 _STREAM = (_NAMING, _ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
+_ENDLESS = ("/Watch", "/ServerReflectionInfo")  # what the front desk streams
 _STREAM_METHOD = "ModelStreamInfer"
 _LUA = Path(__file__).with_name("oip.lua").read_text(encoding="utf-8")
 _STREAM_PATH = f"/{SERVICE}/{_STREAM_METHOD}"
@@ -45,9 +47,12 @@ OPEN: tuple[Document, ...] = (
     ),
     # Of the server it tells everybody; of a service, whoever may use that.
     {"path": f"/{_HEALTH}/Check", "headers": [_FRAMED, _KEYLESS]},
+    {"path": f"/{_HEALTH}/Watch", "headers": [_FRAMED, _KEYLESS]},
+    *({"path": f"/{name}/ServerReflectionInfo", "headers": [_FRAMED]} for name in _REFLECTION),
 )
 KEYED: tuple[Document, ...] = (
     {"path": f"/{_HEALTH}/Check", "headers": [_FRAMED]},
+    {"path": f"/{_HEALTH}/Watch", "headers": [_FRAMED]},
     {"path": _STREAM_PATH, "headers": [_FRAMED, _NAMED]},
     {"path": _STREAM_PATH, "headers": [_FRAMED]},
     {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
@@ -103,9 +108,13 @@ def calls(route: Document) -> Document:
     """The route with the filters of calls switched on: of streams, or of unary calls."""
     on = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
     names: tuple[str, ...] = _UNARY
-    if route["match"].get("path") == _STREAM_PATH:
+    path = route["match"].get("path", "")
+    if path == _STREAM_PATH:
         # Who names the model in metadata need not have sent a message before the stream begins.
         names = _STREAM[1:] if _NAMED in route["match"]["headers"] else _STREAM
+    elif path.endswith(_ENDLESS):
+        names = _STREAM[1:]
+        route = {**route, "route": {**route["route"], "timeout": "0s", "idle_timeout": "0s"}}
     own = {**route.get("typed_per_filter_config", {}), **dict.fromkeys(names, on)}
     return {**route, "typed_per_filter_config": own, "request_body_buffer_limit": MOST_BYTES}
 

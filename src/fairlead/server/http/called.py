@@ -26,12 +26,18 @@ _OF_BODY = frozenset({b"content-type", b"content-length"})
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-async def ask(app: App, scope: Scope, body: bytes) -> tuple[int, HeaderList, bytes]:
-    """Ask an ASGI app; its whole answer: status, headers, body."""
+async def ask(
+    app: App, scope: Scope, body: bytes, after: Receive | None = None
+) -> tuple[int, HeaderList, bytes]:
+    """Ask an ASGI app; its whole answer: status, headers, body. `after` is what it may receive after the body."""
     head: list[Message] = []
     parts: list[bytes] = []
+    unread = [body]
 
     async def receive() -> Message:
+        if after is not None and not unread:
+            return await after()
+        unread.clear()
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Message) -> None:

@@ -8,11 +8,11 @@ A few messages are read ahead, then the caller waits; one that leaves cancels th
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable
 
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.frames import Frames, WrongFrame, framed
 from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import Receive, Scope, Send, log_access, request_id
 from fairlead.server.http.handlers import Headers
@@ -21,7 +21,6 @@ from fairlead.server.times import Times
 
 OK = 200
 _READ_AHEAD = 4  # messages
-_FRAME = struct.Struct(">BI")  # compressed or not, and the message's length
 _COMPRESSED = "compressed messages are not taken; send them uncompressed"
 _CUT = "the stream ends within a message"
 
@@ -118,42 +117,33 @@ class Stream:
                 answered = refusal(one, b"")
             else:
                 answered = await answer_message(self._route, one, self._headers, self._now, until)
-            framed = _FRAME.pack(0, len(answered)) + answered
-            await send({"type": "http.response.body", "body": framed, "more_body": True})
+            body = framed(answered)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
             if isinstance(one, Refused):
                 return
 
     async def _read(self, receive: Receive, answering: asyncio.Task[None]) -> None:
         """Frames to messages, until the last, a wrong one, or the caller's end."""
-        unread = bytearray()
+        frames = Frames(self._limit)
         while True:
             event = await receive()
             if event["type"] == "http.disconnect":
                 answering.cancel()
                 return
-            unread += event.get("body", b"")
+            frames.feed(event.get("body", b""))
             try:
-                while (one := self._take(unread)) is not None:
+                while (one := frames.take()) is not None:
                     await self._messages.put(one)
-            except Refused as refused:
-                await self._messages.put(refused)
+            except WrongFrame as wrong:
+                await self._messages.put(_refused(wrong, self._limit))
                 return
             if not event.get("more_body", False):
-                cut = Refused(Kind.INVALID, _CUT) if unread else None
+                cut = Refused(Kind.INVALID, _CUT) if frames.unfinished else None
                 await self._messages.put(cut)
 
-    def _take(self, unread: bytearray) -> bytes | None:
-        """Take one message off what is read; None if it is not whole. Raises Refused for one that is not for us."""
-        if len(unread) < _FRAME.size:
-            return None
-        flag, length = _FRAME.unpack_from(unread)
-        if flag:
-            raise Refused(Kind.METHOD, _COMPRESSED)
-        if length > self._limit:
-            problem = f"a message of {length} bytes is larger than {self._limit}; send less at once"
-            raise Refused(Kind.TOO_LARGE, problem)
-        if len(unread) < _FRAME.size + length:
-            return None
-        one = bytes(unread[_FRAME.size : _FRAME.size + length])
-        del unread[: _FRAME.size + length]
-        return one
+
+def _refused(wrong: WrongFrame, limit: int) -> Refused:
+    if wrong.compressed:
+        return Refused(Kind.METHOD, _COMPRESSED)
+    problem = f"a message of {wrong.length} bytes is larger than {limit}; send less at once"
+    return Refused(Kind.TOO_LARGE, problem)
