@@ -214,15 +214,15 @@ async def test_a_quota_is_resource_exhausted(own: GrpcWorld) -> None:
 
 
 async def test_large_messages_pass_and_too_large_ones_are_resource_exhausted(
-    asked: GrpcWorld,
+    own: GrpcWorld,
 ) -> None:
     rows = np.ones((2 << 20, 3), np.float32)  # 24 MB
-    answer = await asked.infer(infer_request("scaled", {"x": rows}))
+    answer = await own.infer(infer_request("scaled", {"x": rows}))
     assert len(answer.raw_output_contents[0]) == rows.nbytes
-    named = await asked.infer(infer_request("scaled", {"x": rows}), ("x-model-name", "scaled"))
+    named = await own.infer(infer_request("scaled", {"x": rows}), ("x-model-name", "scaled"))
     assert named.raw_output_contents[0] == answer.raw_output_contents[0]
     huge = infer_request("scaled", {"x": np.ones((9 << 20, 3), np.float32)})  # 108 MB
-    assert await ended(asked.infer(huge)) == (Code.RESOURCE_EXHAUSTED, "Payload too large")
+    assert await ended(own.infer(huge)) == (Code.RESOURCE_EXHAUSTED, "Payload too large")
 
 
 async def test_what_belongs_to_no_model_needs_no_key_and_what_does_needs_one(

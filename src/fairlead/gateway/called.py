@@ -94,4 +94,6 @@ def _said(visit: Visit, method: str, response: Response) -> Answer:
 def _with(response: Response, headers: Mapping[str, str], said: Answer, prefix: str) -> Response:
     kept = {name: value for name, value in response.headers.items() if name not in _OF_BODY}
     end = {f"{prefix}status": str(said.code), f"{prefix}message": grpc_status.encoded(said.message)}
-    return Response(said.body, 200, {**kept, **headers, **end})
+    # The access log reads the code in one place, whatever the form.
+    logged = {grpc_status.STATUS: str(said.code)}
+    return Response(said.body, 200, {**kept, **headers, **logged, **end})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
-from fairlead.api.grpc_status import MARKER
+from fairlead.api.grpc_status import MARKER, STATUS
 from fairlead.domain.layout import Home
 from fairlead.gateway import grpc
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER, local_reply_config
@@ -288,6 +288,8 @@ def _access_log(home: Home[Any]) -> Document:
                     "flags": "%RESPONSE_FLAGS%",
                     "details": "%RESPONSE_CODE_DETAILS%",
                     "error_code": "%RESP(x-error-code)%",
+                    # Which method was called, and its code: of a translated call the status is always 200.
+                    "grpc": f"%REQ({MARKER})% %RESP({STATUS})%",
                     "digest": "%RESP(x-artifact-digest)%",
                     "timing": "%RESP(server-timing)%",
                     "route": "%ROUTE_NAME%",
