@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from google.protobuf.message import DecodeError
+
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.frames import Frames, WrongFrame, framed
@@ -60,7 +62,7 @@ def refusal(error: FairleadError, body: bytes) -> bytes:
     answer = message("ModelStreamInferResponse")(error_message=error.message)
     try:
         asked = message("ModelInferRequest").FromString(body)
-    except ValueError:
+    except DecodeError:
         return bytes(answer.SerializeToString())
     answer.infer_response.id = asked.id
     answer.infer_response.model_name = asked.model_name
