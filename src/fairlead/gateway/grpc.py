@@ -10,6 +10,7 @@ The filters are off; only gRPC's own routes switch them on, so that no other req
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ Document = dict[str, Any]
 
 _HEALTH = "grpc.health.v1.Health"
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-PREFIXES = tuple(f"/{name}/" for name in (SERVICE, _HEALTH, *_REFLECTION))
 MOST_BYTES = 64 << 20  # of one message that names its model inside; as much as a worker takes
 _NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
     "grpc_naming",
@@ -34,29 +34,35 @@ _UNARY = (_ROUTING, _TRAILERS, _BRIDGE, _ANSWERS)
 _STREAM = (_NAMING, _ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
 _ENDLESS = ("/Watch", "/ServerReflectionInfo")  # what the front desk streams
 _STREAM_METHOD = "ModelStreamInfer"
-_LUA = Path(__file__).with_name("oip.lua").read_text(encoding="utf-8")
 _STREAM_PATH = f"/{SERVICE}/{_STREAM_METHOD}"
-# What a route matches first, before a call is translated: without a key, and with one.
+_LUA = Path(__file__).with_name("oip.lua").read_text(encoding="utf-8")
+# What a route matches first, before a call is translated.
 _FRAMED: Document = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
 _NAMED: Document = {"name": "x-model-name", "present_match": True}
 _KEYLESS: Document = {"name": "x-api-key", "present_match": True, "invert_match": True}
-OPEN: tuple[Document, ...] = (
-    *(
-        {"path": f"/{SERVICE}/{method}", "headers": [_FRAMED]}
-        for method in ("ServerLive", "ServerReady", "ServerMetadata")
+
+
+def _exactly(service: str, method: str, *headers: Document) -> Document:
+    return {"path": f"/{service}/{method}", "headers": [_FRAMED, *headers]}
+
+
+# By the prefix they are found under: what needs no key, and what does. Health tells everybody of the server, and of a
+# service whoever may use that.
+CALLS: Mapping[str, tuple[tuple[Document, ...], tuple[Document, ...]]] = {
+    f"/{SERVICE}/": (
+        tuple(_exactly(SERVICE, one) for one in ("ServerLive", "ServerReady", "ServerMetadata")),
+        (
+            _exactly(SERVICE, _STREAM_METHOD, _NAMED),
+            _exactly(SERVICE, _STREAM_METHOD),
+            {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
+        ),
     ),
-    # Of the server it tells everybody; of a service, whoever may use that.
-    {"path": f"/{_HEALTH}/Check", "headers": [_FRAMED, _KEYLESS]},
-    {"path": f"/{_HEALTH}/Watch", "headers": [_FRAMED, _KEYLESS]},
-    *({"path": f"/{name}/ServerReflectionInfo", "headers": [_FRAMED]} for name in _REFLECTION),
-)
-KEYED: tuple[Document, ...] = (
-    {"path": f"/{_HEALTH}/Check", "headers": [_FRAMED]},
-    {"path": f"/{_HEALTH}/Watch", "headers": [_FRAMED]},
-    {"path": _STREAM_PATH, "headers": [_FRAMED, _NAMED]},
-    {"path": _STREAM_PATH, "headers": [_FRAMED]},
-    {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
-)
+    f"/{_HEALTH}/": (
+        tuple(_exactly(_HEALTH, one, _KEYLESS) for one in ("Check", "Watch")),
+        tuple(_exactly(_HEALTH, one) for one in ("Check", "Watch")),
+    ),
+    **{f"/{name}/": ((_exactly(name, "ServerReflectionInfo"),), ()) for name in _REFLECTION},
+}
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 

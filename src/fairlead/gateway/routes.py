@@ -191,8 +191,22 @@ def _open_routes(api_version: str, settings: GatewaySettings) -> list[Document]:
         for path, one in open_paths(api_version).items()
         if not needs_key(one, settings)
     ]
-    calls = [grpc.calls(_open_route(match, settings)) for match in grpc.OPEN]
+    calls = [
+        grpc.calls(_open_route(match, settings))
+        for keyless, _ in grpc.CALLS.values()
+        for match in keyless
+    ]
     return [*exact, *calls, _open_route({"prefix": STATIC_PREFIX}, settings)]
+
+
+def _calls(prefix: str, settings: GatewaySettings) -> list[Document]:
+    """GRPC calls, until they are translated and the route is found again."""
+    keyless, keyed = grpc.CALLS[prefix]
+    first = [
+        *(_open_route(match, settings) for match in keyless),
+        *(_front(settings, match) for match in keyed),
+    ]
+    return [*map(grpc.calls, first), _front(settings)]
 
 
 def _by_path(tree: _Tree) -> Document:
@@ -201,17 +215,13 @@ def _by_path(tree: _Tree) -> Document:
         for prefix, paths in _buckets(tree).items()
         if (on_match := _by_version(tree, paths)) is not None
     }
-    calls = [
-        *(_open_route(match, tree.settings) for match in grpc.OPEN),
-        *(_front(tree.settings, match) for match in grpc.KEYED),
-    ]
-    called = _routes([*map(grpc.calls, calls), _front(tree.settings)])
+    calls = {prefix: _routes(_calls(prefix, tree.settings)) for prefix in grpc.CALLS}
     static = _routes([_open_route({"prefix": STATIC_PREFIX}, tree.settings), _front(tree.settings)])
     return {
         "matcher": _tree(
             ":path",
             "prefix_match_map",
-            {**buckets, STATIC_PREFIX: static, **dict.fromkeys(grpc.PREFIXES, called)},
+            {**buckets, STATIC_PREFIX: static, **calls},
             _routes([_front(tree.settings)]),
         )
     }
