@@ -7,6 +7,7 @@ can be looked up before the request is in the route.
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 
 from fairlead.api.inference import InferResponse
@@ -45,6 +46,7 @@ from fairlead.server.http.wave import Wave
 from fairlead.server.times import Times
 
 OK = 200
+_MESSAGES = "fairlead.dialects.oip_grpc"
 
 
 class ServerApp:
@@ -113,11 +115,14 @@ class ServerApp:
         except FairleadError as error:
             await self._cold.refuse(scope, error, send)
             return
-        if GRPC in headers:
-            if headers[GRPC] == STREAM and route.stream is not None:
+        if GRPC in headers and route.grpc is not None and route.stream is not None:
+            if not route.grpc.warm:
+                await asyncio.to_thread(importlib.import_module, _MESSAGES)
+                route.grpc.warm = True
+            if headers[GRPC] == STREAM:
                 await _stream(route.stream, scope, receive, send, self._limit, self._now)
                 return
-            route = route.grpc or route
+            route = route.grpc
         identity = request_id(headers)
         stats = route.stats
         stats.in_progress += 1

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.guarded import GuardedProtocol
-from fairlead.server.http.routes import GRPC, HotPath
+from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
@@ -104,12 +104,13 @@ class HttpProtocol(GuardedProtocol):
         if not length.isdigit() or len(length) > _MOST_DIGITS or self.flow.write_paused:
             return None
         try:
-            route = hot.only or hot.choose(headers)
+            route: HotRoute | None = hot.only or hot.choose(headers)
         except FairleadError:
             return None  # found again, and answered, by the app
         if GRPC in headers:
-            route = route.grpc or route
-        if not route.endpoint.may_be_quick(int(length)):
+            call = route.grpc
+            route = call if call is not None and call.warm else None
+        if route is None or not route.endpoint.may_be_quick(int(length)):
             return None
         quick = QuickRequest(self, route, self.url, self.headers)
         quick.headers = headers

@@ -145,12 +145,13 @@ class HotRoute:
 class GrpcRoute(HotRoute):
     """A route for gRPC calls: always 200; how it went stands in headers that the gateway makes trailers."""
 
-    __slots__ = ("_about", "stream_headers")
+    __slots__ = ("_about", "stream_headers", "warm")
 
     def __init__(
         self, endpoint: Endpoint, handler: Handler, served: ServedRevision, stats: RouteStats
     ) -> None:
         super().__init__(endpoint, handler, served, stats)
+        self.warm = False  # has it been asked before? The first call loads protobuf, aside
         self._about = [(b"content-type", grpc_status.PROTOBUF.encode()), *served.headers()]
         self.json_headers = [*self._about, (_GRPC_STATUS, b"0")]
         self.head = head_of(HTTPStatus.OK, self.json_headers)
