@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 300
 PURE := domain dialects kits api
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system slow coverage clients rollouts fuzz bench soak lock docs clean setup setup-dev examples fmt
+.PHONY: help run test lint unit system slow coverage clients rollouts fuzz bench soak lock docs proto clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ fmt: setup-dev ## Put the code into shape
 
 docs: setup-dev ## Generate the reference pages
 	@$(PY) scripts/reference.py
+
+proto: setup-dev ## Read proto/ with protoc; the descriptors go into src/fairlead/api/_generated
+	@$(PY) scripts/proto.py
 
 lock: ## Renew the lock files (needs uv)
 	@scripts/lock.sh

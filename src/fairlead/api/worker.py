@@ -38,6 +38,7 @@ class ServingSettings:
     liveness_sample_inference: bool = False
     fastapi_name: str = "fastapi-app-name"
     uvicorn_http_port: int = 8501
+    grpc_port: int = 0  # 0 is none
     uvicorn_host: str = "0.0.0.0"  # noqa: S104 - S3-5: a server meant for containers
     uvicorn_workers: int = 1
     logconfig_level: int = 20

@@ -62,13 +62,18 @@ def _root(home: Path | None) -> Path:
     help="Port. Default: FAIRLEAD_SERVING_UVICORN_HTTP_PORT, else 8501.",
 )
 @click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65_535),
+    help="Port for gRPC, 0 for none. Default: FAIRLEAD_SERVING_GRPC_PORT, else none.",
+)
+@click.option(
     "--workers", type=click.IntRange(1, 256), help="Processes that share the port. Default: 1."
 )
 @click.option(
     "--access-log/--no-access-log", default=True, help="One line for each request (default)."
 )
 def serve(what: tuple[str, ...], home: Path | None, **given: object) -> int:
-    """Serve models directly over HTTP, without gateway, keys or versions.
+    """Serve models directly over HTTP and gRPC, without gateway, keys or versions.
 
     Each is a folder with a model.yaml, or a published artifact (<name>/<version>). The artifact's name is
     the service's. Settings come from FAIRLEAD_SERVING_ variables too.

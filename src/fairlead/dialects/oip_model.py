@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of models besides their answers: configuration (S1-G 35), statistics (S1-G 42).
+"""What the Open Inference Protocol tells of models besides their answers: metadata, configuration (S1-G 35), statistics (S1-G 42).
 
 The shapes are Triton's, because its clients read them.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairlead.dialects.oip_rest import DOCUMENTS
+from fairlead.dialects.oip_rest import DOCUMENTS, EXTENSIONS
 from fairlead.domain.signature import DataType, DocumentSignature, Signature, TensorSpec
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "python": "python"}
@@ -35,6 +35,25 @@ class ModelFacts:
     labels: Mapping[str, Sequence[str]]
     instances: int = 1
     max_batch_size: int = 0
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """What `GET v2` answers."""
+    return {"name": "fairlead", "version": version, "extensions": list(EXTENSIONS)}
+
+
+def metadata(
+    name: str, versions: Sequence[int], platform: str, signature: Signature
+) -> dict[str, Any]:
+    """What `GET v2/models/<name>` answers."""
+    shown = DOCUMENTS if isinstance(signature, DocumentSignature) else signature
+    return {
+        "name": name,
+        "versions": [str(version) for version in versions],
+        "platform": platform,
+        "inputs": [_tensor_metadata(spec) for spec in shown.inputs],
+        "outputs": [_tensor_metadata(spec) for spec in shown.outputs],
+    }
 
 
 def configuration(facts: ModelFacts) -> dict[str, Any]:
@@ -137,3 +156,7 @@ def _added_parts(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     return {key: value + other[key] for key, value in one.items()}
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": str(spec.datatype), "shape": list(spec.shape)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -29,8 +29,6 @@ from fairlead.dialects.oip_classes import class_problem, highest
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import (
     DataType,
-    DocumentSignature,
-    Signature,
     TensorSignature,
     TensorSpec,
 )
@@ -339,31 +337,8 @@ class DocumentCodec:
         return self._tensors.encode(asked.call, InferResponse({"response": tensor}))
 
 
-def server_metadata(version: str) -> dict[str, Any]:
-    """What `GET v2` answers."""
-    return {"name": "fairlead", "version": version, "extensions": list(EXTENSIONS)}
-
-
-def metadata(
-    name: str, versions: Sequence[int], platform: str, signature: Signature
-) -> dict[str, Any]:
-    """What `GET v2/models/<name>` answers."""
-    shown = DOCUMENTS if isinstance(signature, DocumentSignature) else signature
-    return {
-        "name": name,
-        "versions": [str(version) for version in versions],
-        "platform": platform,
-        "inputs": [_tensor_metadata(spec) for spec in shown.inputs],
-        "outputs": [_tensor_metadata(spec) for spec in shown.outputs],
-    }
-
-
 def error_body(error: FairleadError) -> bytes:
     return msgspec.json.encode({"error": error.message})
-
-
-def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": str(spec.datatype), "shape": list(spec.shape)}
 
 
 def _output_head(name: str, datatype: str) -> bytes:

@@ -15,7 +15,22 @@ _PART = re.compile(r'([a-z]+)(?=;)|;(dur|desc)=(?:"((?:[^"\\]|\\.)*)"|([^,;"]*))
 # `speech/v9.2@1f2e3d4c5b6a` or `speech/v9.2/stream@1f2e3d4c5b6a`: revision or endpoint, and which workers.
 _CLUSTER = re.compile(r"([^/@]+)/([^/@.]+)\.([^/@]+)(?:/([^/@]+))?@[^@]*")
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
-_NO_FLAGS = "-"
+_NOTHING = _NO_FLAGS = "-"
+# What a gRPC call would have been over HTTP: for those who read the log, a status says how a request ended.
+_STATUS_OF_CODE: Mapping[int | None, int] = {
+    1: 499,
+    2: 500,
+    3: 400,
+    4: 504,
+    5: 404,
+    7: 403,
+    8: 429,
+    9: 409,
+    12: 501,
+    13: 500,
+    14: 503,
+    16: 401,
+}
 # With no attempt counted, these say that one was made all the same; without them (a refused key, a quota) the
 # route that the log names was found, and nothing was sent along it.
 _TRIED = frozenset({"UH", "UF", "UO", "NC", "URX", "UC", "UR", "UT"})
@@ -59,6 +74,8 @@ class LoggedRequest:
     total_ms: int
     bytes_received: int
     bytes_sent: int
+    grpc_method: str | None = None
+    grpc_code: int | None = None
 
     @property
     def revision(self) -> RevisionId | None:
@@ -80,6 +97,8 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
     flags = () if said in ("", _NO_FLAGS) else tuple(said.split(","))
     attempts = _whole(line, "attempts") or 0
     led = attempts > 0 or not _TRIED.isdisjoint(flags)
+    grpc_method, grpc_code = _called(_text(line, "grpc"))
+    status = _whole(line, "status") or 0
     return LoggedRequest(
         id=_text(line, "request_id"),
         time=_text(line, "time"),
@@ -90,7 +109,7 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
         path=_text(line, "path"),
         accept_version=_text_or_none(line, "accept_version"),
         has_sticky_key=line.get("has_sticky_key") is not None,
-        status=_whole(line, "status") or 0,
+        status=_STATUS_OF_CODE.get(grpc_code, status) if grpc_code else status,
         flags=flags,
         details=_text(line, "details"),
         error_code=_text(line, "error_code") or None,
@@ -104,7 +123,16 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
         total_ms=_whole(line, "total_ms") or 0,
         bytes_received=_whole(line, "bytes_received") or 0,
         bytes_sent=_whole(line, "bytes_sent") or 0,
+        grpc_method=grpc_method,
+        grpc_code=grpc_code,
     )
+
+
+def _called(text: str) -> tuple[str | None, int | None]:
+    """The method and the code in `ModelInfer 0`; a dash is what the log has for nothing."""
+    method, _, code = text.partition(" ")
+    named = method if method not in ("", _NOTHING) else None
+    return named, int(code) if code.isdigit() else None
 
 
 def read_timing(header: str) -> Timing:

@@ -76,6 +76,9 @@ def explain(request: LoggedRequest, then: Then, hash64: Hash64) -> Explanation:
         "peer": request.peer,
         "method": request.method,
         "path": request.path,
+        "grpc": {"method": request.grpc_method, "code": request.grpc_code}
+        if request.grpc_method
+        else None,
         "dialect": _dialect(path),
         "verb": _verb(path),
         "service": _service(request, path),
@@ -102,7 +105,8 @@ def explain(request: LoggedRequest, then: Then, hash64: Hash64) -> Explanation:
         "bytesSent": request.bytes_sent,
         "catalog": {"generation": then.catalog.generation, "exact": then.exact},
     }
-    title = f"{request.method} {request.path} at {request.time}, request {request.id}"
+    how = f"gRPC {request.grpc_method}, as " if request.grpc_method else ""
+    title = f"{how}{request.method} {request.path} at {request.time}, request {request.id}"
     return Explanation(title, tuple(part for part in parts if part[1]), document)
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+from fairlead.api.grpc_status import STATUS
 from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
@@ -90,6 +91,8 @@ def _failures() -> Document:
     caller must not switch an endpoint off for everybody.
     """
     failed = {"name": ":status", "string_match": {"prefix": "5"}}
+    # A translated gRPC call is answered 200 whatever happened: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE.
+    called = {"name": STATUS, "string_match": {"safe_regex": {"regex": "2|4|13|14"}}}
     full = {
         "name": ERROR_CODE,
         "string_match": {"exact": str(Kind.OVERLOADED)},
@@ -97,8 +100,12 @@ def _failures() -> Document:
         "treat_missing_header_as_empty": True,  # else what is missing is not inverted
     }
     excused = {"name": NO_FAULT, "present_match": True, "invert_match": True}
-    # One list: it is given up at the first header that does not fit, which is nearly always the status.
-    return {"error_matcher": {"http_response_headers_match": {"headers": [failed, full, excused]}}}
+    # Two lists: each is given up at the first header that does not fit, which is nearly always its first.
+    rules = [
+        {"http_response_headers_match": {"headers": [first, full, excused]}}
+        for first in (failed, called)
+    ]
+    return {"error_matcher": {"or_match": {"rules": rules}}}
 
 
 def _retry_budget() -> Document:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import xxhash
@@ -30,33 +30,23 @@ from fairlead.domain.routing import (
     bucket_of,
     route,
 )
+from fairlead.gateway.called import Visit, answered, is_ours, streams
+from fairlead.gateway.called_streams import DeskStreams
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
 from fairlead.gateway.replies import CHALLENGE, body_key
 from fairlead.gateway.routes import DUPLICATE, MALFORMED, needs_key
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
+from fairlead.kits.clock import Clock, SystemClock
 
 _MARKED = {DUPLICATE: DUPLICATE_KEY, MALFORMED: BAD_KEY}
 # A body is taken off the wire up to here, even if nobody reads it: so the connection can be used again.
 _MOST_BYTES = 1 << 20
+_FIRST_ERROR = 400
 # Pages about a model that Envoy leads here, because no worker knows all of it.
 ANSWERED_HERE = frozenset({CONFIG, STATS})
 _LONGEST_REASON = 300  # characters that the access log keeps
 _MOVING = "the routes to this service are moving: try again"
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One request at the desk. `path` is without its query, nothing decoded; `body` is at most its first megabyte.
-
-    `forward`: who the resolver found, where a page is about a model.
-    """
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    forward: Forward | None = None
 
 
 Page = Callable[[Visit], Awaitable[Response | Refusal]]
@@ -65,10 +55,17 @@ Page = Callable[[Visit], Awaitable[Response | Refusal]]
 class FrontDesk:
     """The ASGI app. `pages` answers each open path by its name in `domain.paths`."""
 
-    def __init__(self, view: View, settings: GatewaySettings, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self,
+        view: View,
+        settings: GatewaySettings,
+        pages: Mapping[str, Page],
+        clock: Clock | None = None,
+    ) -> None:
         self._view = view
         self._settings = settings
         self._pages = pages
+        self._streams = DeskStreams(self._standing, clock or SystemClock())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -78,9 +75,13 @@ class FrontDesk:
         for name, value in scope["headers"]:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             headers[key] = f"{headers[key]},{text}" if key in headers else text
-        body = await _read(receive)
-        visit = Visit(scope["method"], scope["raw_path"].decode("latin-1"), headers, body)
-        response = await self.answer(visit)
+        path = scope["raw_path"].decode("latin-1")
+        body = b"" if streams(headers) else await _body(receive)
+        visit = Visit(scope["method"], path, headers, body)
+        if is_ours(headers):
+            await self._streams.run(visit, receive, send)
+            return
+        response = await answered(visit, self.answer)
         await response(scope, receive, send)
 
     async def answer(self, visit: Visit) -> Response:
@@ -101,6 +102,20 @@ class FrontDesk:
             action = cast("ModelPath", parse_path(visit.path, self._settings.api_version)).action
             return await self._pages[action](replace(visit, forward=outcome))
         return outcome
+
+    async def _standing(self, visit: Visit) -> Kind | None:
+        """What would refuse this visit; None if a page or a worker would answer it."""
+        refused = self._unwelcome(visit)
+        if refused is not None:
+            return refused.kind
+        index = self._view.index.for_path(visit.path)
+        outcome = route(index, _ask(visit), xxhash.xxh64_intdigest)
+        if isinstance(outcome, Open):
+            page = await self._pages[outcome.name](visit)
+            if isinstance(page, Refusal):
+                return page.kind
+            return None if page.status_code < _FIRST_ERROR else Kind.UNAVAILABLE
+        return outcome.kind if isinstance(outcome, Refusal) else None
 
     def _unwelcome(self, visit: Visit) -> Refusal | None:
         path = parse_path(visit.path, self._settings.api_version)
@@ -169,7 +184,8 @@ def _how_it_went(visit: Visit, refusal: Refusal) -> str:
     return f'refusal;desc="{reason}"{bucket}'
 
 
-async def _read(receive: Receive) -> bytes:
+async def _body(receive: Receive) -> bytes:
+    """What few pages read; one that is too long is cut, which makes it nonsense."""
     body = bytearray()
     while len(body) < _MOST_BYTES:
         message = await receive()

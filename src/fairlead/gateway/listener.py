@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
+from fairlead.api.grpc_status import MARKER, STATUS
 from fairlead.domain.layout import Home
+from fairlead.gateway import grpc
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
 
@@ -142,7 +144,7 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
             }
         },
         "early_header_mutation_extensions": [
-            _arrival([CLIENT_HEADER, MARK_HEADER, QUOTA_HEADER, PEER_HEADER])
+            _arrival([CLIENT_HEADER, MARK_HEADER, QUOTA_HEADER, PEER_HEADER, MARKER])
         ],
     }
 
@@ -154,7 +156,7 @@ def inner_connection_manager(
     return {
         **_connection_manager(settings, home),
         "stat_prefix": INNER_STAT_PREFIX,
-        "http_filters": [*filters, _http_filters()[-1]],
+        "http_filters": [*filters, *grpc.filters(), _http_filters()[-1]],
         "access_log": [_access_log(home)],
         "use_remote_address": False,
         "skip_xff_append": True,
@@ -230,6 +232,7 @@ def _http_filters() -> list[Document]:
                 "clear_route_cache": True,
             },
         },
+        *grpc.filters(),
         {
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -287,6 +290,8 @@ def _access_log(home: Home[Any]) -> Document:
                     "flags": "%RESPONSE_FLAGS%",
                     "details": "%RESPONSE_CODE_DETAILS%",
                     "error_code": "%RESP(x-error-code)%",
+                    # Which method was called, and its code: of a translated call the status is always 200.
+                    "grpc": f"%REQ({MARKER})% %RESP({STATUS})%",
                     "digest": "%RESP(x-artifact-digest)%",
                     "timing": "%RESP(server-timing)%",
                     "route": "%ROUTE_NAME%",

@@ -24,7 +24,8 @@ from fairlead.domain.routing import Refusal
 from fairlead.domain.status import Replica, State
 from fairlead.domain.table import RevisionRoute, ServiceRoute
 from fairlead.domain.versions import natural_key
-from fairlead.gateway.front import Page, Visit, json_response
+from fairlead.gateway.called import Visit
+from fairlead.gateway.front import Page, json_response
 from fairlead.gateway.listener import CLIENT_HEADER
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View

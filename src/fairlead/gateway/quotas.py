@@ -100,7 +100,11 @@ def _cluster(name: str, quota: Quota) -> Document:
             http: {
                 "@type": f"type.googleapis.com/{http}",
                 "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
-                "explicit_http_config": {"http_protocol_options": {}},
+                # gRPC goes in as it came: its trailers have no place in HTTP/1.1.
+                "use_downstream_protocol_config": {
+                    "http_protocol_options": {},
+                    "http2_protocol_options": {},
+                },
             }
         },
         "load_assignment": {

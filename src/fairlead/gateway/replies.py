@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fairlead.api.grpc_status import GRPC_STATUS, MARKER
 from fairlead.api.http_status import ERROR_CODE
 from fairlead.domain.errors import Kind
 from fairlead.domain.routing import BAD_KEY, NO_KEY
@@ -60,6 +61,7 @@ CHALLENGE = 'Key realm="kong"'
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 _UNAVAILABLE = 503
+_GRPC = "grpc"  # instead of a body's key: the text is gRPC's message, and the code comes with it
 _OPEN_INFERENCE = "^/v2([/?].*)?$"
 
 Document = dict[str, Any]
@@ -76,7 +78,8 @@ def local_reply_config(off_seconds: float) -> Document:
     `off_seconds`: how long the kill switch stays open.
     """
     mappers = []
-    for key, path in (("error", _path_filter(_OPEN_INFERENCE)), ("message", None)):
+    shapes = ((_GRPC, _grpc_filter()), ("error", _path_filter(_OPEN_INFERENCE)), ("message", None))
+    for key, path in shapes:
         mappers += [
             _unauthorized(key, path, NO_KEY, sent=False),
             _unauthorized(key, path, BAD_KEY, sent=True),
@@ -87,8 +90,12 @@ def local_reply_config(off_seconds: float) -> Document:
                 for status, text in GATEWAY_TEXTS.items()
             ),
         ]
-    rest = _mapper("error", [_path_filter(_OPEN_INFERENCE), _status_filter(0, "GE")], None)
-    return {"mappers": [*mappers, rest], "body_format": _body_format("message")}
+    rest = [
+        _mapper(key, [where, _status_filter(0, "GE")], None)
+        for key, where in shapes
+        if where is not None
+    ]
+    return {"mappers": [*mappers, *rest], "body_format": _body_format("message")}
 
 
 def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> Document:
@@ -133,7 +140,10 @@ def _mapper(
     if text is not None:
         mapper["body"] = {"inline_string": text}
     if status in GATEWAY_KINDS:
-        mapper["headers_to_add"] = [_header(ERROR_CODE, GATEWAY_KINDS[status])]
+        kind = GATEWAY_KINDS[status]
+        mapper["headers_to_add"] = [_header(ERROR_CODE, kind)]
+        if key == _GRPC:
+            mapper["headers_to_add"].append(_header("grpc-status", str(GRPC_STATUS[kind])))
     return mapper
 
 
@@ -145,12 +155,22 @@ def _header(name: str, value: str) -> Document:
 
 
 def _body_format(key: str) -> Document:
+    if key == _GRPC:
+        return {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}}
     return {"json_format": {key: "%LOCAL_REPLY_BODY%"}}
 
 
 def _status_filter(status: int, operator: str = "EQ") -> Document:
     value = {"default_value": status, "runtime_key": "fairlead.none"}
     return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _grpc_filter() -> Document:
+    """gRPC, also once it has been through the bridge."""
+    frames = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    bridged = {"name": MARKER, "present_match": True}
+    either: list[Document] = [{"header_filter": {"header": one}} for one in (frames, bridged)]
+    return {"or_filter": {"filters": either}}
 
 
 def _path_filter(regex: str) -> Document:

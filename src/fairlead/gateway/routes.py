@@ -22,15 +22,23 @@ from fairlead.domain.paths import STATIC_PREFIX, ModelPath, OpenPath, open_paths
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway import grpc
 from fairlead.gateway.clusters import FRONT
 from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
 from fairlead.gateway.listener import (
     CLIENT_HEADER,
     DEADLINE_HEADER,
     KEY_FILTER,
-    MARK_HEADER,
     REFIND_FILTER,
     ROUTES,
+)
+from fairlead.gateway.matching import (
+    ON,
+    front_route,
+    header_input,
+    open_route,
+    routes_of,
+    tree_of,
 )
 from fairlead.gateway.memo import Memo
 from fairlead.gateway.quotas import gate_route
@@ -50,8 +58,6 @@ _UNSENT = "connect-failure,reset-before-request"
 # And after: only where the dialects say that asking twice is asking once, which no inference is.
 # Half of all routes have these, so they are short: the retry may meet the same worker again.
 _READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
-_OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
-_ON = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +152,12 @@ def _odd_keys(rest: Document, settings: GatewaySettings) -> Document:
             "matchers": [
                 {
                     "predicate": {
-                        "single_predicate": {"input": _header("x-api-key"), "value_match": match}
+                        "single_predicate": {
+                            "input": header_input("x-api-key"),
+                            "value_match": match,
+                        }
                     },
-                    "on_match": _routes([_open_route({"prefix": ""}, settings, mark)]),
+                    "on_match": routes_of([open_route({"prefix": ""}, settings, mark)]),
                 }
                 for match, mark in (
                     (twice, DUPLICATE),
@@ -180,9 +189,11 @@ def _by_key(
     for secret, client in sorted(known.items()):
         key = table.keys[client]
         if key.killed:
-            own[secret] = _routes([*_open_routes(table.api_version, settings), _front(settings)])
+            own[secret] = routes_of(
+                [*_open_routes(table.api_version, settings), front_route(settings)]
+            )
         elif key.quota:
-            own[secret] = _routes([*_open_routes(table.api_version, settings), gate_route(key)])
+            own[secret] = routes_of([*_open_routes(table.api_version, settings), gate_route(key)])
             if not key.free:
                 inside[client] = scoped(key)
         elif not key.free:
@@ -190,20 +201,35 @@ def _by_key(
     whole = index(table if free else replace(table, services={}))
     rest = _by_path(_Tree(whole, free[0] if free else "", clusters, settings, memo))
     if own:
-        rest = {"matcher": _tree("x-api-key", "exact_match_map", own, rest)}
+        rest = {"matcher": tree_of("x-api-key", "exact_match_map", own, rest)}
     rest = _odd_keys(rest, settings)
     # Behind its gate a request has no secret any more; a key that may ask everything finds the tree of all.
-    return {"matcher": _tree(QUOTA_HEADER, "exact_match_map", inside, rest)} if inside else rest
+    return {"matcher": tree_of(QUOTA_HEADER, "exact_match_map", inside, rest)} if inside else rest
 
 
 def _open_routes(api_version: str, settings: GatewaySettings) -> list[Document]:
     """The paths that need no key, whoever asks."""
     exact = [
-        _open_route({"path": path}, settings)
+        open_route({"path": path}, settings)
         for path, one in open_paths(api_version).items()
         if not needs_key(one, settings)
     ]
-    return [*exact, _open_route({"prefix": STATIC_PREFIX}, settings)]
+    calls = [
+        grpc.calls(open_route(match, settings))
+        for keyless, _ in grpc.CALLS.values()
+        for match in keyless
+    ]
+    return [*exact, *calls, open_route({"prefix": STATIC_PREFIX}, settings)]
+
+
+def _calls(prefix: str, settings: GatewaySettings) -> list[Document]:
+    """GRPC calls, until they are translated and the route is found again."""
+    keyless, keyed = grpc.CALLS[prefix]
+    first = [
+        *(open_route(match, settings) for match in keyless),
+        *(front_route(settings, match) for match in keyed),
+    ]
+    return [*map(grpc.calls, first), front_route(settings)]
 
 
 def _by_path(tree: _Tree) -> Document:
@@ -223,13 +249,16 @@ def _by_path(tree: _Tree) -> Document:
         for prefix, paths in _buckets(tree).items()
         if (on_match := under(prefix, paths)) is not None
     }
-    static = _routes([_open_route({"prefix": STATIC_PREFIX}, tree.settings), _front(tree.settings)])
+    calls = {prefix: routes_of(_calls(prefix, tree.settings)) for prefix in grpc.CALLS}
+    static = routes_of(
+        [open_route({"prefix": STATIC_PREFIX}, tree.settings), front_route(tree.settings)]
+    )
     return {
-        "matcher": _tree(
+        "matcher": tree_of(
             ":path",
             "prefix_match_map",
-            {**buckets, STATIC_PREFIX: static},
-            _routes([_front(tree.settings)]),
+            {**buckets, STATIC_PREFIX: static, **calls},
+            routes_of([front_route(tree.settings)]),
         )
     }
 
@@ -257,7 +286,7 @@ def _by_version(
 ) -> Document | None:
     """None if nothing here leads anywhere but to the front desk with a key."""
     first = [
-        _open_route({"path": path}, tree.settings)
+        open_route({"path": path}, tree.settings)
         for path in paths
         if isinstance(match := parse_path(path, tree.index.table.api_version), OpenPath)
         and not needs_key(match, tree.settings)
@@ -267,12 +296,12 @@ def _by_version(
         for version in [_NO_VERSION, *_versions(parts)]
         if (routes := _worker_routes(tree, parts, version or None))
     }
-    last = [_front(tree.settings)]
+    last = [front_route(tree.settings)]
     unnamed = [*first, *(_without_version(route) for route in lists.pop(_NO_VERSION, [])), *last]
     if not lists:
-        return _routes(unnamed) if len(unnamed) > 1 else None
-    named = {version: _routes([*first, *routes, *last]) for version, routes in lists.items()}
-    return {"matcher": _tree("accept-version", "exact_match_map", named, _routes(unnamed))}
+        return routes_of(unnamed) if len(unnamed) > 1 else None
+    named = {version: routes_of([*first, *routes, *last]) for version, routes in lists.items()}
+    return {"matcher": tree_of("accept-version", "exact_match_map", named, routes_of(unnamed))}
 
 
 def _versions(parts: Iterable[tuple[str, RoutingTable]]) -> list[str]:
@@ -305,7 +334,7 @@ def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document
     sticky = {"name": "x-sticky-key", "present_match": True}
     return [
         {**route, "match": {**match, "headers": [*match["headers"], sticky]}},
-        {**route, "typed_per_filter_config": {REFIND_FILTER: _ON}},
+        {**route, "typed_per_filter_config": {REFIND_FILTER: ON}},
     ]
 
 
@@ -340,53 +369,3 @@ def _without_version(route: Document) -> Document:
     absent = {"name": "accept-version", "present_match": True, "invert_match": True}
     match = route["match"]
     return {**route, "match": {**match, "headers": [*match["headers"], absent]}}
-
-
-def _front(settings: GatewaySettings) -> Document:
-    """To the front desk, for a caller with a key."""
-    return {
-        "match": {"prefix": ""},
-        "route": {"cluster": FRONT, "timeout": f"{settings.deadline_seconds}s"},
-    }
-
-
-def _open_route(match: Document, settings: GatewaySettings, mark: str = "") -> Document:
-    """To the front desk without a key."""
-    route = {
-        **_front(settings),
-        "match": match,
-        "typed_per_filter_config": {KEY_FILTER: _OFF},
-    }
-    if mark:
-        route["request_headers_to_add"] = [
-            {
-                "header": {"key": MARK_HEADER, "value": mark},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ]
-    return route
-
-
-def _tree(header: str, kind: str, entries: Mapping[str, Document], rest: Document) -> Document:
-    return {
-        "matcher_tree": {"input": _header(header), kind: {"map": dict(entries)}},
-        "on_no_match": rest,
-    }
-
-
-def _header(name: str) -> Document:
-    return {
-        "name": "header",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-            "header_name": name,
-        },
-    }
-
-
-def _routes(routes: list[Document]) -> Document:
-    if len(routes) == 1:
-        action = {"@type": "type.googleapis.com/envoy.config.route.v3.Route", **routes[0]}
-    else:
-        action = {"@type": "type.googleapis.com/envoy.config.route.v3.RouteList", "routes": routes}
-    return {"action": {"name": "route", "typed_config": action}}

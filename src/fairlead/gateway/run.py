@@ -119,7 +119,7 @@ class _Gateway:
         health = Health(self._view, self._clock)
         metrics = Metrics(self._home, self._envoy, self._view)
         site = Site(self._settings, self._home, self._view, health, metrics)
-        return FrontDesk(self._view, self._settings, site.pages())
+        return FrontDesk(self._view, self._settings, site.pages(), self._clock)
 
     async def _start(self) -> bool:
         """Says whether this is the first start: no routes were ever set here.

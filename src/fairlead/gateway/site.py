@@ -15,7 +15,8 @@ from fairlead.domain.errors import Kind
 from fairlead.domain.layout import Home
 from fairlead.domain.paths import STATIC_PREFIX
 from fairlead.domain.routing import Refusal
-from fairlead.gateway.front import Page, Visit, json_response, refusal_response
+from fairlead.gateway.called import Visit
+from fairlead.gateway.front import Page, json_response, refusal_response
 from fairlead.gateway.health import Health, Report
 from fairlead.gateway.home import home_document, home_html
 from fairlead.gateway.metrics import CONTENT_TYPE, Metrics

@@ -81,6 +81,7 @@ _KINDS: Mapping[type, _Reader] = {
 _READERS: Mapping[str, _Reader] = {
     "api_version": (_version, "write one part of a path, such as v1, or nothing"),
     "uvicorn_http_port": (_number(0, _MAX_PORT), f"write a port from 0 to {_MAX_PORT}"),
+    "grpc_port": (_number(0, _MAX_PORT), f"write a port from 1 to {_MAX_PORT}, or 0 for none"),
     "uvicorn_workers": (_number(1, 256), "write a whole number from 1 to 256"),
     "logconfig_level": (_number(0, 50), "write 10, 20, 30, 40 or 50"),
     "body_limit_bytes": (_number(1), "write a number of bytes from 1"),

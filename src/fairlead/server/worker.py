@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -26,6 +27,9 @@ from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.repository import Repository, load_revision
+
+if TYPE_CHECKING:
+    from fairlead.server.grpc.serve import Server as GrpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +133,10 @@ async def serve_revisions(
     app.give_control(None, refused)
     at = Socket(listen)
     try:
+        calls = _grpc(app, first, listen, clock)
         async with asyncio.TaskGroup() as group:
+            if calls is not None:
+                group.create_task(calls.serve(stop, first.drain_seconds))
             serving = group.create_task(
                 serve(app, at, stop=stop, drain_seconds=first.drain_seconds)
             )
@@ -139,6 +146,18 @@ async def serve_revisions(
         plane.close()
     if outcome.refusal is not None:
         raise outcome.refusal
+
+
+def _grpc(app: ServerApp, first: WorkerSpec, listen: Listen, clock: Clock) -> GrpcServer | None:
+    """The gRPC port beside a TCP port, if there is to be one; behind a gateway calls come over HTTP."""
+    port = first.settings.grpc_port
+    if listen.uds is not None or not port:
+        return None
+    from fairlead.server.grpc.serve import Server  # noqa: PLC0415 - only who wants gRPC pays for it
+
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    limit = first.settings.body_limit_bytes
+    return Server(app, f"{host}:{port}", clock, most_bytes=limit, shared=listen.shared)
 
 
 async def _load(

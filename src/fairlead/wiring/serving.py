@@ -76,6 +76,8 @@ def serve(
         for spec in specs:
             service = spec.revision.service
             tell(f"{service}: http://{options.host}:{options.http_port}/v2/models/{service}/infer")
+        if settings.grpc_port:
+            tell(f"gRPC: {options.host}:{settings.grpc_port}")
         if not is_loopback(options.host):
             tell(
                 f"whoever reaches {options.host}:{options.http_port} may call: keys are the gateway's"
@@ -93,6 +95,7 @@ def _settings(given: dict[str, Any]) -> ServingSettings:
         found,
         uvicorn_host=given["host"] or host,
         uvicorn_http_port=given["port"] or found.uvicorn_http_port,
+        grpc_port=found.grpc_port if given["grpc_port"] is None else given["grpc_port"],
         uvicorn_workers=given["workers"] or found.uvicorn_workers,
         access_log=bool(given["access_log"]),
     )

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from fairlead.api.inference import NUMPY_TYPES, InferResponse
 from fairlead.api.tensors import numbers
-from fairlead.dialects import oip_rest
+from fairlead.dialects import oip_model, oip_rest
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature, TensorSpec
@@ -266,7 +266,7 @@ def test_documents_travel_as_json_texts() -> None:
 
 
 def test_metadata_shows_tensors_and_for_documents_how_to_send_them() -> None:
-    assert oip_rest.metadata("demo", [6, 7], "onnxruntime_onnx", SIGNATURE) == {
+    assert oip_model.metadata("demo", [6, 7], "onnxruntime_onnx", SIGNATURE) == {
         "name": "demo",
         "versions": ["6", "7"],
         "platform": "onnxruntime_onnx",
@@ -279,7 +279,7 @@ def test_metadata_shows_tensors_and_for_documents_how_to_send_them() -> None:
             {"name": "u", "datatype": "BYTES", "shape": [-1]},
         ],
     }
-    shown = oip_rest.metadata("echo", [1], "python", DocumentSignature())
+    shown = oip_model.metadata("echo", [1], "python", DocumentSignature())
     assert shown["inputs"] == [{"name": "request", "datatype": "BYTES", "shape": [-1]}]
     assert shown["outputs"] == [{"name": "response", "datatype": "BYTES", "shape": [-1]}]
 

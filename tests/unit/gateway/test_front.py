@@ -9,13 +9,15 @@ import httpx
 import pytest
 import xxhash
 
+from fairlead.api.grpc_status import GRPC_STATUS
 from fairlead.api.http_status import HTTP_STATUS
 from fairlead.domain.catalog import Kill, with_kill
 from fairlead.domain.errors import Kind
 from fairlead.domain.paths import open_paths
 from fairlead.domain.requests import read_timing
 from fairlead.domain.table import RoutingTable, table_from
-from fairlead.gateway.front import FrontDesk, Visit, json_response
+from fairlead.gateway.called import Visit
+from fairlead.gateway.front import FrontDesk, json_response
 from fairlead.gateway.index import index
 from fairlead.gateway.replies import GATEWAY_KINDS, GATEWAY_TEXTS, body_key, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
@@ -175,20 +177,23 @@ def test_the_shape_follows_the_path(path: str, key: str) -> None:
     assert body_key(path) == key
 
 
-def test_envoys_own_answers_have_both_shapes_for_every_status() -> None:
+def test_envoys_own_answers_have_every_shape_for_every_status() -> None:
     mappers = local_reply_config(60)["mappers"]
-    formats = [mapper["body_format_override"]["json_format"] for mapper in mappers]
+    overrides = [mapper["body_format_override"] for mapper in mappers]
+    formats = [one.get("json_format", {"grpc": ""}) for one in overrides]
     texts = [mapper.get("body", {}).get("inline_string") for mapper in mappers]
     for text in GATEWAY_TEXTS.values():
         shapes = [next(iter(form)) for form, one in zip(formats, texts, strict=True) if one == text]
-        assert sorted(shapes) == ["error", "message"]
+        assert sorted(shapes) == ["error", "grpc", "message"]
 
 
 def test_every_answer_of_envoys_own_names_its_code() -> None:
     assert set(GATEWAY_KINDS) == {*GATEWAY_TEXTS, 401}
-    for mapper in local_reply_config(60)["mappers"][:-1]:
-        names = [one["header"]["key"] for one in mapper["headers_to_add"]]
-        assert "x-error-code" in names
+    for mapper in local_reply_config(60)["mappers"][:-2]:
+        added = {one["header"]["key"]: one["header"]["value"] for one in mapper["headers_to_add"]}
+        assert "x-error-code" in added
+        if "text_format_source" in mapper["body_format_override"]:
+            assert added["grpc-status"] == str(GRPC_STATUS[Kind(added["x-error-code"])])
 
 
 def test_every_open_path_has_a_name_for_its_page() -> None:

@@ -7,7 +7,8 @@ can be looked up before the request is in the route.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 
 from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
@@ -36,12 +37,21 @@ from fairlead.server.http.oip import Control
 from fairlead.server.http.plain import PlainRoutes
 from fairlead.server.http.priority import PRIORITY, priority_of
 from fairlead.server.http.protocol import WHOLE, Whole
-from fairlead.server.http.routes import HotPath, HotRoute, ServedRevision, hot_paths
+from fairlead.server.http.routes import (
+    GRPC,
+    STREAM,
+    GrpcRoute,
+    HotPath,
+    HotRoute,
+    ServedRevision,
+    hot_paths,
+)
 from fairlead.server.http.timing import as_header, so_far
 from fairlead.server.http.wave import Wave
 from fairlead.server.times import Times
 
 OK = 200
+_MESSAGES = "fairlead.dialects.oip_grpc"
 
 
 class ServerApp:
@@ -112,7 +122,9 @@ class ServerApp:
             await _decline(scope, receive, send)
             return
         hot = self._hot.get(scope["raw_path"])
-        if hot is None:
+        if hot is None and any(name == GRPC for name, _ in scope["headers"]):
+            await _call(self._cold, scope, receive, send)
+        elif hot is None:
             await self._cold(scope, receive, send)
         elif scope["method"] != "POST":
             message = f"{scope['method']} is not for this path; use POST"
@@ -121,13 +133,24 @@ class ServerApp:
             await self._run(hot, scope, receive, send)
 
     async def _run(self, hot: HotPath, scope: Scope, receive: Receive, send: Send) -> None:
-        times = Times(self._now())
         headers: Headers = dict(scope["headers"])
         try:
             route = hot.only or hot.choose(headers)
         except FairleadError as error:
             await self._cold.refuse(scope, error, send)
             return
+        if GRPC in headers and route.grpc is not None and route.stream is not None:
+            await _warm(route.grpc)
+            if headers[GRPC] == STREAM:
+                await _stream(route.stream, scope, receive, send, self._limit, self._now)
+                return
+            route = route.grpc
+        await self._served(route, headers, scope, receive, send)
+
+    async def _served(
+        self, route: HotRoute, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        times = Times(self._now())
         identity = request_id(headers)
         stats = route.stats
         stats.in_progress += 1
@@ -160,7 +183,7 @@ class ServerApp:
             or not _whole(scope, route, body, (identity, timing))
         ):
             own = [(b"x-request-id", identity), *as_header(timing)]
-            await answer(send, status, body, [*answer_headers, *own])
+            await answer(send, route.wire(status), body, [*answer_headers, *own])
         if self._settings.access_log:
             log_access(scope, status, identity)
 
@@ -223,6 +246,33 @@ def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes])
     if write is None:
         return False
     return write(route.head + own_head(*own, len(body)), body)
+
+
+async def _warm(route: GrpcRoute) -> None:
+    """A route's first call loads protobuf, and the event loop does not wait for that."""
+    if not route.warm:
+        await asyncio.to_thread(importlib.import_module, _MESSAGES)
+        route.warm = True
+
+
+async def _call(cold: Cold, scope: Scope, receive: Receive, send: Send) -> None:
+    # Protobuf: a worker that nobody asks over gRPC need not have it.
+    from fairlead.server.http.called import answer_call  # noqa: PLC0415 - see above
+
+    await answer_call(cold, scope, receive, send)
+
+
+async def _stream(
+    route: GrpcRoute,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    limit: int,
+    now: Callable[[], float],
+) -> None:
+    from fairlead.server.http.streams import Stream  # noqa: PLC0415 - as above
+
+    await Stream(route, scope, limit, now).run(receive, send)
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.dialects import oip_rest, project
-from fairlead.domain.signature import DocumentSignature
+from fairlead.domain.signature import DocumentSignature, TensorSignature
+
+if TYPE_CHECKING:
+    from fairlead.dialects import oip_grpc
 
 Headers = Mapping[bytes, bytes]
 Answer = tuple[bytes, int | None]  # the body, and how much of it is JSON if not all
@@ -40,6 +44,13 @@ def oip_handler(
     if isinstance(model.signature, DocumentSignature):
         return _OipDocuments(model, oip_rest.DocumentCodec(name, version))
     return _OipTensors(oip_rest.TensorCodec(name, version, model.signature, labels))
+
+
+def grpc_handler(model: Model, name: str, version: int) -> Handler:
+    """The same over gRPC: bare messages, without frames."""
+    if isinstance(model.signature, DocumentSignature):
+        return _GrpcDocuments(model, name, version)
+    return _GrpcTensors(model.signature, name, version)
 
 
 class _ProjectTensors:
@@ -95,3 +106,48 @@ class _OipDocuments:
     def encode(self, call: oip_rest.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
         dump = self._model.dump_document
         return self._codec.encode(call, [dump(response.document) for response in responses])
+
+
+class _GrpcTensors:
+    """Its codec is made for the first call: protobuf costs a worker nothing that nobody asks over gRPC."""
+
+    def __init__(self, signature: TensorSignature, name: str, version: int) -> None:
+        self._about = name, version, signature
+
+    @cached_property
+    def codec(self) -> oip_grpc.TensorCodec:
+        from fairlead.dialects.oip_grpc import TensorCodec  # noqa: PLC0415 - see above
+
+        return TensorCodec(*self._about)
+
+    def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], oip_grpc.Call]:
+        del headers
+        call = self.codec.decode(body)
+        return (call.request,), call
+
+    def encode(self, call: oip_grpc.Call, responses: Sequence[InferResponse]) -> Answer:
+        return self.codec.encode(call, responses[0]), None
+
+
+class _GrpcDocuments:
+    def __init__(self, model: Model, name: str, version: int) -> None:
+        self._model = model
+        self._about = name, version
+
+    @cached_property
+    def codec(self) -> oip_grpc.DocumentCodec:
+        from fairlead.dialects.oip_grpc import DocumentCodec  # noqa: PLC0415 - as above
+
+        return DocumentCodec(*self._about)
+
+    def decode(
+        self, body: bytes, headers: Headers
+    ) -> tuple[Sequence[InferRequest], oip_grpc.DocumentCall]:
+        del headers
+        call = self.codec.decode(body)
+        parse = self._model.parse_document
+        return [InferRequest(document=parse(text)) for text in call.texts], call
+
+    def encode(self, call: oip_grpc.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
+        dump = self._model.dump_document
+        return self.codec.encode(call, [dump(response.document) for response in responses]), None

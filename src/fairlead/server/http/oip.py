@@ -114,7 +114,7 @@ class OipPages:
         self, match: OpenPath, body: Callable[[], Awaitable[bytes]]
     ) -> tuple[str, Told]:
         if match.name == "v2":
-            document = oip_rest.server_metadata(fairlead.__version__)
+            document = oip_model.server_metadata(fairlead.__version__)
             return "/v2", ({**document, "extensions": self._extensions()}, [])
         if match.name == "v2_stats":
             return match.path, (self._statistics(self._shelf.all), [])
@@ -145,7 +145,7 @@ class OipPages:
     def _metadata(self, match: ModelPath, headers: Headers) -> Told:
         found = self._find(match, headers)
         manifest = found.artifact.manifest
-        document = oip_rest.metadata(
+        document = oip_model.metadata(
             match.service,
             self._shelf.versions(match.service),
             oip_model.PLATFORMS[manifest.engine],

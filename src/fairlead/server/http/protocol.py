@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.encoding import is_encoded
 from fairlead.server.http.guarded import GuardedProtocol
-from fairlead.server.http.routes import HotPath
+from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
@@ -105,10 +105,14 @@ class HttpProtocol(GuardedProtocol):
         if not length.isdigit() or len(length) > _MOST_DIGITS or is_encoded(headers):
             return None
         try:
-            route = hot.only or hot.choose(headers)
+            found = hot.only or hot.choose(headers)
         except FairleadError:
             return None  # found again, and answered, by the app
-        if not route.endpoint.may_be_quick(int(length)):
+        route: HotRoute | None = found
+        if GRPC in headers:
+            call = found.grpc
+            route = call if call is not None and call.warm else None
+        if route is None or not route.endpoint.may_be_quick(int(length)):
             return None
         quick = QuickRequest(self, route, self.url, self.headers)
         quick.headers = headers

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
+from fairlead.api import grpc_status
 from fairlead.api.http_status import NO_FAULT
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -24,6 +25,7 @@ from fairlead.server.http.handlers import (
     HEADER_LENGTH,
     Handler,
     Headers,
+    grpc_handler,
     oip_handler,
     project_handler,
 )
@@ -34,9 +36,17 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 HeaderList = list[tuple[bytes, bytes]]
 ACCEPT_VERSION = b"accept-version"
+_GRPC_INFER = f"/{grpc_status.SERVICE}/ModelInfer"
+_GRPC_STREAM = f"/{grpc_status.SERVICE}/ModelStreamInfer"
 _BY_ARTIFACT_VERSION = "/versions/{v}"
 _NO_FAULT = (NO_FAULT.encode(), b"deadline")
+_GRPC_STATUS = grpc_status.STATUS.encode()
+_GRPC_MESSAGE = grpc_status.MESSAGE.encode()
 _KNOWN_STATUSES = frozenset(HTTPStatus)
+STREAM = b"ModelStreamInfer"  # the value of GRPC on a stream
+GRPC = (
+    grpc_status.MARKER.encode()
+)  # on a request: it is a gRPC call that the gateway has translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +76,22 @@ class HotRoute:
         "deadline_seconds",
         "endpoint",
         "error_body",
+        "grpc",
         "handler",
         "head",
         "json_headers",
         "stats",
         "statuses",
+        "stream",
     )
 
     def __init__(
         self, endpoint: Endpoint, handler: Handler, served: ServedRevision, stats: RouteStats
     ) -> None:
         self.endpoint = endpoint
+        # The same in another dialect: for calls with the header GRPC, and for streams of them.
+        self.grpc: GrpcRoute | None = None
+        self.stream: GrpcRoute | None = None
         self.handler = handler
         self.deadline_seconds = served.spec.deadline_seconds
         self.stats = stats
@@ -84,6 +99,10 @@ class HotRoute:
         self.json_headers = [(b"content-type", b"application/json"), *served.headers()]
         self.head = head_of(HTTPStatus.OK, self.json_headers)
         self.binary_headers = [(b"content-type", b"application/octet-stream"), *served.headers()]
+
+    def wire(self, status: int) -> int:
+        """The status that goes over the wire for one of HTTP's, by which we count."""
+        return status
 
     def binary(self, json_length: int) -> HeaderList:
         """The headers of an answer whose first `json_length` bytes are JSON."""
@@ -97,6 +116,15 @@ class HotRoute:
         Not the error itself: its traceback holds the request's frames, and a frame that holds it in turn
         keeps megabytes of body until the garbage collector comes by.
         """
+        shown = self.noted(error, identity)
+        body, headers = self.worded(shown)
+        headers = [*headers, error_code(shown.kind)]
+        if shown.kind is Kind.DEADLINE and is_impatient(asked, self.endpoint.deadline_seconds):
+            headers.append(_NO_FAULT)
+        return self.statuses[shown.kind], body, headers
+
+    def noted(self, error: Exception, identity: bytes) -> FairleadError:
+        """Note what went wrong; what the caller may know of it."""
         extra = {"request_id": identity.decode("latin-1"), "endpoint": str(self.endpoint.id)}
         name = type(error).__name__
         if not isinstance(error, FairleadError):
@@ -107,10 +135,40 @@ class HotRoute:
         if error.kind in (Kind.MODEL, Kind.INTERNAL):
             self.stats.exception(name)
         self.stats.error(error.kind)
-        headers = [*self.json_headers, error_code(error.kind)]
-        if error.kind is Kind.DEADLINE and is_impatient(asked, self.endpoint.deadline_seconds):
-            headers.append(_NO_FAULT)
-        return self.statuses[error.kind], self.error_body(error), headers
+        return error
+
+    def worded(self, error: FairleadError) -> tuple[bytes, HeaderList]:
+        """An error in the words of this route's dialect."""
+        return self.error_body(error), self.json_headers
+
+
+class GrpcRoute(HotRoute):
+    """A route for gRPC calls: always 200; how it went stands in headers that the gateway makes trailers."""
+
+    __slots__ = ("_about", "stream_headers", "warm")
+
+    def __init__(
+        self, endpoint: Endpoint, handler: Handler, served: ServedRevision, stats: RouteStats
+    ) -> None:
+        super().__init__(endpoint, handler, served, stats)
+        self.warm = False  # has it been asked before? The first call loads protobuf, aside
+        self._about = [(b"content-type", grpc_status.PROTOBUF.encode()), *served.headers()]
+        self.json_headers = [*self._about, (_GRPC_STATUS, b"0")]
+        self.head = head_of(HTTPStatus.OK, self.json_headers)
+        self.stream_headers = [
+            (b"content-type", grpc_status.FRAMES.encode()),
+            (_GRPC_STATUS, b"0"),
+            *served.headers(),
+        ]
+
+    def wire(self, status: int) -> int:
+        del status
+        return HTTPStatus.OK
+
+    def worded(self, error: FairleadError) -> tuple[bytes, HeaderList]:
+        code = b"%d" % grpc_status.GRPC_STATUS[error.kind]
+        message = grpc_status.encoded(error.message).encode()
+        return b"", [*self._about, (_GRPC_STATUS, code), (_GRPC_MESSAGE, message)]
 
 
 def head_of(status: int, headers: HeaderList) -> bytes:
@@ -195,6 +253,10 @@ def _routes(
     version = served.artifact.manifest.ref.version
     predict = project_handler(model)
     infer = oip_handler(model, name, version, served.artifact.manifest.labels)
+    called = grpc_handler(model, name, version)
+    default = served.spec.endpoint_id(DEFAULT_ENDPOINT)
+    grpc_stats = plane.stats.route(_GRPC_INFER, "POST", default)
+    stream_stats = plane.stats.route(_GRPC_STREAM, "POST", default)
     standard = [
         ("/v2/models/{m}/infer", infer),
         (f"/v2/models/{{m}}{_BY_ARTIFACT_VERSION}/infer", infer),
@@ -209,4 +271,8 @@ def _routes(
         for template, handler in routes:
             stats = plane.stats.route(template, "POST", endpoint.id)
             path = template.replace("{m}", name).replace("{v}", str(version))
-            yield path, HotRoute(endpoint, handler, served, stats)
+            route = HotRoute(endpoint, handler, served, stats)
+            if handler is infer:
+                route.grpc = GrpcRoute(endpoint, called, served, grpc_stats)
+                route.stream = GrpcRoute(endpoint, called, served, stream_stats)
+            yield path, route

@@ -212,7 +212,8 @@ class Wave:
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""
         status, body, headers = one.route.failure(error, one.identity, one.headers)
-        one.answer = _message(head_of(status, headers), one, body, self._timing(one))
+        head = head_of(one.route.wire(status), headers)
+        one.answer = _message(head, one, body, self._timing(one))
         one.route.endpoint.executions.failed(self._now() - one.start)
         self._finish(one, status)
         return False

@@ -1,0 +1,249 @@
+"""The Open Inference Protocol, version 2, over gRPC: messages to requests, responses to messages (S1-G 41).
+
+The same rules and the same words as over REST (oip_rest.py); the frames, the codes and the connection are the
+transport's. Tensors come as raw bytes (`raw_input_contents`, one for each input) or typed (`contents`), and
+the answer is written the way the question was, except that FP16 and BF16 exist only as raw bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from fairlead.api.inference import NUMPY_TYPES, InferRequest, InferResponse, Tensor
+from fairlead.api.oip_messages import message
+from fairlead.api.tensors import shape_problem
+from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
+from fairlead.dialects.oip_rest import DOCUMENTS
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
+
+# Where the elements of each type stand in `InferTensorContents`.
+_CONTENTS: Mapping[DataType, str] = {
+    DataType.BOOL: "bool_contents",
+    DataType.INT8: "int_contents",
+    DataType.INT16: "int_contents",
+    DataType.INT32: "int_contents",
+    DataType.INT64: "int64_contents",
+    DataType.UINT8: "uint_contents",
+    DataType.UINT16: "uint_contents",
+    DataType.UINT32: "uint_contents",
+    DataType.UINT64: "uint64_contents",
+    DataType.FP32: "fp32_contents",
+    DataType.FP64: "fp64_contents",
+    DataType.BYTES: "bytes_contents",
+}
+# Types that are narrower than their field, which therefore can hold too large a number.
+_NARROW = frozenset({DataType.INT8, DataType.INT16, DataType.UINT8, DataType.UINT16})
+
+
+def read_request(body: bytes) -> Any:  # noqa: ANN401 - a ModelInferRequest, whose class is made at run time
+    """The bytes of a ModelInferRequest; raises Refused (INVALID)."""
+    try:
+        return _request_class.FromString(body)
+    except DecodeError:
+        raise Refused(Kind.INVALID, "the message is not a ModelInferRequest") from None
+
+
+@dataclass(slots=True)
+class Call:
+    """A decoded request, and what its answer must look like."""
+
+    request: InferRequest
+    id: str
+    raw: bool
+
+
+class TensorCodec:
+    """The protocol for one model that takes tensors. `version` is the artifact's."""
+
+    def __init__(self, name: str, version: int, signature: TensorSignature) -> None:
+        self.signature = signature
+        self._name = name
+        self._version = str(version)
+        self._inputs = {spec.name: spec for spec in signature.inputs}
+        self._outputs = {spec.name: spec for spec in signature.outputs}
+        self._only_raw = any(spec.datatype not in _CONTENTS for spec in signature.outputs)
+
+    def decode(self, body: bytes) -> Call:
+        """Read a request; raises Refused (INVALID)."""
+        return self.call(read_request(body))
+
+    def call(self, asked: Any) -> Call:  # noqa: ANN401 - a ModelInferRequest
+        """The call in a message that is parsed already; raises Refused (INVALID)."""
+        self._check_model(asked)
+        given = asked.inputs
+        raw = asked.raw_input_contents
+        blobs: Sequence[bytes | None] = raw or (None,) * len(given)
+        if len(blobs) != len(given):
+            problem = f"raw_input_contents has {len(raw)} entries for {len(given)} inputs; send one for each"
+            raise Refused(Kind.INVALID, problem)
+        tensors: dict[str, Tensor] = {}
+        for one, blob in zip(given, blobs, strict=True):
+            spec = self._inputs.get(one.name)
+            if spec is None:
+                raise Refused(Kind.INVALID, _unknown("input", one.name, self._inputs))
+            if spec.name in tensors:
+                problem = f"input {spec.name!r} is given twice; send each input once"
+                raise Refused(Kind.INVALID, problem)
+            tensors[spec.name] = _tensor(spec, one, blob)
+        if len(tensors) != len(self._inputs):
+            missing = next(name for name in self._inputs if name not in tensors)
+            problem = f"input {missing!r} is missing; the model takes {_listed(self._inputs)}"
+            raise Refused(Kind.INVALID, problem)
+        outputs = self._wanted(asked.outputs) if asked.outputs else None
+        return Call(InferRequest(tensors, outputs=outputs), asked.id, bool(raw))
+
+    def encode(self, call: Call, response: InferResponse) -> bytes:
+        """The bytes of a ModelInferResponse."""
+        return bytes(self.answer(call, response).SerializeToString())
+
+    def answer(self, call: Call, response: InferResponse) -> Any:  # noqa: ANN401 - a ModelInferResponse
+        """The answer as a message."""
+        answer = _response_class(model_name=self._name, model_version=self._version, id=call.id)
+        raw = call.raw or self._only_raw
+        outputs, blobs = answer.outputs, answer.raw_output_contents
+        for name, tensor in response.tensors.items():
+            spec = self._outputs[name]
+            output = outputs.add(name=name, datatype=spec.datatype, shape=tensor.shape)
+            if raw:
+                blobs.append(tensor_to_binary(tensor))
+            else:
+                _fill(output.contents, spec, tensor)
+        return answer
+
+    def _check_model(self, asked: Any) -> None:  # noqa: ANN401 - a ModelInferRequest
+        """The gateway routes by the first name in the message; whoever writes two is told."""
+        if asked.model_name != self._name:
+            problem = (
+                f"the message names the model {asked.model_name!r:.80}, this is {self._name!r}"
+            )
+            raise Refused(Kind.INVALID, problem)
+        if asked.model_version and asked.model_version != self._version:
+            problem = (
+                f"the message asks for version {asked.model_version!r:.80}, this is {self._version}"
+            )
+            raise Refused(Kind.INVALID, problem)
+
+    def _wanted(self, outputs: Any) -> tuple[str, ...]:  # noqa: ANN401 - of a ModelInferRequest
+        names: list[str] = []
+        for output in outputs:
+            if output.name not in self._outputs:
+                raise Refused(Kind.INVALID, _unknown("output", output.name, self._outputs))
+            if output.name in names:
+                problem = f"output {output.name!r} is asked for twice; name each output once"
+                raise Refused(Kind.INVALID, problem)
+            names.append(output.name)
+            if "classification" in output.parameters:
+                problem = f"output {output.name!r}: the classification extension is not served; leave it out"
+                raise Refused(Kind.INVALID, problem)
+        return tuple(names)
+
+
+@dataclass(slots=True)
+class DocumentCall:
+    """The documents of one request, in order, each to be answered on its own."""
+
+    texts: list[bytes]
+    call: Call
+
+
+class DocumentCodec:
+    """The protocol for one model that takes documents: JSON texts in `request`, in `response`."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.signature = DOCUMENTS
+        self._tensors = TensorCodec(name, version, DOCUMENTS)
+
+    def decode(self, body: bytes) -> DocumentCall:
+        call = self._tensors.decode(body)
+        return DocumentCall([text.encode() for text in call.request.tensors["request"]], call)
+
+    def encode(self, asked: DocumentCall, answers: Sequence[bytes]) -> bytes:
+        tensor = np.empty(len(answers), dtype=object)
+        tensor[:] = [answer.decode() for answer in answers]
+        return self._tensors.encode(asked.call, InferResponse({"response": tensor}))
+
+
+def _tensor(spec: TensorSpec, given: Any, blob: bytes | None) -> Tensor:  # noqa: ANN401 - an InferInputTensor
+    if given.datatype != spec.datatype:
+        problem = f"{spec.name}: datatype {given.datatype!r:.40} does not fit, the model takes {spec.datatype}"
+        raise Refused(Kind.INVALID, problem)
+    shape = tuple(given.shape)
+    wrong = shape_problem(spec, shape)
+    if wrong is not None:
+        raise Refused(Kind.INVALID, wrong)
+    if blob is None:
+        return _typed(spec, shape, given)
+    if given.HasField("contents"):
+        problem = f"{spec.name}: has contents and raw_input_contents; send one of the two"
+        raise Refused(Kind.INVALID, problem)
+    kind = None if spec.datatype is DataType.BYTES else NUMPY_TYPES.get(spec.datatype)
+    if kind is not None and len(blob) != (size := math.prod(shape) * kind.itemsize):
+        problem = f"{spec.name}: raw_input_contents has {len(blob)} bytes, a {spec.datatype} tensor of shape {list(shape)} has {size}"
+        raise Refused(Kind.INVALID, problem)
+    return tensor_from_binary(spec, shape, memoryview(blob))
+
+
+def _typed(spec: TensorSpec, shape: tuple[int, ...], given: Any) -> Tensor:  # noqa: ANN401 - an InferInputTensor
+    field = _CONTENTS.get(spec.datatype)
+    if field is None:
+        problem = (
+            f"{spec.name}: {spec.datatype} has no typed contents; send it in raw_input_contents"
+        )
+        raise Refused(Kind.INVALID, problem)
+    others = [one.name for one, _ in given.contents.ListFields() if one.name != field]
+    if others:
+        problem = f"{spec.name}: the contents are in {others[0]}, those of {spec.datatype} belong in {field}"
+        raise Refused(Kind.INVALID, problem)
+    values = getattr(given.contents, field)
+    count = math.prod(shape)
+    if len(values) != count:
+        problem = f"{spec.name}: contents holds {len(values)} elements, shape {list(shape)} asks for {count}"
+        raise Refused(Kind.INVALID, problem)
+    if spec.datatype is DataType.BYTES:
+        return _texts(spec, values).reshape(shape)
+    kind = NUMPY_TYPES[spec.datatype]
+    if spec.datatype in _NARROW:
+        wide = np.fromiter(values, np.int64, count)
+        narrow = wide.astype(kind)
+        if (wide != narrow).any():
+            problem = f"{spec.name}: a number does not fit into {spec.datatype}"
+            raise Refused(Kind.INVALID, problem)
+        return narrow.reshape(shape)
+    return np.fromiter(values, kind, count).reshape(shape)
+
+
+def _texts(spec: TensorSpec, values: Sequence[bytes]) -> Tensor:
+    array = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        try:
+            array[index] = value.decode()
+        except UnicodeDecodeError:
+            raise Refused(Kind.INVALID, f"{spec.name}: text {index} is not UTF-8") from None
+    return array
+
+
+def _fill(contents: Any, spec: TensorSpec, tensor: Tensor) -> None:  # noqa: ANN401 - an InferTensorContents
+    values = tensor.ravel().tolist()
+    if spec.datatype is DataType.BYTES:
+        values = [str(value).encode() for value in values]
+    getattr(contents, _CONTENTS[spec.datatype]).extend(values)
+    contents.SetInParent()
+
+
+def _unknown(side: str, name: str, known: Mapping[str, object]) -> str:
+    return f"unknown {side} {name!r:.80}; the model's {side}s are {_listed(known)}"
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+_request_class = message("ModelInferRequest")
+_response_class = message("ModelInferResponse")

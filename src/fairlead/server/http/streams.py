@@ -1,0 +1,151 @@
+"""ModelStreamInfer: messages in, answers out, in order, for as long as the caller likes.
+
+Through the gateway a stream is an HTTP/1.1 request whose body never ends and an answer that begins at once;
+both hold gRPC's own frames. What is wrong with one message is that message's answer, and the stream goes on.
+A few messages are read ahead, then the caller waits; one that leaves cancels the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from fairlead.api.oip_messages import message
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.frames import Frames, WrongFrame, framed
+from fairlead.server.http.deadlines import is_named, seconds_to_answer
+from fairlead.server.http.exchange import Receive, Scope, Send, log_access, request_id
+from fairlead.server.http.handlers import Headers
+from fairlead.server.http.routes import GrpcRoute
+from fairlead.server.times import Times
+
+OK = 200
+_READ_AHEAD = 4  # messages
+_COMPRESSED = "compressed messages are not taken; send them uncompressed"
+_CUT = "the stream ends within a message"
+
+Now = Callable[[], float]
+
+
+async def answer_message(
+    route: GrpcRoute, body: bytes, headers: Headers, now: Now, until: float
+) -> bytes:
+    """One ModelInferRequest of a stream to the bytes of its ModelStreamInferResponse; counted as a request."""
+    stats = route.stats
+    times = Times(now())
+    stats.in_progress += 1
+    status = OK
+    try:
+        requests, call = route.handler.decode(body, headers)
+        times.arrived = times.started
+        last = min(until, times.started + route.endpoint.deadline_seconds)
+        responses = [await route.endpoint.infer(one, last - now(), times) for one in requests]
+        answered, _ = route.handler.encode(call, responses)
+        return _answer(answered)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        shown = route.noted(error, request_id(headers))
+        status = route.statuses[shown.kind]
+        return refusal(shown, body)
+    except asyncio.CancelledError:
+        status = route.statuses[Kind.CANCELLED]
+        stats.error(Kind.CANCELLED)
+        raise
+    finally:
+        stats.in_progress -= 1
+        stats.count(status, now() - times.started)
+
+
+def refusal(error: FairleadError, body: bytes) -> bytes:
+    """The answer to a message that is refused; with its id, if it has one."""
+    answer = message("ModelStreamInferResponse")(error_message=error.message)
+    try:
+        asked = message("ModelInferRequest").FromString(body)
+    except DecodeError:
+        return bytes(answer.SerializeToString())
+    answer.infer_response.id = asked.id
+    answer.infer_response.model_name = asked.model_name
+    return bytes(answer.SerializeToString())
+
+
+def _answer(answered: bytes) -> bytes:
+    """The bytes of a ModelInferResponse, the only one to its question, inside a ModelStreamInferResponse."""
+    whole = answered + _final()
+    wrapped = message("ModelStreamInferResponse")()
+    wrapped.infer_response.MergeFromString(whole)
+    return bytes(wrapped.SerializeToString())
+
+
+def _final() -> bytes:
+    """What clients of models that may answer several times look for, as a response of its own."""
+    response = message("ModelInferResponse")()
+    response.parameters["triton_final_response"].bool_param = True
+    return bytes(response.SerializeToString())
+
+
+class Stream:
+    """One stream on one connection."""
+
+    def __init__(self, route: GrpcRoute, scope: Scope, limit: int, now: Now) -> None:
+        self._route = route
+        self._scope = scope
+        self._headers: Headers = dict(scope["headers"])
+        self._limit = limit
+        self._now = now
+        self._messages: asyncio.Queue[bytes | Refused | None] = asyncio.Queue(_READ_AHEAD)
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Answer until the caller has no more messages, or has gone."""
+        identity = request_id(self._headers)
+        head = [*self._route.stream_headers, (b"x-request-id", identity)]
+        await send({"type": "http.response.start", "status": OK, "headers": head})
+        # The head goes out with the first body: a caller may wait for it before it says anything.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        async with asyncio.TaskGroup() as group:
+            answering = group.create_task(self._answer_all(send))
+            reading = group.create_task(self._read(receive, answering))
+            answering.add_done_callback(lambda _: reading.cancel())
+        if not answering.cancelled():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        log_access(self._scope, OK, identity)
+
+    async def _answer_all(self, send: Send) -> None:
+        until = float("inf")
+        if is_named(self._headers):
+            until = self._now() + seconds_to_answer(self._headers, until)
+        while (one := await self._messages.get()) is not None:
+            if isinstance(one, Refused):
+                answered = refusal(one, b"")
+            else:
+                answered = await answer_message(self._route, one, self._headers, self._now, until)
+            body = framed(answered)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            if isinstance(one, Refused):
+                return
+
+    async def _read(self, receive: Receive, answering: asyncio.Task[None]) -> None:
+        """Frames to messages, until the last, a wrong one, or the caller's end."""
+        frames = Frames(self._limit)
+        while True:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                answering.cancel()
+                return
+            frames.feed(event.get("body", b""))
+            try:
+                while (one := frames.take()) is not None:
+                    await self._messages.put(one)
+            except WrongFrame as wrong:
+                await self._messages.put(_refused(wrong, self._limit))
+                return
+            if not event.get("more_body", False):
+                cut = Refused(Kind.INVALID, _CUT) if frames.unfinished else None
+                await self._messages.put(cut)
+
+
+def _refused(wrong: WrongFrame, limit: int) -> Refused:
+    if wrong.compressed:
+        return Refused(Kind.METHOD, _COMPRESSED)
+    problem = f"a message of {wrong.length} bytes is larger than {limit}; send less at once"
+    return Refused(Kind.TOO_LARGE, problem)

@@ -1,0 +1,350 @@
+"""gRPC through the gateway: real clients, the real Envoy, real models; codes and messages to the letter."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from fairlead.api.oip_messages import message
+from fairlead.domain.keys import KeyRecord, Quota, Rate, Scope
+from fairlead.kits import reflection
+from support.gateway import eventually
+from support.grpc_calls import HEALTH, call, infer_request, stream
+from support.grpc_world import KEY, GrpcWorld, grpc_world
+
+pytestmark = [
+    pytest.mark.enable_socket,
+    pytest.mark.timeout(60),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+Code = grpc.StatusCode
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def asked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GrpcWorld]:
+    """One for all that change nothing in it."""
+    async with grpc_world(tmp_path_factory.mktemp("grpc"), deadline_seconds=2.0) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own(tmp_path: Path) -> AsyncIterator[GrpcWorld]:
+    async with grpc_world(tmp_path) as found:
+        yield found
+
+
+async def ended(waiting: Any) -> tuple[grpc.StatusCode, str]:
+    """How a call that must fail ended."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await waiting
+    return caught.value.code(), caught.value.details()
+
+
+def documents(*texts: Any) -> Any:
+    asking = message("ModelInferRequest")(model_name="boom")
+    given = asking.inputs.add(name="request", datatype="BYTES", shape=[len(texts)])
+    given.contents.bytes_contents.extend(json.dumps(one).encode() for one in texts)
+    return asking
+
+
+async def test_a_call_is_answered_by_the_revision_that_http_would_ask(asked: GrpcWorld) -> None:
+    infer = call(asked.channel, "ModelInfer")
+    for metadata, version in (
+        ((), "v1."),
+        ((("accept-version", "v1.2"),), "v1.2"),
+        ((("accept-version", "v2"),), "v2.1"),
+        ((("x-sticky-key", "somebody"),), "v1."),
+    ):
+        calling = infer(asked.scaled(id="17"), metadata=(*KEY, *metadata), timeout=10)
+        answer = await calling
+        served = (await calling.initial_metadata())["x-served-version"]
+        assert served.startswith(version)
+        async with asked.world.client() as client:
+            body = {
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]
+            }
+            over_http = await client.post(
+                "/v2/models/scaled/infer", json=body, headers=dict((*KEY, *metadata))
+            )
+        assert over_http.headers["x-served-version"] == served
+        assert answer.id == "17"
+        values = np.frombuffer(answer.raw_output_contents[0], np.float32)
+        assert values.tolist() == over_http.json()["outputs"][0]["data"]
+    by_artifact = await asked.infer(asked.scaled(model_version="2"))
+    assert by_artifact.model_version == "2"
+
+
+async def test_every_refusal_has_its_code_and_its_words(asked: GrpcWorld) -> None:
+    infer = call(asked.channel, "ModelInfer")
+    plain = asked.channel.unary_unary
+    scaled = asked.scaled()
+
+    async def of(asking: Any, *metadata: tuple[str, str]) -> tuple[grpc.StatusCode, str]:
+        return await ended(infer(asking, metadata=metadata, timeout=10))
+
+    assert await of(scaled) == (Code.UNAUTHENTICATED, "No API key found in request")
+    wrong = (Code.UNAUTHENTICATED, "Invalid authentication credentials")
+    assert await of(scaled, ("x-api-key", "nope")) == wrong
+    twice = (Code.UNAUTHENTICATED, "Duplicate API key found")
+    assert await of(scaled, *KEY, *KEY) == twice
+    others = (Code.PERMISSION_DENIED, "You cannot consume this service")
+    assert await of(scaled, ("x-api-key", "other-secret")) == others
+    code, words = await of(infer_request("nobody", {}), *KEY)
+    assert (code, words.partition(";")[0]) == (
+        Code.NOT_FOUND,
+        "nothing answers /v2/models/nobody/infer",
+    )
+    assert await of(scaled, *KEY, ("accept-version", "v7")) == (
+        Code.NOT_FOUND,
+        "no version 'v7' here; versions: v1, v1.1, v1.2, v2, v2.1",
+    )
+    conflict = await of(asked.scaled(model_version="2"), *KEY, ("accept-version", "v1"))
+    assert conflict[0] is Code.INVALID_ARGUMENT
+    assert await of(infer_request("scaled", {"z": np.ones((1, 3), np.float32)}), *KEY) == (
+        Code.INVALID_ARGUMENT,
+        "unknown input 'z'; the model's inputs are 'x'",
+    )
+    assert await of(scaled, *KEY, ("x-model-name", "boom")) == (
+        Code.INVALID_ARGUMENT,
+        "the message names the model 'scaled', this is 'boom'",
+    )
+    for name in ("", "../metrics", "scaled/infer", "scaled?x", "a" * 200, "%2e"):
+        assert (await of(infer_request(name, {}), *KEY))[0] is Code.INVALID_ARGUMENT
+    for path in ("/inference.GRPCInferenceService/Nothing", "/some.Service/Nothing"):
+        calling = plain(path)(b"", metadata=KEY, timeout=10)
+        assert await ended(calling) == (Code.UNIMPLEMENTED, f"nothing answers {path}")
+    garbage = plain("/inference.GRPCInferenceService/ModelInfer")(
+        b"\xff\xff", metadata=KEY, timeout=10
+    )
+    assert (await ended(garbage))[0] is Code.INVALID_ARGUMENT
+    packed = infer(scaled, metadata=KEY, timeout=10, compression=grpc.Compression.Gzip)
+    long = infer(
+        asked.scaled(*[[0.0, 0.0, 0.0]] * 1000),
+        metadata=KEY,
+        timeout=10,
+        compression=grpc.Compression.Gzip,
+    )
+    del packed  # small messages are not compressed whatever is asked
+    assert await ended(long) == (
+        Code.UNIMPLEMENTED,
+        "compressed messages are not taken; send them uncompressed",
+    )
+
+
+async def test_a_models_failure_is_internal_and_tells_no_secret(asked: GrpcWorld) -> None:
+    assert await ended(asked.infer(documents({"boom": True}))) == (
+        Code.INTERNAL,
+        "the model's code failed (ValueError); its log says why",
+    )
+    answer = await asked.infer(documents({"say": "a"}, {"say": "b"}))
+    texts = [json.loads(text) for text in answer.outputs[0].contents.bytes_contents]
+    assert texts == [{"said": "a"}, {"said": "b"}]
+
+
+async def test_deadlines_are_the_gateways_and_the_callers(asked: GrpcWorld) -> None:
+    slow = documents({"seconds": 5})
+    code, words = await ended(asked.infer(slow))
+    assert code is Code.DEADLINE_EXCEEDED  # whichever of the two looks at the clock first
+    assert words in ("no answer within 2 s", "The upstream server is timing out")
+    own = asked.infer(slow, ("x-request-timeout-ms", "200"))
+    assert await ended(own) == (Code.DEADLINE_EXCEEDED, "no answer within 0.2 s")
+    assert (await ended(asked.infer(slow, seconds=0.3)))[0] is Code.DEADLINE_EXCEEDED
+
+
+async def test_failures_open_the_kill_switch_and_that_is_unavailable(own: GrpcWorld) -> None:
+    for _ in range(22):
+        await ended(own.infer(documents({"boom": True})))
+
+    async def off() -> bool:
+        try:
+            await own.infer(documents({"say": "x"}))
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is Code.UNAVAILABLE
+            return "switched off after too many failures" in error.details()
+        return False
+
+    await eventually(off, 8, "switched off")
+
+
+async def test_a_worker_that_is_gone_is_unavailable(own: GrpcWorld) -> None:
+    world = own.world
+    world.workers["w3"].replica = replace(
+        world.workers["w3"].replica, worker="gone", socket=str(world.home.sockets / "gone.sock")
+    )
+    world.write_status()
+
+    async def unavailable() -> bool:
+        try:
+            await own.infer(documents({"say": "x"}))
+        except grpc.aio.AioRpcError as error:
+            return error.code() is Code.UNAVAILABLE
+        return False
+
+    await eventually(unavailable, 8, "unavailable")
+
+
+async def test_a_quota_is_resource_exhausted(own: GrpcWorld) -> None:
+    catalog = own.world.catalogs.read()
+    limited = KeyRecord("limited", (Scope.parse("*"),), 0.0, "f", quota=Quota(Rate(2, 3600, 2)))
+    own.world.set_catalog(replace(catalog, keys={**catalog.keys, "limited": limited}))
+    own.world.set_keys({"demo": "demo-secret", "limited": "limited-secret"})
+    await own.world.routed()
+    infer = call(own.channel, "ModelInfer")
+    metadata = (("x-api-key", "limited-secret"),)
+    for _ in range(2):
+        answer = await infer(own.scaled(), metadata=metadata, timeout=10)
+        assert answer.model_name == "scaled"
+    assert await ended(infer(own.scaled(), metadata=metadata, timeout=10)) == (
+        Code.RESOURCE_EXHAUSTED,
+        "API rate limit exceeded",
+    )
+
+
+async def test_large_messages_pass_and_too_large_ones_are_resource_exhausted(
+    own: GrpcWorld,
+) -> None:
+    rows = np.ones((2 << 20, 3), np.float32)  # 24 MB
+    answer = await own.infer(infer_request("scaled", {"x": rows}))
+    assert len(answer.raw_output_contents[0]) == rows.nbytes
+    named = await own.infer(infer_request("scaled", {"x": rows}), ("x-model-name", "scaled"))
+    assert named.raw_output_contents[0] == answer.raw_output_contents[0]
+    huge = infer_request("scaled", {"x": np.ones((9 << 20, 3), np.float32)})  # 108 MB
+    assert await ended(own.infer(huge)) == (Code.RESOURCE_EXHAUSTED, "Payload too large")
+
+
+async def test_what_belongs_to_no_model_needs_no_key_and_what_does_needs_one(
+    asked: GrpcWorld,
+) -> None:
+    for method, field in (("ServerLive", "live"), ("ServerReady", "ready")):
+        answer = await call(asked.channel, method)(message(f"{method}Request")(), timeout=10)
+        assert getattr(answer, field) is True
+    server = await call(asked.channel, "ServerMetadata")(
+        message("ServerMetadataRequest")(), timeout=10
+    )
+    assert server.name == "fairlead"
+    for method in ("ModelReady", "ModelMetadata"):
+        asking = message(f"{method}Request")(name="scaled")
+        calling = call(asked.channel, method)
+        assert (await ended(calling(asking, timeout=10)))[0] is Code.UNAUTHENTICATED
+        await calling(asking, metadata=KEY, timeout=10)
+        asking.name = "nobody"
+        assert (await ended(calling(asking, metadata=KEY, timeout=10)))[0] is Code.NOT_FOUND
+    metadata = await call(asked.channel, "ModelMetadata")(
+        message("ModelMetadataRequest")(name="scaled", version="2"), metadata=KEY, timeout=10
+    )
+    assert [(one.name, one.datatype, list(one.shape)) for one in metadata.inputs] == [
+        ("x", "FP32", [-1, 3])
+    ]
+    assert list(metadata.versions) == ["2"]
+
+
+async def test_health_is_told_to_all_of_the_server_and_to_keys_of_a_service(
+    asked: GrpcWorld,
+) -> None:
+    check = asked.channel.unary_unary(f"{HEALTH}/Check")
+    assert await check(b"", timeout=10) == b"\x08\x01"
+    of_scaled = b"\x0a\x06scaled"
+    assert (await ended(check(of_scaled, timeout=10)))[0] is Code.UNAUTHENTICATED
+    assert await check(of_scaled, metadata=KEY, timeout=10) == b"\x08\x01"
+    restricted = check(of_scaled, metadata=(("x-api-key", "other-secret"),), timeout=10)
+    assert (await ended(restricted))[0] is Code.PERMISSION_DENIED
+    nobody = check(b"\x0a\x06nobody", metadata=KEY, timeout=10)
+    assert (await ended(nobody))[0] is Code.NOT_FOUND
+
+
+async def test_nobody_can_play_a_translated_call_over_http(asked: GrpcWorld) -> None:
+    forged = {
+        **dict(KEY),
+        "content-type": "application/x-protobuf",
+        "x-fairlead-grpc": "ModelInfer",
+        "x-grpc-status": "0",
+    }
+    async with asked.world.client() as client:
+        answer = await client.post("/v2/models/scaled/infer", headers=forged, content=b"{}")
+        assert answer.status_code == 400
+        assert "error" in answer.json()
+        path = "/inference.GRPCInferenceService/ModelInfer"
+        answer = await client.post(path, headers=forged, content=b"{}")
+        assert answer.status_code == 404
+
+
+async def test_a_stream_is_answered_message_by_message_and_survives_a_bad_one(
+    asked: GrpcWorld,
+) -> None:
+    streaming = stream(asked.channel)(metadata=KEY, timeout=20)
+    bad = infer_request("scaled", {}, id="bad")
+    for one, error in ((asked.scaled(id="1"), ""), (bad, "missing"), (asked.scaled(id="2"), "")):
+        await streaming.write(one)
+        answer = await streaming.read()
+        assert error in answer.error_message
+        assert bool(answer.error_message) == bool(error)
+        assert answer.infer_response.id == one.id
+    await streaming.done_writing()
+    assert await streaming.read() is grpc.aio.EOF
+    assert await streaming.code() is Code.OK
+    named = stream(asked.channel)(metadata=(*KEY, ("x-model-name", "scaled")), timeout=20)
+    async with asyncio.timeout(5):  # also before anything is sent
+        assert (await named.initial_metadata())["x-served-version"].startswith("v1.")
+    named.cancel()
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "code"),
+    [
+        ("scaled", (), Code.UNAUTHENTICATED),
+        ("nobody", KEY, Code.NOT_FOUND),
+        ("scaled", (*KEY, ("accept-version", "v7")), Code.NOT_FOUND),
+        ("scaled", (("x-api-key", "other-secret"),), Code.PERMISSION_DENIED),
+        ("", KEY, Code.INVALID_ARGUMENT),
+    ],
+)
+async def test_a_stream_is_refused_with_its_code(
+    asked: GrpcWorld, name: str, metadata: tuple[tuple[str, str], ...], code: grpc.StatusCode
+) -> None:
+    streaming = stream(asked.channel)(metadata=metadata, timeout=10)
+    with contextlib.suppress(grpc.aio.AioRpcError):  # it may have ended before this
+        await streaming.write(infer_request(name, {}))
+    assert await streaming.code() is code
+
+
+async def test_health_is_watched_and_the_services_are_reflected(asked: GrpcWorld) -> None:
+    watch = asked.channel.unary_stream(f"{HEALTH}/Watch")
+    for body, metadata, status in (
+        (b"", (), b"\x08\x01"),
+        (b"\x0a\x06scaled", KEY, b"\x08\x01"),
+        (b"\x0a\x06scaled", (), b"\x08\x03"),
+        (b"\x0a\x06nobody", KEY, b"\x08\x03"),
+    ):
+        watching = watch(body, metadata=metadata, timeout=10)
+        assert await watching.read() == status
+        watching.cancel()
+    port = asked.world.settings.port
+    assert await asyncio.to_thread(reflected, port) == (
+        {"grpc.health.v1.Health", "inference.GRPCInferenceService", *reflection.SERVICES},
+        {"ModelInfer", "ModelStreamInfer", "RepositoryIndex"},
+    )
+
+
+def reflected(port: int) -> tuple[set[str], set[str]]:
+    """What the library's own client finds."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = set(database.get_services())
+        pool = DescriptorPool(database)
+        service = pool.FindServiceByName("inference.GRPCInferenceService")
+        some = {"ModelInfer", "ModelStreamInfer", "RepositoryIndex"}
+        return services, some & set(service.methods_by_name)

@@ -1,0 +1,295 @@
+"""The Open Inference Protocol over gRPC: what goes in comes out, and REST would have said the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from fairlead.api.grpc_status import GRPC_STATUS, encoded
+from fairlead.api.inference import NUMPY_TYPES, InferResponse
+from fairlead.api.oip_messages import message
+from fairlead.dialects import oip_grpc_calls, oip_rest
+from fairlead.dialects.oip_grpc import DocumentCodec, TensorCodec
+from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
+
+FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+TYPES = [*FIELDS, "FP16"]
+
+
+def signature(kind: str) -> TensorSignature:
+    one = DataType(kind)
+    return TensorSignature((TensorSpec("x", one, (-1, 2)),), (TensorSpec("y", one, (-1, 2)),))
+
+
+def asking(**more: Any) -> Any:
+    return message("ModelInferRequest")(model_name="m", **more)
+
+
+def put(asked: Any, kind: str, array: np.ndarray[Any, Any], *, raw: bool, name: str = "x") -> Any:
+    one = asked.inputs.add(name=name, datatype=kind, shape=list(array.shape))
+    if not raw:
+        values = (
+            [str(each).encode() for each in array.flat]
+            if kind == "BYTES"
+            else array.ravel().tolist()
+        )
+        getattr(one.contents, FIELDS[kind]).extend(values)
+        one.contents.SetInParent()
+    elif kind == "BYTES":
+        texts = [str(each).encode() for each in array.flat]
+        asked.raw_input_contents.append(
+            b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        )
+    else:
+        asked.raw_input_contents.append(array.tobytes())
+    return asked
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> tuple[str, np.ndarray[Any, Any]]:
+    kind = draw(st.sampled_from(TYPES))
+    rows = draw(st.integers(0, 3))
+    dtype = NUMPY_TYPES[kind]
+    if kind == "BYTES":
+        values = draw(st.lists(st.text(max_size=5), min_size=2 * rows, max_size=2 * rows))
+        array = np.empty(2 * rows, dtype=object)
+        array[:] = values
+        return kind, array.reshape(rows, 2)
+    size = 2 * rows * dtype.itemsize
+    data = draw(st.binary(min_size=size, max_size=size))
+    if kind == "BOOL":
+        data = bytes(byte & 1 for byte in data)
+    return kind, np.frombuffer(data, dtype).reshape(rows, 2)
+
+
+def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    if one.dtype == object:
+        return one.shape == other.shape and one.tolist() == other.tolist()
+    return (one.shape, one.dtype, one.tobytes()) == (other.shape, other.dtype, other.tobytes())
+
+
+def answered(codec: TensorCodec, call: Any, tensor: np.ndarray[Any, Any]) -> Any:
+    return message("ModelInferResponse").FromString(
+        codec.encode(call, InferResponse({"y": tensor}))
+    )
+
+
+@given(tensors(), st.booleans(), st.text(max_size=10))
+def test_a_tensor_comes_out_as_it_went_in_and_the_answer_is_written_as_the_question(
+    tensor: tuple[str, np.ndarray[Any, Any]], raw: bool, identity: str
+) -> None:
+    kind, array = tensor
+    raw = raw or kind == "FP16"
+    if not raw and kind.startswith("FP"):  # a signalling NaN does not survive Python's own float
+        array = np.nan_to_num(array)
+    codec = TensorCodec("m", 3, signature(kind))
+    call = codec.decode(put(asking(id=identity), kind, array, raw=raw).SerializeToString())
+    assert same(call.request.tensors["x"], array)
+    answer = answered(codec, call, call.request.tensors["x"])
+    assert (answer.model_name, answer.model_version, answer.id) == ("m", "3", identity)
+    (output,) = answer.outputs
+    assert (output.name, output.datatype, list(output.shape)) == ("y", kind, list(array.shape))
+    # A rows-of-nothing question holds no raw bytes to tell by.
+    assert bool(answer.raw_output_contents) == raw
+    again = message("ModelInferRequest")(model_name="m")
+    given_back = again.inputs.add(name="x", datatype=kind, shape=output.shape)
+    if raw:
+        again.raw_input_contents.extend(answer.raw_output_contents)
+    else:
+        given_back.contents.CopyFrom(output.contents)
+    assert same(codec.decode(again.SerializeToString()).request.tensors["x"], array)
+
+
+@given(tensors())
+def test_rest_reads_the_same_tensor(tensor: tuple[str, np.ndarray[Any, Any]]) -> None:
+    kind, array = tensor
+    if kind == "FP16" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+        return  # JSON has no word for it
+    body = {
+        "inputs": [
+            {
+                "name": "x",
+                "datatype": kind,
+                "shape": list(array.shape),
+                "data": array.ravel().tolist(),
+            }
+        ]
+    }
+    over_rest = oip_rest.TensorCodec("m", 3, signature(kind)).decode(json.dumps(body).encode())
+    for raw in (True, False):
+        over_grpc = TensorCodec("m", 3, signature(kind)).decode(
+            put(asking(), kind, array, raw=raw).SerializeToString()
+        )
+        assert same(over_grpc.request.tensors["x"], over_rest.request.tensors["x"])
+
+
+TWO = TensorSignature(
+    (TensorSpec("a", DataType.FP32, (-1, 2)), TensorSpec("b", DataType.INT8, (2,))),
+    (TensorSpec("y", DataType.FP32, (-1, 2)),),
+)
+A = {"name": "a", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+B = {"name": "b", "datatype": "INT8", "shape": [2], "data": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": []},
+        {"inputs": [A]},
+        {"inputs": [A, A, B]},
+        {"inputs": [A, B, {**A, "name": "c"}]},
+        {"inputs": [{**A, "datatype": "INT64"}, B]},
+        {"inputs": [{**A, "shape": [2]}, B]},
+        {"inputs": [{**A, "shape": [-1, 2]}, B]},
+        {"inputs": [{**A, "shape": [1, 3]}, B]},
+        {"inputs": [A, B], "outputs": [{"name": "z"}]},
+        {"inputs": [A, B], "outputs": [{"name": "y"}, {"name": "y"}]},
+    ],
+)
+def test_the_same_mistake_is_the_same_error_as_over_rest(body: dict[str, Any]) -> None:
+    asked = asking()
+    for one in body["inputs"]:
+        given_ = asked.inputs.add(name=one["name"], datatype=one["datatype"], shape=one["shape"])
+        getattr(given_.contents, FIELDS[one["datatype"]]).extend(one["data"])
+    for one in body.get("outputs", ()):
+        asked.outputs.add(name=one["name"])
+    with pytest.raises(Refused) as over_rest:
+        oip_rest.TensorCodec("m", 3, TWO).decode(json.dumps(body).encode())
+    with pytest.raises(Refused) as over_grpc:
+        TensorCodec("m", 3, TWO).decode(asked.SerializeToString())
+    assert over_grpc.value.message == over_rest.value.message
+    assert over_grpc.value.kind is Kind.INVALID
+
+
+def refusal(asked: Any, about: TensorSignature = TWO) -> str:
+    with pytest.raises(Refused) as caught:
+        TensorCodec("m", 3, about).decode(asked.SerializeToString())
+    assert caught.value.kind is Kind.INVALID
+    return caught.value.message
+
+
+def test_what_only_messages_can_say_wrong_is_told() -> None:
+    one = np.array([[1, 2]], np.float32)
+    two = np.array([1, 2], np.int8)
+    both = put(put(asking(), "FP32", one, raw=True, name="a"), "INT8", two, raw=False, name="b")
+    assert refusal(both) == ("raw_input_contents has 1 entries for 2 inputs; send one for each")
+    both.raw_input_contents.append(b"12")
+    assert refusal(both) == "b: has contents and raw_input_contents; send one of the two"
+    short = put(
+        put(asking(), "FP32", one[:, :1], raw=True, name="a"), "INT8", two, raw=True, name="b"
+    )
+    short.inputs[0].shape[:] = [1, 2]
+    assert refusal(short).startswith("a: raw_input_contents has 4 bytes, a FP32 tensor of shape")
+    wide = put(put(asking(), "FP32", one, raw=False, name="a"), "INT8", two, raw=False, name="b")
+    wide.inputs[1].contents.int_contents[:] = [1, 300]
+    assert refusal(wide) == "b: a number does not fit into INT8"
+    wide.inputs[1].contents.int_contents[:] = [1]
+    assert refusal(wide) == "b: contents holds 1 elements, shape [2] asks for 2"
+    wide.inputs[1].contents.ClearField("int_contents")
+    wide.inputs[1].contents.fp32_contents.extend([1, 2])
+    assert refusal(wide) == (
+        "b: the contents are in fp32_contents, those of INT8 belong in int_contents"
+    )
+    half = put(asking(), "FP16", np.ones((1, 2), np.float16), raw=True)
+    half.ClearField("raw_input_contents")
+    assert refusal(half, signature("FP16")) == (
+        "x: FP16 has no typed contents; send it in raw_input_contents"
+    )
+    assert refusal(asking(model_version="2")) == "the message asks for version '2', this is 3"
+    other = message("ModelInferRequest")(model_name="other")
+    assert refusal(other) == "the message names the model 'other', this is 'm'"
+    texts = put(asking(), "BYTES", np.array([["a", "b"]], dtype=object), raw=False)
+    texts.inputs[0].contents.bytes_contents[1] = b"\xff"
+    assert refusal(texts, signature("BYTES")) == "x: text 1 is not UTF-8"
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200)
+def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
+    with pytest.raises(Refused):
+        TensorCodec("m", 3, TWO).decode(body)
+    for method in (*oip_grpc_calls.METHODS, oip_grpc_calls.CHECK):
+        try:
+            verb, path = oip_grpc_calls.asks(method, body)
+        except Refused as refused:
+            assert refused.kind is Kind.INVALID
+        else:
+            assert verb in ("GET", "POST")
+            assert path.startswith("/v2")
+            assert not set(path) & set("?#%\\ ")
+            assert ".." not in path.split("/")
+
+
+def test_documents_travel_as_texts() -> None:
+    codec = DocumentCodec("m", 3)
+    asked = put(
+        asking(), "BYTES", np.array(['{"a":1}', "{}"], dtype=object), raw=False, name="request"
+    )
+    call = codec.decode(asked.SerializeToString())
+    assert call.texts == [b'{"a":1}', b"{}"]
+    answer = message("ModelInferResponse").FromString(codec.encode(call, [b"1", b'"\xc3\xbc"']))
+    assert list(answer.outputs[0].contents.bytes_contents) == [b"1", b'"\xc3\xbc"']
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "code", "body", "expected"),
+    [
+        ("ServerLive", 200, None, {"live": True}, (0, {"live": True})),
+        ("ModelReady", 503, "unavailable", {"error": "starting"}, (0, {})),
+        ("ModelReady", 404, "not_found", {"error": "no m"}, (5, "no m")),
+        ("ModelConfig", 200, None, {"name": "m", "max_batch_size": 4, "extra": 1}, (0, {"config": {"name": "m", "max_batch_size": 4}})),
+        ("RepositoryIndex", 200, None, [{"name": "m", "state": "READY"}], (0, {"models": [{"name": "m", "state": "READY"}]})),
+        ("ModelStatistics", 200, None, {"model_stats": [{"name": "m", "inference_count": 7}]}, (0, {"model_stats": [{"name": "m", "inference_count": "7"}]})),
+        ("RepositoryModelLoad", 200, None, None, (0, {})),
+        ("RepositoryModelUnload", 403, "forbidden", {"error": "not with this key"}, (7, "not with this key")),
+        ("ModelMetadata", 401, None, {"message": "no key"}, (16, "no key")),
+        ("ModelMetadata", 200, None, {"name": 5}, (13, None)),
+        ("ModelMetadata", 502, None, None, (13, "HTTP 502")),
+    ],
+)  # fmt: skip
+def test_an_http_answer_is_translated(
+    method: str, status: int, code: str | None, body: Any, expected: tuple[int, Any]
+) -> None:
+    from google.protobuf.json_format import MessageToDict
+
+    raw = b"" if body is None else json.dumps(body).encode()
+    said = oip_grpc_calls.answer(method, status, code, raw)
+    assert said.code == expected[0]
+    if said.code == 0:
+        found = message(f"{method}Response").FromString(said.body)
+        assert MessageToDict(found, preserving_proto_field_name=True) == expected[1]
+    elif expected[1] is not None:
+        assert said.message == expected[1]
+
+
+def test_a_question_becomes_the_json_that_asks_the_same() -> None:
+    load = message("RepositoryModelLoadRequest")(model_name="m")
+    load.parameters["config"].string_param = "{}"
+    assert json.loads(oip_grpc_calls.request_body("RepositoryModelLoad", load.SerializeToString()))[
+        "parameters"
+    ] == {"config": "{}"}
+    index = message("RepositoryIndexRequest")(ready=True).SerializeToString()
+    assert json.loads(oip_grpc_calls.request_body("RepositoryIndex", index)) == {"ready": True}
+
+
+def test_every_kind_of_error_has_a_code() -> None:
+    assert set(GRPC_STATUS) == set(Kind)
+    assert encoded("50 % of ü\n") == "50 %25 of %C3%BC%0A"
