@@ -49,7 +49,7 @@ def soak(folder: Path, options: Options, results: Results) -> None:
 def empty(options: Options) -> Results:
     """Nothing found out yet."""
     return Results(
-        machine=environment.machine(peers=False),
+        machine=environment.machine(),
         seed=options.seed,
         wanted=options.revisions,
         workers=len(plan.LINES) + 1,
