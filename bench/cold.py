@@ -91,8 +91,31 @@ def _up(many: Many) -> float:
         return perf_counter() - since
 
 
-def profile() -> str:
-    """What the model server imports on its way to the first answer, and how long that takes."""
+def profile(subject: str) -> str:
+    """Where the time of a start goes: what `up` says and when, or what `serve` imports."""
+    return _events() if subject == _UP else _imports()
+
+
+def _events() -> str:
+    with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as name:
+        many = Many(Path(name), _SERVICES)
+        try:
+            many.publish(lambda _: None)
+            _up(many)
+            seconds = _up(many)
+        except Failed as error:
+            return f"it could not be looked into: {error}\n"
+        said = (many.folder / "log").read_text(errors="replace")
+        events = "\n".join(
+            line
+            for log in sorted((many.home / "logs").glob("*.jsonl"))
+            for line in (f"{log.name}:", *log.read_text(errors="replace").splitlines()[-_SHOWN:])
+        )
+    title = f"{_UP}: all answered after {seconds:.2f} s; what it said, and the ends of its logs:"
+    return f"{title}\n{said}\n{events}\n"
+
+
+def _imports() -> str:
     case = models.digits()
     command = [sys.executable, "-X", "importtime", "-m", "fairlead", "serve", str(case.folder)]
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as name:

@@ -60,7 +60,7 @@ def question(way: Load, contender: Contender, place: Place, plan: Plan) -> Quest
     """How this contender is asked in that way."""
     if way == "wrk":
         return Http(contender, place, plan)
-    return Grpc(contender, place, plan, by_h2load=way == "h2load")
+    return Grpc(place, plan, by_h2load=way == "h2load")
 
 
 def check(case: Case, found: Any) -> None:
@@ -82,7 +82,7 @@ class Http:
 
     def __init__(self, contender: Contender, place: Place, plan: Plan) -> None:
         assert contender.dialect is not None
-        self._name, self._case, self._dialect = contender.name, place.case, contender.dialect
+        self._case, self._dialect = place.case, contender.dialect
         self._port = place.port
         self._headers = contender.dialect.headers(place.case)
         self._headers |= {"X-Api-Key": plan.key} if plan.key else {}
@@ -117,7 +117,7 @@ class Http:
                 return perf_counter() - since
             except Failed as error:
                 if tree.has_ended or perf_counter() - since > _START_SECONDS:
-                    raise did_not_start(self._name, tree, error) from None
+                    raise did_not_start(tree, error) from None
                 sleep(0.01)
 
     def load(self, connections: int, seconds: float) -> Burst:
@@ -141,9 +141,9 @@ class Http:
 class Grpc:
     """Asked by grpcio, loaded by h2load or by grpcio."""
 
-    def __init__(self, contender: Contender, place: Place, plan: Plan, *, by_h2load: bool) -> None:
+    def __init__(self, place: Place, plan: Plan, *, by_h2load: bool) -> None:
         case = place.case
-        self._name, self._case, self._by_h2load = contender.name, case, by_h2load
+        self._case, self._by_h2load = case, by_h2load
         self._address = f"{HOST}:{plan.grpc_port}"
         self._metadata = {"accept-version": "v1", "x-sticky-key": "caller-1"} if plan.key else {}
         self._metadata |= {"x-api-key": plan.key} if plan.key else {}
@@ -172,15 +172,14 @@ class Grpc:
         command = self._client("ask", "--seconds", str(_START_SECONDS))
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
             try:
-                while client.poll() is None:
-                    if tree.has_ended:
-                        raise did_not_start(self._name, tree, Failed("no answer"))
+                while client.poll() is None and not tree.has_ended:
                     sleep(0.02)
                 spent = perf_counter() - since
+                client.kill()
                 assert client.stdout is not None
-                self._take(client.stdout.read() or '{"failed": "the client ended"}')
+                self._take(client.stdout.read() or '{"failed": "no answer"}')
             except Failed as error:
-                raise did_not_start(self._name, tree, error) from None
+                raise did_not_start(tree, error) from None
             finally:
                 client.kill()
         return spent
@@ -229,11 +228,13 @@ def read_h2load(
     return Burst(done - max(bad - failed, 0), seconds, p50, p99, bad, cores)
 
 
-def did_not_start(name: str, tree: Tree, error: Failed) -> Failed:
-    """What is said of a server that did not start: the end of its log too."""
-    log = tree.log.read_text(errors="replace")[-1500:]
-    what = "ended" if tree.has_ended else "did not answer"
-    return Failed(f"{name} {what} ({error}); its log:\n{log}")
+def did_not_start(tree: Tree, error: Failed) -> Failed:
+    """What is said of a server that did not start: in one line, and then the end of its log."""
+    log = tree.log.read_text(errors="replace")[-1500:].strip()
+    what = "it ended" if tree.has_ended else "it did not answer"
+    last = log.splitlines()[-1].strip() if tree.has_ended and log else ""
+    said = f": {last}" if last else ""
+    return Failed(f"{what} ({error}){said}\n{log}")
 
 
 def _run(command: list[str], seconds: float) -> tuple[str, float]:

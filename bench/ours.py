@@ -37,7 +37,7 @@ def _unbatched(place: Place) -> Plan:
     folder = place.home / "unbatched" / place.case.name / "1"
     shutil.copytree(place.case.folder, folder, dirs_exist_ok=True)
     settings = (place.case.folder / "model.yaml").read_text()
-    (folder / "model.yaml").write_text(f"{settings}batching: {{max_batch_size: 1}}\n")
+    (folder / "model.yaml").write_text(f"{settings}batching: {{enabled: false}}\n")
     command = fairlead("serve", folder, "--host", HOST, "--port", str(place.port))
     return Plan([*command, "--no-access-log"])
 

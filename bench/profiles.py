@@ -29,7 +29,7 @@ _SHOWN = 30
 def of(verdict: Verdict, groups: Sequence[Group]) -> str:
     """What can be said of a missed bar, as text; empty if there is nothing to look into."""
     if verdict.suite == "cold":
-        return cold.profile()
+        return cold.profile(verdict.ours)
     for group in groups:
         if group.load == verdict.load and group.case().name == verdict.case:
             for contender in group.contenders:

@@ -98,13 +98,13 @@ def _row(
 
 def facts(results: Results) -> str:
     """Figures that are no load of one server, as a table."""
-    rows = [["suite", "what", "figure", "median", "of"], ["---", "---", "---", "--:", "--:"]]
+    rows = [["what", "median", "of"], ["---", "--:", "--:"]]
     for key in dict.fromkeys((one.suite, one.subject, one.what) for one in results.facts):
         found = [one for one in results.facts if (one.suite, one.subject, one.what) == key]
         value = f"{median(one.value for one in found):,.3g} {found[0].unit}".strip()
         if median(one.value for one in found) >= 1000:  # noqa: PLR2004 - whole numbers from here
             value = f"{median(one.value for one in found):,.0f} {found[0].unit}".strip()
-        rows.append([*key, value, str(len(found))])
+        rows.append([": ".join(key), value, str(len(found))])
     return _aligned(rows)
 
 

@@ -68,7 +68,7 @@ def measure(
                     given_up.add(contender.short)
                     reason = str(error)
                     results.absents.append(Absent(contender.name, case.name, group.load, reason))
-                    tell(f"not measured: {reason}")
+                    tell(f"not measured: {contender.name}: {reason}")
 
 
 def _keep(one: Measurement | Start, results: Results, tell: Tell) -> None:

@@ -32,6 +32,7 @@ _SUITE = "scale"
 _CPU = "CPU per request"
 _AGAINST_ONE = "CPU per request against 1 service"
 _MICRO = 1e6
+_BESIDE = ("up", "agent")
 
 Tell = Callable[[str], None]
 
@@ -114,7 +115,7 @@ def _wait(one: Running, number: int, until: float) -> None:
             question.ask()
         except Failed as error:
             if one.tree.has_ended or perf_counter() > until:
-                raise load.did_not_start(one.subject, one.tree, error) from None
+                raise load.did_not_start(one.tree, error) from None
             free = psutil.virtual_memory().available
             if free < _LEAST_FREE:
                 held = one.tree.usage()
@@ -173,7 +174,7 @@ def _note(results: Results, one: Running, what: str, micro: float) -> None:
 
 
 def _cost(one: Running, question: load.Question, seconds: float) -> tuple[float, dict[str, float]]:
-    """Microseconds of CPU for a request, all processes; and of each kind of process."""
+    """Microseconds of CPU for a request, of all that work on it; and of each kind of process."""
     before = one.tree.cpu_by_role()
     burst = question.load(_CONNECTIONS, seconds)
     if burst.bad:
@@ -181,7 +182,8 @@ def _cost(one: Running, question: load.Question, seconds: float) -> tuple[float,
     after = one.tree.cpu_by_role()
     each = _MICRO / max(burst.requests, 1)
     parts = {name: (used - before.get(name, 0.0)) * each for name, used in after.items()}
-    return sum(parts.values()), parts
+    # No request ever meets these; what they do by themselves is in the idle CPU.
+    return sum(part for name, part in parts.items() if name not in _BESIDE), parts
 
 
 def _release(one: Running, times: int, results: Results, tell: Tell) -> None:

@@ -7,6 +7,7 @@ answers; `frame` writes the request as h2load sends it; `load` keeps so many req
 import argparse
 import asyncio
 import json
+import math
 import struct
 import sys
 import time
@@ -22,6 +23,8 @@ from tritonclient.grpc import (  # type: ignore[import-not-found,import-untyped,
 
 _ANSWER_SECONDS = 10.0
 _CHANNELS = 4
+# A server that is starting says this of a moment; one that has no gRPC says it for ever.
+_UNIMPLEMENTED_SECONDS = 10.0
 # Each channel has connections of its own.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -49,6 +52,7 @@ def numbers(answer: Any) -> list[list[float]]:
 def ask(address: str, message: Any, metadata: Any, wait_seconds: float) -> dict[str, Any]:
     """Ask until there is an answer, or `wait_seconds` are over."""
     until = time.monotonic() + wait_seconds
+    first = math.inf
     while True:
         with grpc.insecure_channel(address, _OPTIONS) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -56,7 +60,9 @@ def ask(address: str, message: Any, metadata: Any, wait_seconds: float) -> dict[
                 answer = stub.ModelInfer(message, metadata=metadata, timeout=_ANSWER_SECONDS)
                 return {"numbers": numbers(answer), "bytes": answer.ByteSize()}
             except grpc.RpcError as error:
-                if time.monotonic() > until:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    first = min(first, time.monotonic())
+                if time.monotonic() > min(until, first + _UNIMPLEMENTED_SECONDS):
                     return {"failed": f"{error.code().name}: {error.details()}"}
         time.sleep(0.02)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from typing import cast
 
 import httptools
 import uvloop
@@ -13,8 +14,7 @@ class Echo(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
         self._parser = httptools.HttpRequestParser(self)
         self._parts: list[bytes] = []
 

@@ -24,7 +24,7 @@ class Model:
         )
 
     @bentoml.api(batchable=_BATCHES, max_batch_size=32, max_latency_ms=60_000)  # type: ignore[untyped-decorator]
-    def predict(self, rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def predict(self, rows: np.ndarray) -> np.ndarray:
         (probabilities,) = self._session.run(
             ["probabilities"], {"pixels": rows.astype(np.float32, copy=False)}
         )
