@@ -1,8 +1,8 @@
 """Measure Fairlead and its peers side by side: `python bench/run.py [--suites NAME,...] [--quick]`.
 
 Each suite is one run, all servers in turn, answers checked. Prints tables and verdicts and writes
-them, with every single figure, to bench/results/. Exits with 1 if a bar is missed, 2 if answers were
-wrong, 130 if it was stopped.
+them, with every single figure, to bench/results/. Exits with 1 if a bar is missed or could not be
+measured, 2 if answers were wrong, 130 if it was stopped.
 """
 
 import argparse
@@ -167,7 +167,7 @@ def _close(results: Results, suites: Sequence[Suite], stem: str, *, profiled: bo
     states = {one.state for one in judged}
     if "INVALID" in states:
         return _EXIT_INVALID
-    return _EXIT_MISSED if "MISSED" in states else 0
+    return 0 if states <= {"reached"} else _EXIT_MISSED
 
 
 if __name__ == "__main__":
