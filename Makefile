@@ -62,10 +62,10 @@ fuzz: setup-dev ## Attack every port for FUZZ_SECONDS (300), then Schemathesis; 
 	@$(PY) examples/build.py --out $(MODELS)
 	@PYTHONPATH=tests:. $(PY) -m support.fuzz --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
-bench: setup-dev ## Side by side with FastAPI and MLServer (needs wrk; some minutes)
-	@$(PY) bench/run.py
+bench: setup-dev ## Side by side with the servers people use instead (needs wrk, h2load); SUITES=small,grpc, QUICK=1
+	@$(PY) bench/run.py $(if $(SUITES),--suites $(SUITES)) $(if $(QUICK),--quick) $(BENCH)
 
-soak: setup-dev ## 500 revisions one after another under constant load (about 20 minutes)
+soak: setup-dev ## 500 revisions under constant load (about 20 minutes); SOAK=--churn: models come and go (30)
 	@$(PY) soak/run.py $(SOAK)
 
 fmt: setup-dev ## Put the code into shape

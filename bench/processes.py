@@ -6,7 +6,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,11 @@ class Tree:
             )
 
     @property
+    def pid(self) -> int:
+        """Of the first process."""
+        return self._first.pid
+
+    @property
     def has_ended(self) -> bool:
         return self._first.poll() is not None
 
@@ -72,6 +77,32 @@ class Tree:
                 rss += memory.rss
         return Usage(cpu, pss / _MIB, rss / _MIB, len(members))
 
+    def cpu_by_role(self) -> dict[str, float]:
+        """CPU seconds so far, by what a process is for."""
+        spent: dict[str, float] = {}
+        for process in self.members():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                name = role(process.name(), process.cmdline())
+                spent[name] = spent.get(name, 0.0) + times.user + times.system
+        return spent
+
+    def forget_peaks(self) -> None:
+        """Let the kernel begin anew with each process's most memory (Linux)."""
+        for process in self.members():
+            with suppress(OSError):
+                Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+    def peak_mib(self) -> float:
+        """The most memory that its processes held since `forget_peaks`, each at its own worst moment."""
+        total = 0.0
+        for process in self.members():
+            with suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                peak = next(line for line in lines if line.startswith("VmHWM:"))
+                total += int(peak.split()[1]) / 1024
+        return total
+
     def end(self) -> None:
         """SIGTERM to the first process, then SIGKILL to whatever is still there."""
         with suppress(ProcessLookupError):
@@ -94,6 +125,9 @@ class Tree:
         return found
 
 
+Running = AbstractContextManager[Tree]
+
+
 @contextmanager
 def started(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[Tree]:
     """A running tree that is gone afterwards, whatever happens."""
@@ -110,6 +144,18 @@ def busy_seconds() -> float:
     ours = os.times()
     everybody = times.user + times.system + getattr(times, "nice", 0.0)
     return float(everybody - ours.user - ours.system - ours.children_user - ours.children_system)
+
+
+def role(name: str, command: list[str]) -> str:
+    """What a process of a tree is for, in a word: `envoy`, one of our commands, or its program."""
+    if name.startswith("envoy"):
+        return "envoy"
+    if "fairlead" in command:
+        words = command[command.index("fairlead") + 1 :]
+        return next((word for word in words if not word.startswith("-")), "fairlead")
+    if "fairlead.server.standalone" in command:
+        return "serve"
+    return name
 
 
 def free_ports() -> tuple[int, int, int]:

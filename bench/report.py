@@ -1,149 +1,141 @@
-"""From measurements to tables and verdicts. Pure: values in, text out."""
+"""From figures to tables and a page. Pure: values in, text out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
 
-from bench.contenders import BAR_CONNECTIONS, BARS
+from bench.bars import LOADERS_LIMIT, Verdict
+from bench.figures import BUSY_CORES, Results
 
-BUSY_CORES = 0.2  # more than this going to others, and the figures mean little
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One contender at one number of connections in one round."""
-
-    contender: str
-    round: int
-    connections: int
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
-    cpu_us: float  # of all its processes, for one request
-    bad: int
-    others: float  # cores that neither this server nor the load generator used, but somebody did
+_LOADS = {
+    "wrk": "over HTTP, loaded by wrk",
+    "h2load": "over gRPC, loaded by h2load",
+    "grpcio": "over gRPC, loaded by grpcio in one Python process",
+}
 
 
-@dataclass(frozen=True)
-class Start:
-    """One start of one contender: how long until it answered, what it held after the load."""
-
-    contender: str
-    round: int
-    cold_seconds: float
-    pss_mib: float
-    rss_mib: float
-    processes: int
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything one run found out."""
-
-    machine: Mapping[str, Any]
-    floor: float  # runs a second of the model alone, in one process
-    measurements: Sequence[Measurement]
-    starts: Sequence[Start]
-
-    def contenders(self) -> list[str]:
-        return list(dict.fromkeys(start.contender for start in self.starts))
-
-    def connections(self) -> list[int]:
-        return sorted({one.connections for one in self.measurements})
-
-    def middle(self, contender: str, connections: int, what: str) -> float:
-        """The median over the rounds; raises KeyError if it was not measured."""
-        values = [
-            float(getattr(one, what))
-            for one in self.measurements
-            if one.contender == contender and one.connections == connections
-        ]
-        if not values:
-            raise KeyError(contender)
-        return median(values)
-
-    def others(self) -> float:
-        """Cores that went to others at the worst moment."""
-        return max((one.others for one in self.measurements), default=0.0)
-
-    def bad(self) -> int:
-        return sum(one.bad for one in self.measurements)
+def page(results: Results, judged: Sequence[Verdict]) -> str:
+    """The whole report."""
+    parts = ["# Side by side", _list(f"{name}: {value}" for name, value in results.machine.items())]
+    parts += ["## Bars", bars(results, judged)]
+    for case, load in results.groups():
+        parts += [f"## {case} {_LOADS.get(load, load)}", table(results, case, load)]
+        parts += _absents(results, case, load)
+    if results.facts:
+        parts += ["## Figures", facts(results)]
+    if results.suite_seconds:
+        took = (f"{name} {seconds:.0f} s" for name, seconds in results.suite_seconds.items())
+        parts.append(f"Took: {', '.join(took)}.")
+    parts.append(
+        "Medians over the rounds; each round starts every server in turn, alone on the machine with the load\n"
+        "generator. Answers are checked before and after each load. CPU and memory are of all processes of a\n"
+        "server, Envoy and agent included. The floor is `onnxruntime.run` in a loop; what a server reaches of it\n"
+        "is of the fastest floor of this model, with all cores."
+    )
+    return "\n\n".join(parts) + "\n"
 
 
-def table(results: Results) -> str:
-    """The figures as a Markdown table."""
-    steps = results.connections()
+def bars(results: Results, judged: Sequence[Verdict]) -> str:
+    """Every verdict, what was missed with where to look, and what makes the run doubtful."""
+    lines = [f"{one}{_profile(results, one)}" for one in judged] or ["no bar was judged"]
+    others = results.others()
+    if others > BUSY_CORES:
+        lines.append(f"BUSY: others used up to {others:.1f} cores; measure again when it is quiet")
+    if results.bad():
+        lines.append(f"INVALID: {results.bad()} answers were no right ones or never came")
+    return _list(lines)
+
+
+def table(results: Results, case: str, load: str) -> str:
+    """The figures of a group as a Markdown table."""
+    steps = results.connections(case, load)
+    if not steps:
+        return "Nothing was measured."
     top = steps[-1]
+    floor = results.floor(case)
     header = ["server", *(f"req/s at {step}" for step in steps)]
     header += [f"p50 / p99 ms at {step}" for step in steps]
-    header += [f"CPU µs/req at {top}", "PSS MiB", "RSS MiB", "processes", "cold start s"]
+    header += [f"CPU µs/req at {top}", f"of floor at {top}"]
+    header += ["PSS MiB", "RSS MiB", "processes", "cold start s"]
+    peaks = any(one.peak_mib for one in results.measurements if one.case == case)
+    header += [f"peak at {top}, bodies in flight"] if peaks else []
     rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
-    for name in results.contenders():
-        starts = [start for start in results.starts if start.contender == name]
-        rows.append(
-            [
-                name,
-                *(f"{results.middle(name, n, 'requests_per_second'):,.0f}" for n in steps),
-                *(
-                    f"{results.middle(name, n, 'p50_ms'):.2f} / {results.middle(name, n, 'p99_ms'):.2f}"
-                    for n in steps
-                ),
-                f"{results.middle(name, top, 'cpu_us'):.0f}",
-                f"{median(start.pss_mib for start in starts):.0f}",
-                f"{median(start.rss_mib for start in starts):.0f}",
-                f"{median(start.processes for start in starts):.0f}",
-                f"{median(start.cold_seconds for start in starts):.2f}",
-            ]
-        )
-    floor = f"{results.floor:,.0f}"
-    rows.append(
-        ["floor: onnxruntime.run in a loop, 1 process", *[floor] * len(steps)]
-        + [""] * (len(header) - 1 - len(steps))
-    )
+    for name in results.contenders(case, load):
+        rows.append(_row(results, (case, load, name), steps, floor))
+        if peaks:
+            rows[-1].append(f"{results.middle(case, load, name, top, 'peak_bodies'):.2f}")
+    for one in results.floors:
+        if one.case == case:
+            what = f"floor: {one.processes} x {one.threads} threads, {one.rows} rows a run"
+            speeds = [f"{one.rows_per_second:,.0f}"] * len(steps)
+            rows.append([what, *speeds, *[""] * (len(header) - 1 - len(steps))])
     return _aligned(rows)
 
 
-def verdicts(results: Results) -> list[tuple[str, bool]]:
-    """Each bar that could be judged, as a sentence, and whether it is reached."""
-    found = []
-    for ours, factor, theirs in BARS:
-        try:
-            mine = results.middle(ours, BAR_CONNECTIONS, "requests_per_second")
-            other = results.middle(theirs, BAR_CONNECTIONS, "requests_per_second")
-        except KeyError:
-            continue
-        reached = mine >= factor * other
-        sentence = (
-            f"{'reached' if reached else 'MISSED'}: {ours} is {mine / other:.2f} x {theirs} "
-            f"at {BAR_CONNECTIONS} connections (bar: {factor:g} x)"
-        )
-        found.append((sentence, reached))
-    if results.bad():
-        found.append((f"INVALID: {results.bad()} answers were not 2xx or never came", False))
-    return found
+def _row(
+    results: Results, who: tuple[str, str, str], steps: Sequence[int], floor: float
+) -> list[str]:
+    case, load, name = who
+    top = steps[-1]
+
+    def middle(step: int, what: str) -> float:
+        return results.middle(case, load, name, step, what)
+
+    starts = [one for one in results.starts if (one.case, one.load, one.contender) == who]
+    cells = [name]
+    for step in steps:
+        limited = "*" if middle(step, "load_cores") >= LOADERS_LIMIT else ""
+        cells.append(f"{middle(step, 'requests_per_second'):,.0f}{limited}")
+    cells += [f"{middle(step, 'p50_ms'):.2f} / {middle(step, 'p99_ms'):.2f}" for step in steps]
+    share = middle(top, "requests_per_second") / floor if floor else 0.0
+    cells += [f"{middle(top, 'cpu_us'):.0f}", f"{share:.1%}" if floor else ""]
+    if not starts:  # it failed before the end of its first turn
+        return [*cells, "", "", "", ""]
+    cells += [f"{median(one.pss_mib for one in starts):.0f}"]
+    cells += [f"{median(one.rss_mib for one in starts):.0f}"]
+    cells += [f"{median(one.processes for one in starts):.0f}"]
+    return [*cells, f"{median(one.cold_seconds for one in starts):.2f}"]
 
 
-def page(results: Results) -> str:
-    """The whole report."""
-    others = results.others()
-    quiet = others <= BUSY_CORES
-    noise = (
-        ""
-        if quiet
-        else f"- BUSY: others used up to {others:.1f} cores; measure again when it is quiet\n"
+def facts(results: Results) -> str:
+    """Figures that are no load of one server, as a table."""
+    rows = [["what", "median", "of"], ["---", "--:", "--:"]]
+    for key in dict.fromkeys((one.suite, one.subject, one.what) for one in results.facts):
+        found = [one for one in results.facts if (one.suite, one.subject, one.what) == key]
+        value = f"{median(one.value for one in found):,.3g} {found[0].unit}".strip()
+        if median(one.value for one in found) >= 1000:  # noqa: PLR2004 - whole numbers from here
+            value = f"{median(one.value for one in found):,.0f} {found[0].unit}".strip()
+        rows.append([": ".join(key), value, str(len(found))])
+    return _aligned(rows)
+
+
+def _absents(results: Results, case: str, load: str) -> list[str]:
+    notes = [
+        f"not measured: {one.what}: {one.reason.splitlines()[0]}"
+        for one in results.absents
+        if (one.case, one.load) == (case, load)
+    ]
+    limited = any(
+        one.load_cores >= LOADERS_LIMIT
+        for one in results.measurements
+        if (one.case, one.load) == (case, load)
     )
-    machine = "\n".join(f"- {name}: {value}" for name, value in results.machine.items())
-    judged = (
-        "\n".join(f"- {sentence}" for sentence, _ in verdicts(results)) or "- no bar was judged"
-    )
-    return (
-        "# Side by side: the digits model (64 floats -> 10), one picture a request\n\n"
-        f"{machine}\n\n{table(results)}\n\n{noise}{judged}\n\n"
-        "Medians over the rounds; each round starts every server in turn, alone on the machine with the load\n"
-        "generator. Answers are checked before and after each load. CPU and memory are of all processes of a\n"
-        "server, Envoy and agent included.\n"
-    )
+    if limited:
+        notes.append("*: the load generator's one thread was the limit, not the server")
+    return [_list(notes)] if notes else []
+
+
+def _profile(results: Results, verdict: Verdict) -> str:
+    where = results.profiles.get(profile_key(verdict))
+    return f" (profile: {where})" if verdict.state == "MISSED" and where else ""
+
+
+def profile_key(verdict: Verdict) -> str:
+    """What a profile is of: one server under one load, or one subject."""
+    return "-".join(filter(None, (verdict.case, verdict.load, verdict.ours)))
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

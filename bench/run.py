@@ -1,154 +1,128 @@
-"""Measure Fairlead and its peers side by side: `python bench/run.py [--quick] [--only NAME,...]`.
+"""Measure Fairlead and its peers side by side: `python bench/run.py [--suites NAME,...] [--quick]`.
 
-Each round starts every server in turn, checks its answer, loads it at 1, 8 and 32 connections and ends
-it. Prints a table and writes it, with every single figure, to bench/results/. Exits with 1 if a bar is
-missed, 2 if a run is invalid.
+Each suite is one run, all servers in turn, answers checked. Prints tables and verdicts and writes
+them, with every single figure, to bench/results/. Exits with 1 if a bar is missed or could not be
+measured, 2 if answers were wrong, 130 if it was stopped.
 """
 
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import environment, load, processes, report
-from bench.contenders import CONTENDERS, MLSERVER, ROOT, Contender, Place
+from bench import bars, cold, environment, profiles, report, rounds, scale
+from bench.figures import Results
+from bench.subject import BENCH
+from bench.suites import SUITES, Group, Suite
 
-RESULTS = ROOT / "bench" / "results"
-_REST_SECONDS = 0.5  # between a start or a load and the next load
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long and how often."""
-
-    rounds: int
-    seconds: float
-    warm_seconds: float
-    connections: tuple[int, ...]
+RESULTS = BENCH / "results"
+_EXIT_MISSED, _EXIT_INVALID, _EXIT_STOPPED = 1, 2, 130
+_SPECIAL = {"cold": cold.measure, "scale": scale.measure}
 
 
-FULL = Settings(rounds=3, seconds=5.0, warm_seconds=2.0, connections=(1, 8, 32))
-QUICK = Settings(rounds=1, seconds=2.0, warm_seconds=1.0, connections=(1, 8, 32))
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
-def run(contenders: Sequence[Contender], settings: Settings) -> report.Results:
-    """All rounds; raises load.Failed with the reason if a server does not do its part."""
-    measurements: list[report.Measurement] = []
-    starts: list[report.Start] = []
+def run(
+    suites: Sequence[Suite], only: Sequence[str], settings: rounds.Settings, results: Results
+) -> None:
+    """Everything these suites ask for, into the results."""
+    groups = rounds.merged(suites, only)
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as folder:
-        pixels, expected = _example()
-        floor = _floor(settings.seconds)
-        print(f"floor: {floor:,.0f} runs/s in one process", flush=True)
-        for number in range(1, settings.rounds + 1):
-            for contender in contenders:
-                home = Path(folder) / contender.short
-                home.mkdir(exist_ok=True)
-                body_file = home / "body.json"
-                body_file.write_bytes(contender.body(pixels))
-                place = Place(environment.MODELS, home, processes.free_ports())
-                for result in _measure(contender, place, number, settings, expected):
-                    if isinstance(result, report.Start):
-                        starts.append(result)
-                    else:
-                        measurements.append(result)
-                        _tell(result)
-    peers = any(contender.name == MLSERVER for contender in contenders)
-    about = environment.machine(peers=peers) | {
-        "run": f"{settings.rounds} rounds of {settings.seconds:g} s"
-    }
-    return report.Results(about, floor, measurements, starts)
-
-
-def _measure(
-    contender: Contender, place: Place, number: int, settings: Settings, expected: list[float]
-) -> Iterator[report.Measurement | report.Start]:
-    plan = contender.plan(place)
-    question = load.Question(contender, place.port, plan.key, place.home / "body.json", expected)
-    if number == 1 and contender.prepares:
-        # What happens only once (publishing) is not part of a start.
-        with processes.started(plan.command, plan.environment, place.home / "log") as tree:
-            question.first_answer(tree, perf_counter())
-    since = perf_counter()
-    with processes.started(plan.command, plan.environment, place.home / "log") as tree:
-        cold = question.first_answer(tree, since)
-        question.load(max(settings.connections), settings.warm_seconds)
-        for connections in settings.connections:
-            sleep(_REST_SECONDS)
-            before, all_before = tree.usage().cpu_seconds, processes.busy_seconds()
+        for group in groups:
             began = perf_counter()
-            burst = question.load(connections, settings.seconds)
-            spent, everybody = (
-                tree.usage().cpu_seconds - before,
-                processes.busy_seconds() - all_before,
-            )
-            others = max(everybody - spent, 0.0) / (perf_counter() - began)
-            yield report.Measurement(
-                contender.name,
-                number,
-                connections,
-                burst.requests / burst.seconds,
-                burst.p50_ms,
-                burst.p99_ms,
-                spent / max(burst.requests, 1) * 1e6,
-                burst.bad,
-                others,
-            )
-        question.ask()
-        held = tree.usage()
-        yield report.Start(contender.name, number, cold, held.pss_mib, held.rss_mib, held.processes)
+            rounds.measure([group], settings, Path(folder), results, _tell)
+            name = _name(group, suites)
+            spent = results.suite_seconds.get(name, 0.0) + perf_counter() - began
+            results.suite_seconds[name] = spent
+        for suite in suites:
+            if suite.name in _SPECIAL and not only:
+                began = perf_counter()
+                _tell(f"\n{suite.title}")
+                _SPECIAL[suite.name](Path(folder), results, _tell, quick=settings == rounds.QUICK)
+                results.suite_seconds[suite.name] = perf_counter() - began
 
 
-def _example() -> tuple[list[float], list[float]]:
-    """One picture of the digits example and its probabilities, as scikit-learn gave them."""
-    golden = json.loads((environment.MODELS / "digits" / "1" / "golden.json").read_bytes())
-    example = golden["examples"][0]
-    return example["request"]["pixels"][0], example["response"]["probabilities"][0]
-
-
-def _floor(seconds: float) -> float:
-    command = [sys.executable, str(ROOT / "bench" / "floor.py")]
-    command += [str(environment.MODELS / "digits" / "1" / "model.onnx"), str(seconds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)
-    return float(done.stdout)
-
-
-def _tell(one: report.Measurement) -> None:
-    wrong = f"  {one.bad} BAD" if one.bad else ""
-    wrong += f"  others used {one.others:.1f} cores" if one.others > report.BUSY_CORES else ""
-    print(
-        f"round {one.round}  {one.contender:40} {one.connections:3} connections "
-        f"{one.requests_per_second:9,.0f}/s  p50 {one.p50_ms:7.2f}  p99 {one.p99_ms:7.2f} ms  "
-        f"{one.cpu_us:5.0f} µs{wrong}",
-        flush=True,
+def _name(group: Group, suites: Sequence[Suite]) -> str:
+    """The suites that a group belongs to."""
+    keys = (group.case, group.load)
+    return "+".join(
+        suite.name for suite in suites if any((one.case, one.load) == keys for one in suite.groups)
     )
 
 
-def _save(results: report.Results, what: str) -> Path:
+def _profiled(
+    results: Results, judged: Sequence[bars.Verdict], suites: Sequence[Suite], stem: str
+) -> None:
+    """A profile for each missed bar, beside the report."""
+    groups = rounds.merged(suites)
+    folder = RESULTS / f"{stem}-profiles"
+    for verdict in judged:
+        key = report.profile_key(verdict)
+        if verdict.state != "MISSED" or key in results.profiles:
+            continue
+        _tell(f"profiling {verdict.ours}, which missed a bar ...")
+        text = profiles.of(verdict, groups)
+        if text:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = "".join(sign if sign.isalnum() else "-" for sign in key).strip("-").lower()
+            path = folder / f"{name}.txt"
+            path.write_text(text)
+            results.profiles[key] = str(path.relative_to(RESULTS))
+
+
+def _save(results: Results, judged: Sequence[bars.Verdict], stem: str) -> Path:
     RESULTS.mkdir(exist_ok=True)
-    stem = f"{datetime.now(UTC):%Y-%m-%d}-{what}"
     page = RESULTS / f"{stem}.md"
-    page.write_text(report.page(results))
-    (RESULTS / f"{stem}.json").write_text(json.dumps(asdict(results), indent=1) + "\n")
+    page.write_text(report.page(results, judged))
+    document = asdict(results) | {"bars": [asdict(one) for one in judged]}
+    (RESULTS / f"{stem}.json").write_text(json.dumps(document, indent=1) + "\n")
     return page
 
 
-def _chosen(only: str | None, parser: argparse.ArgumentParser) -> list[Contender]:
-    wanted = only.split(",") if only else [contender.short for contender in CONTENDERS]
-    unknown = set(wanted) - {contender.short for contender in CONTENDERS}
-    if unknown:
-        known = ", ".join(contender.short for contender in CONTENDERS)
-        parser.error(f"--only {min(unknown)!r} is unknown; there are: {known}")
-    return [contender for contender in CONTENDERS if contender.short in wanted]
+def _chosen(names: str | None, parser: argparse.ArgumentParser) -> list[Suite]:
+    known = [suite.name for suite in SUITES]
+    wanted = names.split(",") if names else known
+    for name in wanted:
+        if name not in known:
+            parser.error(f"there is no suite {name!r}; there are: {', '.join(known)}")
+    return [suite for suite in SUITES if suite.name in wanted]
+
+
+def _servers(
+    names: str | None, suites: Sequence[Suite], parser: argparse.ArgumentParser
+) -> list[str]:
+    contenders = [one for group in rounds.merged(suites) for one in group.contenders]
+    known = list(dict.fromkeys(one.short for one in contenders))
+    wanted = names.split(",") if names else []
+    for name in wanted:
+        if name not in known:
+            parser.error(
+                f"there is no server {name!r} in these suites; there are: {', '.join(known)}"
+            )
+    return wanted
+
+
+def _arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    names = ", ".join(suite.name for suite in SUITES)
+    parser.add_argument("--suites", metavar="NAME,...", help=f"only these of: {names}")
+    parser.add_argument("--only", metavar="NAME,...", help="only these servers")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round, to see that it works"
+    )
+    parser.add_argument("--no-profiles", action="store_true", help="no profile of what is missed")
+    parser.add_argument("--name", help="last part of the report's file name (default: the suites)")
+    return parser.parse_args()
 
 
 def _stop(*_: object) -> None:
@@ -157,28 +131,43 @@ def _stop(*_: object) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure Fairlead and its peers side by side.")
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round, to see that it works"
-    )
-    parser.add_argument("--only", metavar="NAME,...", help="only these servers")
-    parser.add_argument("--name", default="small", help="last part of the report's file name")
-    arguments = parser.parse_args()
-    contenders = _chosen(arguments.only, parser)
+    given = _arguments(parser)
+    suites = _chosen(given.suites, parser)
+    only = _servers(given.only, suites, parser)
     signal.signal(signal.SIGTERM, _stop)
-    environment.prepare(peers=any(contender.name == MLSERVER for contender in contenders))
+    stopped = False
+    settings = rounds.QUICK if given.quick else rounds.FULL
+    peers = environment.needed(rounds.merged(suites, only))
+    results = Results({})
     try:
-        results = run(contenders, QUICK if arguments.quick else FULL)
-    except load.Failed as error:
-        print(f"INVALID: {error}", file=sys.stderr)
-        return 2
+        environment.prepare(peers, _tell)
+        about = {"run": f"{settings.seconds:g} s a load{', quick' if given.quick else ''}"}
+        results.machine = environment.machine(peers=peers) | about
+        run(suites, only, settings, results)
     except KeyboardInterrupt:
         print("stopped; nothing is left running", file=sys.stderr)
-        return 130
-    what = f"{arguments.name}{'-quick' if arguments.quick else ''}{'-partial' if arguments.only else ''}"
-    print(f"\n{report.page(results)}\nwritten to {_save(results, what)}")
-    if results.bad():
-        return 2
-    return 0 if all(reached for _, reached in report.verdicts(results)) else 1
+        stopped = True
+    what = given.name or (given.suites or "all").replace(",", "-")
+    parts = (what, "quick" if given.quick else "", "partial" if only or stopped else "")
+    stem = "-".join([f"{datetime.now(UTC):%Y-%m-%d}", *filter(None, parts)])
+    code = _close(results, suites, stem, profiled=not (given.no_profiles or stopped))
+    return _EXIT_STOPPED if stopped else code
+
+
+def _close(results: Results, suites: Sequence[Suite], stem: str, *, profiled: bool) -> int:
+    """Judge, profile what was missed, write the report; returns the exit code."""
+    judged = bars.verdicts(results, [bar for suite in suites for bar in suite.bars])
+    if profiled:
+        try:
+            _profiled(results, judged, suites, stem)
+        except KeyboardInterrupt:
+            print("stopped; the report is without the rest of the profiles", file=sys.stderr)
+    page = _save(results, judged, stem)
+    print(f"\n{report.page(results, judged)}\nwritten to {page}")
+    states = {one.state for one in judged}
+    if "INVALID" in states:
+        return _EXIT_INVALID
+    return 0 if states <= {"reached"} else _EXIT_MISSED
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 -- One POST after another, each with another sticky key; the figures come out as one line of JSON.
--- Arguments: path, file with the body, API key or "-", number of sticky keys.
+-- Arguments: path, file with the body, number of sticky keys, then headers as "Name: value".
 local requests, turn = {}, 0
 
 function init(arguments)
   local file = assert(io.open(arguments[2], "rb"))
   local body = file:read("*a")
   file:close()
-  for number = 1, tonumber(arguments[4]) do
-    local headers = {
-      ["Content-Type"] = "application/json",
-      ["Accept-Version"] = "v1",
-      ["X-Sticky-Key"] = "caller-" .. number,
-    }
-    if arguments[3] ~= "-" then headers["X-Api-Key"] = arguments[3] end
+  local count = tonumber(arguments[3])
+  for number = 1, count do
+    local headers = {}
+    if count > 1 then headers["X-Sticky-Key"] = "caller-" .. number end
+    for at = 4, #arguments do
+      local name, value = arguments[at]:match("^(.-): (.*)$")
+      headers[name] = value
+    end
     requests[number] = wrk.format("POST", arguments[1], headers, body)
   end
 end

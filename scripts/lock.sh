@@ -8,4 +8,6 @@ compile() {
 }
 compile pyproject.toml --group examples --group build --output-file locks/run.txt "$@"
 compile pyproject.toml --group dev --constraint locks/run.txt --output-file locks/dev.txt "$@"
-compile bench/requirements.in --output-file bench/requirements.txt "$@"
+for peer in bench/locks/*.in; do
+    compile "$peer" --output-file "${peer%.in}.txt" "$@"
+done

@@ -21,7 +21,8 @@ if __name__ == "__main__":
 
 from bench import environment
 
-from soak import plan, report
+from soak import churn_results, plan, report
+from soak.churn import Churn
 from soak.load import Target, loading
 from soak.results import Results, reached, verdicts
 from soak.soaking import Options, Soak
@@ -49,7 +50,7 @@ def soak(folder: Path, options: Options, results: Results) -> None:
 def empty(options: Options) -> Results:
     """Nothing found out yet."""
     return Results(
-        machine=environment.machine(peers=False),
+        machine=environment.machine(),
         seed=options.seed,
         wanted=options.revisions,
         workers=len(plan.LINES) + 1,
@@ -71,6 +72,12 @@ def _arguments() -> argparse.Namespace:
         description="Revision after revision under constant load: does anything fail, leak or grow?"
     )
     parser.add_argument("--revisions", type=_count, default=500, help="how many (default 500)")
+    parser.add_argument(
+        "--churn", action="store_true", help="random load, unload, infer and cancel instead"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="of a churn (default 30)", metavar="M"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of what is done and asked (default 1)")
     parser.add_argument(
         "--pace", type=float, default=1.0, help="of the load; 1 is about 500 requests a second"
@@ -92,9 +99,37 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _churn(arguments: argparse.Namespace) -> int:
+    """The other kind of soak: models of one server come and go."""
+    results = churn_results.Results(environment.machine(), arguments.seed, arguments.minutes)
+    out = arguments.out or RESULTS / f"{time.strftime('%Y-%m-%d')}-churn"
+    stopped = False
+    with tempfile.TemporaryDirectory(prefix="fl-churn-") as folder:
+        try:
+            Churn(Path(folder), results).run()
+        except KeyboardInterrupt:
+            stopped = True
+            results.problems.append(f"stopped after {results.seconds / 60:.1f} minutes")
+        except Broken as error:
+            results.problems.append(str(error))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "README.md").write_text(churn_results.page(results, report.MARKS))
+    (out / "churn.json").write_text(json.dumps(asdict(results), indent=1) + "\n")
+    for one in churn_results.verdicts(results):
+        print(f"{report.MARKS[one.reached]}  {one.text}")
+    print(f"report: {out / 'README.md'}")
+    if stopped:
+        return _EXIT_STOPPED
+    if not results.answers:
+        return _EXIT_BROKEN
+    return 0 if churn_results.reached(results) else _EXIT_MISSED
+
+
 def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _stop)
+    if arguments.churn:
+        return _churn(arguments)
     options = Options(
         arguments.revisions, arguments.seed, arguments.pace, kills=not arguments.no_kills
     )

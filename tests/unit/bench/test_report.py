@@ -1,75 +1,154 @@
+"""What a run found must be told as it was: medians, missed bars, what was not measured and why."""
+
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import pytest
-from bench import contenders, report
-from bench.contenders import DIRECT, DIRECT_OIP, FASTAPI, GATEWAY, MLSERVER
+from bench import bars, report
+from bench.bars import Bounded, Capped, Compared
+from bench.figures import Absent, Fact, Floor, Measurement, Results, Start
+
+OURS, THEIRS, OTHER = "ours", "theirs", "another"
+BAR = Compared("small", "digits", "wrk", 32, OURS, 2.0, (THEIRS,))
+P99 = replace(BAR, times=1.0, what="p99_ms")
+CAP = Capped("small", "digits", "wrk", 32, OURS, "cpu_us", "CPU per request", 25, "µs")
+BOUND = Bounded("cold", "serve", "start", 0.6, "s")
 
 
-def _results(speeds: dict[str, float], bad: int = 0, others: float = 0.0) -> report.Results:
-    measurements = [
-        report.Measurement(name, number, connections, speed * factor, 1.0, 2.0, 30.0, bad, others)
-        for name, speed in speeds.items()
-        for number, factor in ((1, 1.0), (2, 0.5), (3, 4.0))
-        for connections in (1, 32)
-    ]
-    starts = [report.Start(name, 1, 0.5, 100.0, 120.0, 2) for name in speeds]
-    return report.Results({"cores": 2}, 100_000.0, measurements, starts)
-
-
-SPEEDS = {FASTAPI: 1000.0, MLSERVER: 400.0, DIRECT: 2200.0, DIRECT_OIP: 2000.0, GATEWAY: 1299.0}
+def results(
+    speeds: dict[str, float], *, bad: int = 0, others: float = 0.0, cores: float = 0.5
+) -> Results:
+    found = Results({"cores": 2})
+    for name, speed in speeds.items():
+        for number, factor in ((1, 1.0), (2, 0.5), (3, 4.0)):
+            for connections in (1, 32):
+                figures = (speed * factor, 1.0, 1000 / speed, 30.0, bad, others, cores)
+                one = Measurement("digits", "wrk", name, number, connections, *figures)
+                found.measurements.append(one)
+            found.starts.append(Start("digits", "wrk", name, number, 0.5, 100.0, 120.0, 2))
+    found.floors.append(Floor("digits", 2, 1, 1, 100_000.0))
+    return found
 
 
 def test_figures_are_medians_over_the_rounds() -> None:
-    assert _results(SPEEDS).middle(DIRECT, 32, "requests_per_second") == 2200.0
+    found = results({OURS: 2200.0})
+    assert found.middle("digits", "wrk", OURS, 32, "requests_per_second") == 2200.0
 
 
-def test_bars_are_judged_at_32_connections_and_a_missed_one_is_said() -> None:
-    judged = report.verdicts(_results(SPEEDS))
-    assert [reached for _, reached in judged] == [True, True, False]
-    assert judged[2][0].startswith("MISSED: Fairlead gateway")
-    assert "1.30 x" in judged[2][0]
+@pytest.mark.parametrize(("speed", "state"), [(2000.0, "reached"), (1999.0, "MISSED")])
+def test_a_rate_must_be_so_many_times_theirs(speed: float, state: str) -> None:
+    verdict = BAR.judge(results({OURS: speed, THEIRS: 1000.0}))
+    assert verdict.state == state
+    assert f"{speed / 1000:.2f} x theirs" in verdict.text
 
 
-def test_a_bar_whose_servers_were_not_measured_is_not_judged() -> None:
-    assert report.verdicts(_results({FASTAPI: 1.0})) == []
+def test_of_several_of_theirs_the_best_counts() -> None:
+    bar = replace(BAR, theirs=(THEIRS, OTHER))
+    slow = {OURS: 2000.0, THEIRS: 900.0}
+    assert bar.judge(results(slow | {OTHER: 1100.0})).state == "MISSED"
+    assert bar.judge(results(slow | {OTHER: 100.0})).state == "reached"
+    worse = replace(P99, theirs=(THEIRS, OTHER))
+    assert worse.judge(results({OURS: 1000.0, THEIRS: 900.0, OTHER: 1100.0})).state == "MISSED"
 
 
-def test_a_single_bad_answer_makes_a_run_invalid() -> None:
-    sentence, reached = report.verdicts(_results({FASTAPI: 1.0}, bad=1))[-1]
-    assert sentence.startswith("INVALID: 6 answers")
-    assert not reached
+def test_a_latency_must_be_no_more_than_theirs() -> None:
+    assert P99.judge(results({OURS: 1000.0, THEIRS: 900.0})).state == "reached"
+    assert P99.judge(results({OURS: 900.0, THEIRS: 1000.0})).state == "MISSED"
+
+
+def test_a_figure_of_ours_alone_has_a_limit() -> None:
+    assert CAP.judge(results({OURS: 1.0})).state == "MISSED"
+    assert replace(CAP, limit=30).judge(results({OURS: 1.0})).state == "reached"
+
+
+def test_a_fact_has_a_limit_and_its_median_counts() -> None:
+    found = Results({}, facts=[Fact("cold", "serve", "start", value) for value in (9.0, 0.5, 0.4)])
+    assert BOUND.judge(found).state == "reached"
+    assert replace(BOUND, limit=0.4).judge(found).state == "MISSED"
+
+
+@pytest.mark.parametrize("bar", [BAR, P99, CAP, BOUND])
+def test_what_was_not_measured_is_neither_reached_nor_missed_and_says_why(bar: bars.Bar) -> None:
+    found = results({THEIRS: 1000.0})
+    assert bar.judge(found).state == "not measured"
+    assert "it was not asked for" in bar.judge(found).text
+    reason = "it ended: no such option\nand a long log"
+    found.absents = [Absent(OURS, "digits", "wrk", reason), Absent("serve", "", "", reason)]
+    assert bar.judge(found).text.endswith("it ended: no such option")
+
+
+def test_a_peer_that_could_not_be_set_up_leaves_its_bar_unmeasured() -> None:
+    found = results({OURS: 1000.0})
+    found.absents.append(Absent(THEIRS, "digits", "wrk", "no wheel for this machine"))
+    verdict = BAR.judge(found)
+    assert verdict.state == "not measured"
+    assert verdict.text.endswith("theirs: no wheel for this machine")
+
+
+def test_a_single_wrong_answer_of_ours_makes_a_bar_invalid() -> None:
+    verdict = BAR.judge(results({OURS: 9000.0, THEIRS: 1000.0}, bad=1))
+    assert verdict.state == "INVALID"
+    assert "3 answers were no right ones" in verdict.text
+
+
+def test_a_load_generator_that_was_the_limit_is_said_in_verdict_and_table() -> None:
+    found = results({OURS: 1000.0, THEIRS: 1000.0}, cores=0.99)
+    assert "the load generator was the limit" in BAR.judge(found).text
+    page = report.page(found, [])
+    assert "1,000*" in page
+    assert "*: the load generator's one thread was the limit" in page
 
 
 def test_a_page_measured_on_a_busy_machine_says_so() -> None:
-    assert "BUSY: others used up to 0.7 cores" in report.page(_results(SPEEDS, others=0.7))
-    assert "BUSY" not in report.page(_results(SPEEDS, others=0.1))
+    assert "BUSY: others used up to 0.7 cores" in report.page(results({OURS: 1.0}, others=0.7), [])
+    assert "BUSY" not in report.page(results({OURS: 1.0}, others=0.1), [])
 
 
-def test_the_page_names_every_server_and_the_floor_in_one_table() -> None:
-    lines = [line for line in report.page(_results(SPEEDS)).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(SPEEDS) + 1
+def test_the_page_names_every_server_the_floor_and_the_share_of_it_in_one_table() -> None:
+    page = report.page(results({OURS: 2200.0, THEIRS: 1000.0}), [])
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 2 + 1
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[-1].startswith("| floor")
-    assert "100,000" in lines[-1]
+    assert lines[-1].startswith("| floor: 2 x 1 threads")
+    assert "2.2%" in lines[2]
 
 
-@pytest.mark.parametrize("contender", contenders.CONTENDERS, ids=lambda one: one.short)
-def test_each_dialect_is_asked_and_read_in_its_own_words(contender: contenders.Contender) -> None:
-    body = json.loads(contender.body([0.5] * 64))
-    if contender.oip:
-        assert body["inputs"][0]["shape"] == [1, 64]
-        answer: object = {"outputs": [{"data": [1.0, 2]}]}
-    else:
-        assert body == {"instances": [[0.5] * 64]}
-        answer = {"predictions": [[1.0, 2]]}
-    assert contender.probabilities(json.dumps(answer).encode()) == [1.0, 2.0]
-    with pytest.raises((KeyError, IndexError)):
-        contender.probabilities(b'{"predictions": [], "outputs": []}')
+def test_a_server_that_failed_half_way_keeps_what_was_measured() -> None:
+    found = results({OURS: 2200.0})
+    found.starts.clear()
+    found.absents.append(Absent(OURS, "digits", "wrk", "it ended\nlog"))
+    page = report.page(found, [])
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "- not measured: ours: it ended\n" in page
 
 
-def test_the_peers_lock_names_no_registry() -> None:
-    lock = (contenders.ROOT / "bench" / "requirements.txt").read_text()
-    assert "--hash=sha256:" in lock
-    assert not [line for line in lock.splitlines() if "://" in line or "index-url" in line]
+def test_a_group_of_which_nothing_was_measured_is_on_the_page_with_its_reasons() -> None:
+    found = Results({}, absents=[Absent(OURS, "digits", "h2load", "h2load is not installed")])
+    assert "Nothing was measured.\n\n- not measured: ours: h2load is not installed" in report.page(
+        found, []
+    )
+
+
+def test_a_missed_bar_names_its_profile() -> None:
+    found = results({OURS: 1.0, THEIRS: 1.0})
+    judged = bars.verdicts(found, [BAR])
+    found.profiles[report.profile_key(judged[0])] = "profiles/ours.txt"
+    assert "(profile: profiles/ours.txt)" in report.page(found, judged)
+
+
+def test_facts_are_a_table_with_how_often_each_was_taken() -> None:
+    found = Results({}, facts=[Fact("scale", "1000 services", "memory", 4096.4, "MiB")] * 3)
+    (line,) = [line for line in report.facts(found).splitlines() if "memory" in line]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "scale: 1000 services: memory",
+        "4,096 MiB",
+        "3",
+    ]
+
+
+def test_peak_memory_is_counted_in_bodies_in_flight() -> None:
+    one = Measurement("t", "wrk", OURS, 1, 8, 1, 1, 1, 1, 0, 0, peak_mib=64, body_mib=4)
+    assert one.peak_bodies == 2.0
+    assert replace(one, body_mib=0).peak_bodies == 0.0

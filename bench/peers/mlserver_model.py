@@ -1,4 +1,6 @@
-"""The digits model as a custom MLServer runtime."""
+"""A model as a custom MLServer runtime. With adaptive batching it gets the rows of several requests."""
+
+import os
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
@@ -11,10 +13,10 @@ from mlserver.types import (  # type: ignore[import-not-found]
 from mlserver.utils import get_model_uri  # type: ignore[import-not-found]
 
 
-class DigitsModel(MLModel):  # type: ignore[misc]
+class OnnxModel(MLModel):  # type: ignore[misc]
     async def load(self) -> bool:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
         path = await get_model_uri(self._settings)
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]

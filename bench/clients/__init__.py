@@ -1,0 +1,1 @@
+"""Programs that ask, in environments of their own."""

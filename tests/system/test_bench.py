@@ -1,0 +1,43 @@
+"""The benchmarks themselves: a server that cannot be measured is said to be absent, and the others go on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from bench import models, rounds, theirs
+from bench.figures import Results
+from bench.subject import Contender, Place, Plan
+from bench.suites import Group
+
+needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+SETTINGS = rounds.Settings(seconds=1.0, warm_seconds=0.1, rounds=2)
+
+
+def dead(_: Place) -> Plan:
+    return Plan([sys.executable, "-c", "print('no such model'); raise SystemExit(3)"])
+
+
+@needs_wrk
+@pytest.mark.enable_socket
+@pytest.mark.timeout(120)
+def test_a_server_that_does_not_start_is_absent_with_its_reason_and_the_others_are_measured(
+    tmp_path: Path,
+) -> None:
+    broken = Contender("broken", "broken", dead, theirs.BARE.dialect)
+    missing = Contender("missing", "missing", dead, theirs.BARE.dialect, needs="nobody")
+    group = Group(
+        models.one_mebibyte, "wrk", (broken, missing, theirs.BARE), (2,), watches_memory=True
+    )
+    found, told = Results({}), list[str]()
+    rounds.measure([group], SETTINGS, tmp_path, found, told.append)
+    assert [one.what for one in found.absents] == ["broken", "missing"], "asked for only once"
+    assert found.reason(["broken"]).splitlines()[0].endswith("no such model")
+    assert "nobody is not set up" in found.reason(["missing"])
+    assert [one.contender for one in found.measurements] == [theirs.BARE.name] * 2
+    assert all(one.requests_per_second > 0 and not one.bad for one in found.measurements)
+    assert all(one.cpu_us > 0 and one.body_mib == 1.0 for one in found.measurements)
+    assert psutil.Process().children(recursive=True) == []
