@@ -18,10 +18,11 @@ from fairlead.adapters.secrets import SecretsFile
 from fairlead.api.http_status import HTTP_STATUS
 from fairlead.domain.catalog import Catalog, Kill, with_key, with_kill
 from fairlead.domain.keys import Quota, Rate
-from fairlead.domain.paths import OpenPath, open_paths, parse_path
+from fairlead.domain.paths import STATS, ModelPath, OpenPath, open_paths, parse_path
 from fairlead.domain.ports import OldSecret
 from fairlead.domain.routing import Ask, Forward, Open, Refusal, authenticate, route
 from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.front import ANSWERED_HERE
 from fairlead.gateway.replies import body_key
 from fairlead.gateway.routes import needs_key
 from support.gateway import CLOCK, World, catalog, new_world, revision
@@ -105,7 +106,7 @@ def random_request(dice: random.Random) -> Asked:
 def random_path(dice: random.Random) -> str:
     service = dice.choice(SERVICES)
     version = dice.choice(["", "/versions/1", "/versions/2", "/versions/3", "/versions/01"])
-    action = dice.choice(["", "/infer", "/ready", "/stats"])
+    action = dice.choice(["", "/infer", "/ready", "/stats", "/config", "/trace/setting"])
     path = dice.choice(
         [
             f"/v1/model/{service}/{dice.choice(['predict', 'bio', 'other'])}",
@@ -114,7 +115,8 @@ def random_path(dice: random.Random) -> str:
             f"/v2/models/{service}{version}{action}",
             dice.choice([*PATHS["stream"], *PATHS["validate"], "/api/new", "/api"]),
             dice.choice([*open_paths("v1"), "/static-offline-docs/swagger-ui.css", "/nothing"]),
-            "/v2/models/sentiment/inf",
+            f"/v2/repository/models/{service}/{dice.choice(['load', 'unload', 'reload'])}",
+            dice.choice(["/v2/models/sentiment/inf", "/v2/logging", "/v2/cudasharedmemory/status"]),
         ]
     )
     if dice.random() < 0.15:
@@ -191,19 +193,29 @@ def expected(
     return route(table, ask, xxhash.xxh64_intdigest)
 
 
+STATUSES_OF = {
+    **{name: {200, 503} for name in ("healthz", "ready", "v2_ready")},
+    "static": {200, 404},
+    "v2_control": {403},
+    "v2_extension": {404},
+}
+
+
 def difference(outcome: Forward | Open | Refusal, target: str, method: str, got: Answer) -> str:
     """Empty if the gateway did what the resolver says."""
     served = (got.headers.get("x-service"), got.headers.get("x-served-version"))
     if isinstance(outcome, Forward):
         one = outcome.endpoint
         wanted = (one.service, one.revision_id.served_version)
+        match = parse_path(target, "v1")
+        if isinstance(match, ModelPath) and match.action in ANSWERED_HERE:
+            # The front desk has asked the worker, or all of them: these do not say who they are.
+            wanted = (None, None if match.action == STATS else one.revision_id.served_version)
         return "" if (got.status, served) == (200, wanted) else f"{outcome} but {got}"
     if served != (None, None):
         return f"{outcome} but {got}"
     if isinstance(outcome, Open):
-        allowed = {200, 503} if outcome.name in ("healthz", "ready", "v2_ready") else {200}
-        if outcome.name == "static":
-            allowed = {200, 404}
+        allowed = STATUSES_OF.get(outcome.name, {200})
         return "" if got.status in allowed else f"{outcome} but {got}"
     if got.status != HTTP_STATUS[outcome.kind]:
         return f"{outcome} but {got}"

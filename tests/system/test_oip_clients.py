@@ -251,8 +251,14 @@ def test_the_same_client_through_the_gateway(gateway: Fairlead) -> None:
     for change in (client.load_model, client.unload_model):
         with pytest.raises(InferenceServerException, match="`fairlead kill`"):
             change("simple", headers=key)
+    refused = gateway.ask("/v2/repository/models/simple/unload", {}, X_Request_Id="the-unloader-1")
+    assert refused.status == 403
+    told = gateway.cli("why", "the-unloader-1", "--home", str(gateway.home)).stdout
+    assert "no key may load or unload" in told
     with pytest.raises(InferenceServerException, match="No API key found"):
         client.get_model_repository_index()
+    told = gateway.cli("models", "show", "classes/1", "--home", str(gateway.home)).stdout
+    assert "labels    y: cat, dog, eel\n" in told
     gateway.cli("kill", "bits", "--message", "not today", "--home", str(gateway.home))
     (off,) = [
         one

@@ -13,7 +13,9 @@ from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.measured import Measured, measured_from_bytes
 from fairlead.domain.signature import TensorSignature, TensorSpec
+from fairlead.kits.terminal import one_line
 
+_LABELS_SHOWN = 8
 _OUTCOMES = {
     "new": "published",
     "unchanged": "was published already, unchanged",
@@ -108,6 +110,10 @@ def show(artifact: str, home: Path | None) -> int:
     if isinstance(manifest.signature, TensorSignature):
         click.echo(_tensors("inputs", manifest.signature.inputs))
         click.echo(_tensors("outputs", manifest.signature.outputs))
+        for name, texts in manifest.labels.items():
+            more = f", … {len(texts)} in all" if len(texts) > _LABELS_SHOWN else ""
+            shown = ", ".join(texts[:_LABELS_SHOWN])
+            click.echo(one_line(f"labels    {name}: {shown}{more}"))
     else:
         click.echo(f"request   {json.dumps(manifest.signature.request)}")
         click.echo(f"response  {json.dumps(manifest.signature.response)}")

@@ -118,7 +118,7 @@ def choose(table: RoutingTable, ask: Ask) -> Choice | Open | Refusal:
     """Everything about a request but the bucket; data planes are built by asking this for every case."""
     path = parse_path(ask.path, table.api_version)
     if isinstance(path, OpenPath):
-        return Open(path.name) if ask.method in path.methods else _wrong_method(ask, path.methods)
+        return _open(table, ask, path)
     if isinstance(path, ModelPath):
         service = table.services.get(path.service)
         owners = [service] if service else []
@@ -129,6 +129,15 @@ def choose(table: RoutingTable, ask: Ask) -> Choice | Open | Refusal:
     if ask.method not in path.methods:
         return _wrong_method(ask, path.methods)
     return _choose_service(table, ask, path, owners)
+
+
+def _open(table: RoutingTable, ask: Ask, path: OpenPath) -> Open | Refusal:
+    if ask.method not in path.methods:
+        return _wrong_method(ask, path.methods)
+    key = table.keys.get(ask.client)
+    if path.keyed and key is not None and key.killed:
+        return Refusal(Kind.FORBIDDEN, key.killed)
+    return Open(path.name)
 
 
 def _choose_service(

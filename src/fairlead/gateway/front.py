@@ -127,7 +127,8 @@ class FrontDesk:
         if CLIENT_HEADER not in visit.headers:
             return Refusal(Kind.UNAUTHENTICATED, NO_KEY)
         key = self._view.index.table.keys.get(visit.headers[CLIENT_HEADER])
-        if isinstance(path, OpenPath) and key is not None and key.killed:
+        asks = isinstance(path, OpenPath) and not path.keyed  # else it is the resolver's to say
+        if asks and key is not None and key.killed:
             return Refusal(Kind.FORBIDDEN, key.killed)
         return None
 

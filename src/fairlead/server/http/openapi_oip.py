@@ -23,7 +23,7 @@ def oip_paths(refusals: dict[str, Any], versions: dict[str, Any]) -> dict[str, A
                 "Every model and its state",
                 refusals,
                 body={
-                    "type": ["object", "null"],
+                    "type": "object",
                     "properties": {"ready": {"type": "boolean", "description": "only those"}},
                 },
                 answer={"type": "array", "items": {"type": "object"}},
@@ -34,7 +34,7 @@ def oip_paths(refusals: dict[str, Any], versions: dict[str, Any]) -> dict[str, A
         operation = _operation(
             f"{action.capitalize()} a model (one process without a gateway only)",
             refusals,
-            body={"type": ["object", "null"], "properties": {"parameters": {"type": "object"}}},
+            body={"type": "object", "properties": {"parameters": {"type": "object"}}},
         )
         operation["parameters"] = [_in_path("m")]
         paths[f"/v2/repository/models/{{m}}/{action}"] = {"post": operation}
