@@ -103,13 +103,13 @@ class HttpProtocol(GuardedProtocol):
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or len(length) > _MOST_DIGITS or self.flow.write_paused:
             return None
+        route: HotRoute | None
         try:
-            route: HotRoute | None = hot.only or hot.choose(headers)
+            route = found = hot.only or hot.choose(headers)
         except FairleadError:
             return None  # found again, and answered, by the app
         if GRPC in headers:
-            call = route.grpc
-            route = call if call is not None and call.warm else None
+            route = found.grpc if found.grpc is not None and found.grpc.warm else None
         if route is None or not route.endpoint.may_be_quick(int(length)):
             return None
         quick = QuickRequest(self, route, self.url, self.headers)
