@@ -23,6 +23,7 @@ from fairlead.api.oip_messages import message
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.clock import SystemClock
 from fairlead.server.grpc.serve import Server
+from support.fuzz.http2 import Frames
 from support.gateway import free_port
 from support.grpc_calls import aio_channel, infer_request, stream
 from support.grpc_world import KEY, GrpcWorld, grpc_world
@@ -251,3 +252,26 @@ async def test_the_health_client_works_unchanged(both: Both) -> None:
     serving = health_pb2.HealthCheckResponse.SERVING
     assert await asyncio.to_thread(health, both.gateway_url, KEY) == [serving] * 4
     assert await asyncio.to_thread(health, f"127.0.0.1:{both.port}", ()) == [serving] * 4
+
+
+async def test_no_bytes_end_grpcios_server_or_make_it_fail(both: Both) -> None:
+    """Frames that are wrong on purpose: every call after them is answered, and none is INTERNAL."""
+    frames = Frames(random.Random(11), "none")
+    for _ in range(60):
+        reader, writer = await asyncio.open_connection("127.0.0.1", both.port)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            for part in frames.stream():
+                writer.write(part)
+                await writer.drain()
+            async with asyncio.timeout(0.05):
+                await reader.read()
+        writer.close()
+    bodies = [frames.message() for _ in range(150)]
+    for body in bodies:
+        code, words, _, _ = await outcome(both.direct, body, ())
+        assert code not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), (body, words)
+        through = await outcome(both.gateway.channel, body, KEY)
+        assert through[0] not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), (
+            body,
+            through,
+        )

@@ -40,21 +40,48 @@ class Frames:
 
     def _grpc(self) -> bytes:
         path = self._random.choice(
-            (b"/inference.GRPCInferenceService/ModelInfer", b"/grpc.health.v1.Health/Check",
-             b"/inference.GRPCInferenceService/ServerLive", b"/no.Such/Method", b"/v2/models/digits/infer")
+            (b"/inference.GRPCInferenceService/ModelInfer", b"/inference.GRPCInferenceService/ModelInfer",
+             b"/inference.GRPCInferenceService/ModelStreamInfer", b"/inference.GRPCInferenceService/ModelMetadata",
+             b"/inference.GRPCInferenceService/ServerLive", b"/inference.GRPCInferenceService/RepositoryModelLoad",
+             b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch",
+             b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+             b"/no.Such/Method", b"/v2/models/digits/infer")
         )  # fmt: skip
+        odd: list[tuple[bytes, bytes]] = [
+            (b"x-model-name", self._random.choice((b"digits", b"..", b"a/b", b"\xff"))),
+            (b"x-model-version", self._random.choice((b"1", b"?", b"99"))),
+            (b"grpc-encoding", self._random.choice((b"gzip", b"identity", b"nonsense"))),
+            (b"x-fairlead-grpc", b"ModelInfer"),
+        ]
         more = [
             (b"content-type", b"application/grpc"),
             (b"te", b"trailers"),
             (b"grpc-timeout", b"1S"),
+            *self._random.sample(odd, self._random.choice((0, 0, 0, 1, 2))),
         ]
         return self._ask(b"POST", path, *more)
+
+    def message(self) -> bytes:
+        """A ModelInferRequest, or nearly one, or what begins like one."""
+        random = self._random
+        name = random.choice(
+            (b"digits", b"digits", b"sentiment", b"nobody", b"", b"../x", b"\xff" * 9)
+        )
+        named = b"\x0a" + bytes((len(name),)) + name
+        if random.random() < 0.3:
+            return random.randbytes(random.choice((0, 5, 200)))
+        tensor = b"\x0a\x01x\x12\x04FP32\x1a\x02\x01\x40"
+        whole = named + b"\x2a" + bytes((len(tensor),)) + tensor + b"\x3a\x80\x02" + bytes(256)
+        at = random.randrange(len(named), len(whole))
+        return random.choice(
+            (whole, whole[:at], whole[:at] + random.randbytes(4) + whole[at:], named * 40, named)
+        )
 
     def _right(self, stream: int) -> bytes:
         """One whole request, gRPC-shaped or not."""
         random = self._random
         if random.random() < 0.5:
-            message = random.randbytes(random.choice((0, 5, 200)))
+            message = self.message()
             sizes = (len(message), 0, 0xFFFFFFFF, len(message) + 7)
             body = (
                 bytes((random.choice((0, 0, 1, 7)),))

@@ -61,7 +61,9 @@ class Places:
             for line in path.read_text(errors="replace").splitlines():
                 entry = json.loads(line) if line.startswith("{") else {}
                 status = int(entry.get("status") or 0)
-                if status >= 500 and status not in (501, 505):
+                # A translated call is answered 200; what it says for itself is UNKNOWN, DATA_LOSS or INTERNAL.
+                broken = str(entry.get("grpc")).rpartition(" ")[2] in ("2", "13", "15")
+                if broken or (status >= 500 and status not in (501, 505)):
                     found.append(line[:400])
         return found
 

@@ -104,14 +104,13 @@ class HttpProtocol(GuardedProtocol):
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or len(length) > _MOST_DIGITS or is_encoded(headers):
             return None
+        route: HotRoute | None
         try:
-            found = hot.only or hot.choose(headers)
+            route = found = hot.only or hot.choose(headers)
         except FairleadError:
             return None  # found again, and answered, by the app
-        route: HotRoute | None = found
         if GRPC in headers:
-            call = found.grpc
-            route = call if call is not None and call.warm else None
+            route = found.grpc if found.grpc is not None and found.grpc.warm else None
         if route is None or not route.endpoint.may_be_quick(int(length)):
             return None
         quick = QuickRequest(self, route, self.url, self.headers)
