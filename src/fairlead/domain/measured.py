@@ -26,29 +26,32 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Rows per second alone (as many runs at once as there are cores) and by batch size.
+    """Rows per second of one thread: alone, and by batch size.
 
-    `mixed` says why its requests must not share a run; the figures are empty then. `threads` are what one
-    run may use, as it turned out to be best.
+    `mixed` says why its requests must not share a run; the figures are empty then. Unbatched, `parallel` runs
+    go on at once; a batch has `threads` to itself, which make it `speedup` times as fast.
     """
 
     mixed: str = ""
     alone: float = 0.0
     sizes: Mapping[int, float] = field(default_factory=dict)
     threads: int = 1
+    parallel: int = 1
+    speedup: float = 1.0
 
     @property
     def best(self) -> int:
         """The smallest size that is as good as any, near enough; 1 if nothing was measured."""
         most = max(self.sizes.values(), default=0.0)
-        return min(
-            (size for size, found in self.sizes.items() if found >= _AS_GOOD * most), default=1
-        )
+        good = (size for size, found in self.sizes.items() if found >= _AS_GOOD * most)
+        return min(good, default=1)
 
     @property
     def gain(self) -> float:
-        """How many times the rows per second, at best."""
-        return self.sizes[self.best] / self.alone if self.sizes and self.alone else 1.0
+        """How many times the rows per second of the whole machine, at best."""
+        if not self.sizes or not self.alone:
+            return 1.0
+        return self.sizes[self.best] / self.alone * self.speedup / self.parallel
 
     @property
     def helps(self) -> bool:
@@ -59,9 +62,7 @@ class Measured:
             return f"its requests cannot share a run: {self.mixed}"
         if not self.sizes:
             return "not measured"
-        rate = (
-            f"{self.sizes[self.best]:.0f} rows/s in batches of {self.best}, {self.alone:.0f} alone"
-        )
+        rate = f"a core does {self.sizes[self.best]:.0f} rows/s in batches of {self.best}, {self.alone:.0f} alone"
         verdict = "it helps" if self.helps else f"it would have to be {WORTH:g} times"
         return f"{self.gain:.1f} times the rows ({rate}): {verdict}"
 
@@ -74,6 +75,8 @@ def measured_to_bytes(measured: Measured, conditions: Conditions) -> bytes:
         "mixed": measured.mixed,
         "alone": measured.alone,
         "threads": measured.threads,
+        "parallel": measured.parallel,
+        "speedup": measured.speedup,
         "sizes": {str(size): found for size, found in measured.sizes.items()},
     }
     return json.dumps(document).encode()
@@ -86,7 +89,7 @@ def measured_from_bytes(data: bytes, conditions: Conditions | None = None) -> Me
     except FairleadError:
         return None
     node = Node(document)
-    keys = ["schema", "conditions", "mixed", "alone", "threads", "sizes"]
+    keys = ["schema", "conditions", "mixed", "alone", "threads", "sizes", "parallel", "speedup"]
     if not node.mapping(keys, keys) or document["schema"] != SCHEMA:
         return None
     if conditions is not None and document["conditions"] != asdict(conditions):
@@ -96,6 +99,8 @@ def measured_from_bytes(data: bytes, conditions: Conditions | None = None) -> Me
         node.child("alone").number(),
         {int(size): child.number() for size, child in node.child("sizes").items() if _size(size)},
         node.child("threads").integer(1),
+        node.child("parallel").integer(1),
+        node.child("speedup").number(),
     )
     return None if node.problems else measured
 

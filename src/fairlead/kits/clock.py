@@ -19,6 +19,10 @@ class Clock(Protocol):
         """Seconds that never go back; only differences mean something."""
         ...
 
+    def worked(self) -> float:
+        """Seconds this thread has been at work; waiting for a processor is none. Only differences mean something."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Let others run for that long."""
         ...
@@ -37,6 +41,9 @@ class SystemClock:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def worked(self) -> float:
+        return time.thread_time()
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -54,6 +61,9 @@ class FakeClock:
         return self._now
 
     def monotonic(self) -> float:
+        return self._now
+
+    def worked(self) -> float:
         return self._now
 
     async def sleep(self, seconds: float) -> None:

@@ -127,8 +127,7 @@ async def load_artifact(
         profile = await _proved(model, golden, pool, clock)
         if known is None and _may_batch(model, manifest, profile):
             measuring = Measuring(golden, manifest.batching, load, clock)
-            wide = not threads and isinstance(model.signature, TensorSignature)
-            model, known = await measuring.of(model, pool, widen=wide)
+            model, known = await measuring.of(model, pool, threads)
             record.write(known)
     except BaseException:
         pool.close()

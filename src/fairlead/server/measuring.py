@@ -1,8 +1,8 @@
 """Does batching help this model on this machine? Measured when it is first proved here, and kept.
 
-Alone means as many runs at once as there are cores, each on one thread: that is what a model gets that is
-not batched. A batch has all the cores to itself. Both are timed as bursts; the best of some counts, because
-whatever else runs on the machine only ever makes one slower.
+What is compared is the processor time of a row, alone and in batches: who else is at work on the machine
+must not decide it. Unbatched, a model gets as many runs at once as there are cores, each on one thread; a
+batch has all cores, so how much faster they make it counts too.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fairlead.api.inference import InferRequest, Model
 from fairlead.domain.batching import Batching
 from fairlead.domain.golden import Golden
 from fairlead.domain.measured import Conditions, Measured, measured_from_bytes, measured_to_bytes
+from fairlead.domain.signature import TensorSignature
 from fairlead.engines.proof import prove, request_of
 from fairlead.engines.sharing import Sharing, cannot_share, sharing_of
 from fairlead.engines.together import mixes
@@ -29,7 +30,9 @@ from fairlead.server.threads import Threads
 _log = logging.getLogger(__name__)
 _SECONDS = 1.0  # for all sizes together: a first start must not take long
 _TIMES = 3
-_PARALLEL_WORTH = 0.001  # seconds: a run this short is not sped up by more threads
+_ALONE_TIMES = 10
+_SHORTEST = 1e-7  # seconds: what clocks tell apart
+_PARALLEL_WORTH = 0.0005  # seconds a row: a run this short is not sped up by more threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,86 +77,95 @@ class Measuring:
         self._golden = golden
         self._batching = batching
         self._load = load
-        self._now = clock.monotonic
+        self._clock = clock
 
-    async def of(self, model: Model, pool: Threads, *, widen: bool) -> tuple[Model, Measured]:
-        """The model to serve with, this one or one with more threads, and what was found. Closes the other."""
+    async def of(self, model: Model, pool: Threads, threads: int) -> tuple[Model, Measured]:
+        """The model to serve with, this one or one with more threads, and what was found. Closes the other.
+
+        `threads` is what a run of this one may use, as it was said; 0 is one, or as many as turn out best.
+        """
         reason = cannot_share(model)
         if reason is not None:
             return model, Measured(reason)
         sharing = sharing_of(model, self._batching)
-        run = pool.submit
-        mixed = await asyncio.wrap_future(run(lambda: self._mixed(model, sharing)))
+        # A graph on one thread does nothing but work; code, and who works with others, may wait for something.
+        graph = isinstance(model.signature, TensorSignature)
+        timer = self._clock.worked if graph and threads <= 1 else self._clock.monotonic
+        found = await asyncio.wrap_future(pool.submit(lambda: self._found(model, sharing, timer)))
+        if model.concurrent and threads <= 1:
+            found = replace(found, parallel=min(cores(), pool.limit))
+        found = replace(found, threads=max(1, threads))
+        widen = graph and threads == 0 and cores() > 1 and found.alone * _PARALLEL_WORTH < 1
+        if found.mixed or not widen or not _hopeful(found, self._batching):
+            return model, found
+        return await asyncio.wrap_future(
+            pool.submit(lambda: self._widened(model, sharing, replace(found, threads=cores())))
+        )
+
+    def _found(self, model: Model, sharing: Sharing, timer: Callable[[], float]) -> Measured:
+        mixed = mixes(model, self._golden, sharing, self._batching.most)
         if mixed is not None:
-            return model, Measured(mixed)
+            return Measured(mixed)
         sample = self._sample(model, sharing)
-        alone = await self._alone(model, sample, pool)
-        seconds = 1 / alone
-        threads, wide = 1, model
-        if widen and cores() > 1 and seconds > _PARALLEL_WORTH / cores():
-            threads = cores()
-            wide = await asyncio.wrap_future(run(lambda: self._loaded(threads)))
+
+        def alone() -> float:
+            return sharing.count(sample) / _best(lambda: model.infer(sample), timer, _ALONE_TIMES)
+
+        before = alone()
+        sizes = dict(self._sizes(model, sample, sharing, timer))
+        return Measured("", max(before, alone()), sizes)
+
+    def _widened(self, model: Model, sharing: Sharing, found: Measured) -> tuple[Model, Measured]:
+        """With all cores, if that is as good as it should be."""
+        wide = self._load(found.threads)
         try:
-            sizes = await asyncio.wrap_future(run(lambda: dict(self._sizes(wide, sample, sharing))))
-            # Once more: who else is at work may have changed meanwhile.
-            alone = max(alone, await self._alone(model, sample, pool)) * sharing.count(sample)
+            asyncio.run(prove(wide, self._golden))
+            sample = self._sample(model, sharing)
+            batch = [sample] * max(1, found.best // sharing.count(sample))
+            now = self._clock.monotonic
+            one = _best(lambda: sharing.run(model, batch), now, _TIMES)
+            all_of_them = _best(lambda: sharing.run(wide, batch), now, _TIMES)
         except BaseException:
-            if wide is not model:
-                wide.close()
-            raise
-        measured = Measured("", alone, sizes, threads)
-        if measured.helps or self._batching.enabled:
-            if wide is not model:
-                model.close()
-            return wide, measured
-        if wide is not model:
             wide.close()
-        return model, Measured("", alone, sizes, 1)
-
-    def _mixed(self, model: Model, sharing: Sharing) -> str | None:
-        return mixes(model, self._golden, sharing, self._batching.most)
-
-    def _loaded(self, threads: int) -> Model:
-        model = self._load(threads)
-        asyncio.run(prove(model, self._golden))
-        return model
+            raise
+        # Slower than one thread, or faster than all: another process had a hand in it.
+        speedup = min(max(one / all_of_them, 1.0), float(found.threads))
+        found = replace(found, speedup=speedup)
+        if found.helps or self._batching.enabled:
+            model.close()
+            return wide, found
+        wide.close()
+        return model, replace(found, threads=1)
 
     def _sample(self, model: Model, sharing: Sharing) -> InferRequest:
         """The golden example with the fewest rows."""
         requests = [request_of(model, example) for example in self._golden.examples]
         return min((one for one in requests if sharing.count(one)), key=sharing.count)
 
-    async def _alone(self, model: Model, sample: InferRequest, pool: Threads) -> float:
-        """Requests per second, unbatched."""
-        together = cores()
-
-        def burst() -> None:
-            model.infer(sample)
-
-        best = 0.0
-        start = self._now()
-        while best == 0.0 or self._now() - start < _SECONDS / 10:
-            began = self._now()
-            runs = [asyncio.wrap_future(pool.submit(burst)) for _ in range(2 * together)]
-            await asyncio.gather(*runs)
-            best = max(best, 2 * together / (self._now() - began))
-        return best
-
     def _sizes(
-        self, model: Model, sample: InferRequest, sharing: Sharing
+        self, model: Model, sample: InferRequest, sharing: Sharing, timer: Callable[[], float]
     ) -> Iterator[tuple[int, float]]:
-        """Rows per second by size, until the time is over or nothing is gained any more."""
+        """Rows per second by size, until the time is over."""
         most = self._batching.most or DEFAULT_MOST
         step, count = sharing.count(sample), 1
-        stop = self._now() + _SECONDS
-        while count == 1 or (count * step <= most and self._now() < stop):
+        stop = self._clock.monotonic() + _SECONDS
+        while count == 1 or (count * step <= most and self._clock.monotonic() < stop):
             requests = [sample] * count
-            best = 0.0
-            for _ in range(_TIMES):
-                began = self._now()
-                sharing.run(model, requests)
-                best = max(best, count * step / (self._now() - began))
-                if self._now() > stop:
-                    break
-            yield count * step, best
+            seconds = _best(lambda: sharing.run(model, requests), timer, _TIMES)  # noqa: B023 - called at once
+            yield count * step, count * step / seconds
             count *= 2
+
+
+def _hopeful(found: Measured, batching: Batching) -> bool:
+    """Would it help with as many threads as there can be, or is it wanted all the same?"""
+    return bool(batching.enabled) or replace(found, speedup=float(found.parallel)).helps
+
+
+def _best(work: Callable[[], object], timer: Callable[[], float], times: int) -> float:
+    """Seconds of the quickest of so many runs."""
+    seconds = []
+    for _ in range(times):
+        began = timer()
+        work()
+        seconds.append(timer() - began)
+    return max(min(seconds), _SHORTEST)

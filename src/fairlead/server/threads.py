@@ -22,7 +22,7 @@ class Threads:
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
-        self._limit = limit
+        self.limit = limit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._started = 0
         self._open_jobs = 0
@@ -33,7 +33,7 @@ class Threads:
         future: Future[T] = Future()
         with self._lock:
             self._open_jobs += 1
-            grow = self._started < min(self._limit, self._open_jobs)
+            grow = self._started < min(self.limit, self._open_jobs)
             self._started += grow
             number = self._started
         if grow:

@@ -77,12 +77,15 @@ async def test_a_model_that_gains_is_batched_and_the_measurement_is_kept(tmp_pat
     # What is kept is believed: it is not measured again.
     document = json.loads(record.read_text())
     document["sizes"] = {"1": 1.0, "16": 1000.0}
-    document["alone"] = 10.0
+    document.update(alone=10.0, parallel=1, speedup=1.0)
     record.write_text(json.dumps(document))
     again = await endpoint_of(made, record)
     assert again.batcher is not None
     assert again.batcher.most == 16
-    assert "100.0 times the rows (1000 rows/s in batches of 16, 10 alone)" in again.batching
+    assert (
+        "100.0 times the rows (a core does 1000 rows/s in batches of 16, 10 alone)"
+        in again.batching
+    )
     again.artifact.close()
 
 
@@ -94,7 +97,17 @@ async def test_a_model_that_gains_nothing_is_not_batched_unless_somebody_insists
     one = await endpoint_of(made, record)
     one.artifact.close()
     document = json.loads(record.read_text())
-    record.write_text(json.dumps({**document, "sizes": {"1": 1.0, "16": 11.0}, "alone": 10.0}))
+    record.write_text(
+        json.dumps(
+            {
+                **document,
+                "sizes": {"1": 1.0, "16": 11.0},
+                "alone": 10.0,
+                "parallel": 1,
+                "speedup": 1.0,
+            }
+        )
+    )
     one = await endpoint_of(made, record)
     assert one.batcher is None
     assert one.batching.startswith("one by one: 1.1 times the rows")
@@ -139,6 +152,14 @@ async def test_settings_that_cannot_be_are_refused_with_their_endpoint(tmp_path:
         await endpoint_of(made, padVariableLengthInputs={"z": 0})
     with pytest.raises(FairleadError, match=r"endpoints\.predict\.batching\.maxBatch: unknown key"):
         await endpoint_of(made, maxBatch=3)
+
+
+async def test_all_cores_must_really_make_a_batch_faster(tmp_path: Path) -> None:
+    """Batches that gain half of what four cores would gain one by one."""
+    gained = Measured("", 100.0, {1: 100.0, 8: 200.0}, 4, 4, 1.0)
+    assert not gained.helps
+    assert dataclasses.replace(gained, speedup=3.9).helps
+    assert dataclasses.replace(gained, parallel=1).helps
 
 
 async def test_few_slots_are_mentioned_because_they_keep_batches_small(tmp_path: Path) -> None:
@@ -220,14 +241,15 @@ async def test_what_serves_is_the_one_with_all_cores_only_if_it_is_batched(
 
     pool = Threads("test", 1)
     measuring = Measuring(golden, Batching(enabled=insists), load, clock)
-    model, measured = await measuring.of(first, pool, widen=cores() > 1)
+    model, measured = await measuring.of(first, pool, 0)
     pool.close()
     assert measured.alone == pytest.approx(100, rel=0.01)
     assert measured.helps == (each_row == 0)
     if cores() == 1:
         return
-    assert threads == [cores()]
-    assert (model is wide, first.closed, wide.closed) == (batched, batched, not batched)
+    # One that cannot gain is not even loaded again.
+    assert threads == ([cores()] if batched else [])
+    assert (model is wide, first.closed, wide.closed) == (batched, batched, False)
     assert measured.threads == (cores() if batched else 1)
     if each_row == 0:
         assert measured.best == 64
