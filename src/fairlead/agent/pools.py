@@ -59,12 +59,15 @@ def starts(seen: Snapshot, needed: Needed, settings: AgentSettings) -> Iterable[
             together.append(revision)
         else:
             alone += [(nth, revision.id, Start((revision,))) for nth in range(have, wish)]
-    if together and not _gathering(seen, needed, settings):
-        groups = _split(sorted(together, key=lambda one: one.id), settings)
+    together.sort(key=lambda one: one.id)
+    if _gathering(seen, needed, settings):
+        del together[len(together) // settings.pool_size * settings.pool_size :]  # full ones may go
+    if together:
+        groups = _split(together, settings)
         alone += [(0, group[0].id, Start(group)) for group in groups]
     alone.sort(key=lambda one: one[:2])
     wanted = [step for _, _, step in alone]
-    if not wanted and not together and not coming:
+    if not wanted and not coming:
         wanted = _compaction(seen, needed, settings)
     return wanted[: max(0, settings.cores - len(coming))]
 

@@ -50,8 +50,8 @@ class AgentSettings:
     # After two deaths in company everybody stays alone for so long, and after a compaction that failed
     # there is no other.
     quiet_seconds: float = 600.0
-    gather_seconds: float = 0.25  # how long a small artifact that is here waits for the next one
-    most_gather_seconds: float = 10.0  # and all of them together
+    gather_seconds: float = 0.5  # how long a small artifact that is here waits for the next one
+    most_gather_seconds: float = 30.0  # and all of them together
 
     pulls_at_once: int = 2
     pulls_ahead: int = (

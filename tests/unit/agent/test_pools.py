@@ -338,8 +338,9 @@ def test_small_ones_wait_a_moment_for_those_whose_artifacts_are_on_their_way() -
         pulling=frozenset({ALL[1].digest}),
     )
     assert next_steps(fresh, PLENTY) == []
-    assert next_steps(replace(fresh, pulled_at=NOW - 0.25), PLENTY) == [Start((ALL[0],))]
-    assert next_steps(replace(fresh, catalog_since=NOW - 10), PLENTY) == [Start((ALL[0],))]
+    assert next_steps(fresh, replace(PLENTY, pool_size=1)) == [Start((ALL[0],))]
+    assert next_steps(replace(fresh, pulled_at=NOW - 0.5), PLENTY) == [Start((ALL[0],))]
+    assert next_steps(replace(fresh, catalog_since=NOW - 30), PLENTY) == [Start((ALL[0],))]
 
 
 def test_the_decision_for_a_thousand_replicas_takes_milliseconds() -> None:
