@@ -25,10 +25,11 @@ from support.serving import InProcess, eventually, in_process
 
 ROW = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}
 SLOW = """
-import time
+import os, time
 class Model:
-    def predict(self, request: float) -> str:
-        time.sleep(request)
+    def predict(self, until: str) -> str:
+        while not os.path.exists(until):
+            time.sleep(0.005)
         return "done"
 """
 
@@ -55,7 +56,7 @@ async def started(directory: Path) -> AsyncIterator[Started]:
         "scaled/2": scaled_artifact(directory / "b", 3.0, 2),
         "echo/1": echo_artifact(directory / "c"),
         "slow/1": make_artifact(
-            directory / "d", {"model.py": SLOW}, [example(0, "done")], ArtifactRef("slow", 1)
+            directory / "d", {"model.py": SLOW}, [example("/", "done")], ArtifactRef("slow", 1)
         ),
     }
     specs = [
@@ -126,21 +127,28 @@ async def test_what_is_unloaded_is_freed(tmp_path: Path) -> None:
 
 
 async def test_a_request_under_way_is_answered_before_its_model_goes(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     async with started(tmp_path) as one, asyncio.TaskGroup() as group:
         client = one.running.client
-        asked = group.create_task(client.post("/v1/model/slow/predict", json=0.3))
-        await eventually(lambda: any(route.in_progress for route in one.running.plane.stats))
+        asked = group.create_task(client.post("/v1/model/slow/predict", json=str(gate)))
+        await eventually(lambda: under_way(one))
         unloading = group.create_task(one.change("slow", "unload"))
-        await eventually(lambda: _state(one, "slow"))
+        await eventually(lambda: gone(one, "slow"))
+        for _ in range(5):  # time enough for one that does not wait
+            assert (await client.post("/v1/model/slow/predict", json="/")).status_code == 404
+        assert (await one.states())[-1] == ("slow", "1", "UNLOADING")
         assert not unloading.done()
-        assert (await client.post("/v1/model/slow/predict", json=0)).status_code == 404
+        gate.touch()
         assert (await asked).json() == "done"
         assert (await unloading) == (200, {})
-        assert asked.done()
 
 
-async def _state(one: Started, name: str) -> bool:
-    return (name, "1", "UNLOADING") in await one.states()
+def under_way(one: Started) -> bool:
+    return any(route.in_progress for route in one.running.plane.stats if route.endpoint)
+
+
+async def gone(one: Started, name: str) -> bool:
+    return (name, "1", "READY") not in await one.states()
 
 
 async def test_a_model_that_does_not_load_is_said_and_leaves_the_others_alone(
