@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from fairlead.api.oip_messages import message
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.ids import RevisionId
+from support.grpc_calls import aio_channel, call
 from support.models import echo_artifact, example, make_artifact, scaled_artifact
 from support.serving import eventually
 
@@ -114,6 +117,42 @@ async def _serve(folder: Path, port: int, workers: int) -> asyncio.subprocess.Pr
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+@pytest.mark.enable_socket
+async def test_every_worker_answers_grpc_where_a_port_for_it_is_named(
+    tmp_path: Path, unused_tcp_port_factory: Any
+) -> None:
+    http_port, grpc_port = unused_tcp_port_factory(), unused_tcp_port_factory()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fairlead", "serve", str(_folder(tmp_path / "more"))),
+        *("--port", str(http_port), "--grpc-port", str(grpc_port), "--workers", "2"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    asked = message("ModelInferRequest")(model_name="more")
+    given = asked.inputs.add(name="request", datatype="BYTES", shape=[2])
+    given.contents.bytes_contents.extend([b"1", b"41"])
+    try:
+        async with aio_channel(grpc_port) as channel:
+
+            async def answered() -> list[bytes]:
+                try:
+                    answer = await call(channel, "ModelInfer")(asked, timeout=5)
+                except grpc.aio.AioRpcError:
+                    return []
+                return list(answer.outputs[0].contents.bytes_contents)
+
+            await eventually(answered, 60)
+            assert await answered() == [b"2", b"42"]
+        process.terminate()
+        async with asyncio.timeout(30):
+            await process.communicate()
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
 
 
 @pytest.mark.enable_socket

@@ -98,6 +98,20 @@ def why(then: Catalog | None = None, *, exact: bool = True, **changes: Any) -> E
         ({}, "answered", "times", "queue 0.012 ms, engine 0.031 ms in a batch of 1"),
         ({}, "answered", "times", "less than 1 ms, 1 ms in all"),
         ({}, "answered", "retries", "none"),
+        ({"grpc": "ModelInfer 0"}, "answered", "outcome", "200: answered by the worker"),
+        (
+            {"grpc": "ModelInfer 3", "error_code": "invalid"},
+            "invalid",
+            "outcome",
+            "400: the request was malformed",
+        ),
+        (
+            {"grpc": "ModelInfer 13", "error_code": "model"},
+            "model",
+            "outcome",
+            "500: the model's own code failed",
+        ),
+        ({"grpc": "- -"}, "answered", "outcome", "200: answered by the worker"),
         ({"attempts": 3}, "answered", "retries", "2, because a worker could not be reached"),
         ({"digest": "sha256:" + "cd" * 32}, "answered", "revision", "BUT the catalog has"),
         (
@@ -277,3 +291,11 @@ def test_a_page_that_needs_no_key_is_told_as_one() -> None:
 @pytest.mark.parametrize("text", ["latest speech/v1 1=90 2=x", "latest speech/v1 1=90 2=20"])
 def test_shares_that_are_no_split_are_no_rule(text: str) -> None:
     assert read_rule(text) is None
+
+
+def test_a_grpc_call_is_told_by_its_method_and_its_code() -> None:
+    told = why(path="/v2/models/speech/infer", grpc="ModelInfer 14")
+    assert told.title.startswith("gRPC ModelInfer, as POST /v2/models/speech/infer at")
+    assert told.document["grpc"] == {"method": "ModelInfer", "code": 14}
+    assert told.document["status"] == 503
+    assert why().document["grpc"] is None

@@ -1,0 +1,34 @@
+"""gRPC's frames, however they are cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from fairlead.kits.frames import Frames, WrongFrame, framed
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 30))
+def test_messages_come_out_whole_however_they_arrive(messages: list[bytes], size: int) -> None:
+    wire = b"".join(map(framed, messages))
+    frames = Frames(40)
+    found = []
+    for at in range(0, len(wire), size):
+        frames.feed(wire[at : at + size])
+        while (one := frames.take()) is not None:
+            found.append(one)
+    assert found == messages
+    assert not frames.unfinished
+
+
+def test_what_is_not_taken_says_why() -> None:
+    large = Frames(10)
+    large.feed(framed(b"x" * 11)[:5])
+    with pytest.raises(WrongFrame) as caught:
+        large.take()
+    assert (caught.value.length, caught.value.compressed) == (11, False)
+    packed = Frames(10)
+    packed.feed(b"\x01\x00\x00\x00\x01x")
+    with pytest.raises(WrongFrame) as caught:
+        packed.take()
+    assert caught.value.compressed
