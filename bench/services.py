@@ -13,20 +13,20 @@ NAMES = "s{:04}"
 LIVE_REVISION = "1"
 
 
-class Many:
+class Services:
     """So many services, each with a model of its own."""
 
-    def __init__(self, folder: Path, services: int) -> None:
-        self.folder, self.services = folder, services
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
         self.home = folder / "fairlead"
         folder.mkdir(parents=True, exist_ok=True)
         self.folders = [
             models.small(folder / "models", NAMES.format(number), number)
-            for number in range(1, services + 1)
+            for number in range(1, count + 1)
         ]
         self.releases = [
             ours.release(folder, NAMES.format(number), LIVE_REVISION, [(LIVE_REVISION, 100)])
-            for number in range(1, services + 1)
+            for number in range(1, count + 1)
         ]
 
     def publish(self, tell: Callable[[str], None]) -> None:
@@ -57,9 +57,10 @@ class Many:
         return ours.fairlead("up", *self.releases, "--home", self.home, "--port", str(port))
 
     def serve(self, port: int) -> list[str]:
-        """The command that serves all of them in one model server."""
+        """The command that serves all of them in one model server, as they were published."""
+        published = [f"{one.parent.name}/{one.name}" for one in self.folders]
         address = ("--host", HOST, "--port", str(port), "--no-access-log")
-        return ours.fairlead("serve", *self.folders, *address)
+        return ours.fairlead("serve", *published, "--home", self.home, *address)
 
     def question(
         self, number: int, port: int, *, version: int = 1, direct: bool = False
