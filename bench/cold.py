@@ -10,7 +10,7 @@ from time import perf_counter, sleep
 
 from bench import dialects, load, models, ours, processes, theirs
 from bench.figures import Absent, Fact, Results
-from bench.many import Many
+from bench.services import Services
 from bench.subject import Contender, Failed, Place
 
 _ROUNDS, _QUICK_ROUNDS = 5, 2
@@ -33,16 +33,16 @@ def measure(folder: Path, results: Results, tell: Tell, *, quick: bool) -> None:
         ("FastAPI, one small model", theirs.FASTAPI),
         ("floor: Python that imports ONNX Runtime and runs the model", None),
     )
-    many = Many(folder / "cold", _SERVICES)
+    many = Services(folder / "cold", _SERVICES)
     try:
         many.publish(tell)
     except Failed as error:
         results.absents.append(Absent(_UP, "", "", str(error)))
-        many.services = 0
+        many.count = 0
     for number in range(_QUICK_ROUNDS if quick else _ROUNDS):
         for subject, contender in compared:
             _note(results, tell, subject, partial(_alone, contender, folder))
-        if many.services:
+        if many.count:
             if number == 0:
                 _up(many)  # the first ever applies the releases
             _note(results, tell, _UP, partial(_up, many), f"{_WHAT} of all")
@@ -81,12 +81,12 @@ def _alone(contender: Contender | None, folder: Path) -> float:
         return load.question("wrk", contender, place, plan).first_answer(tree, since)
 
 
-def _up(many: Many) -> float:
+def _up(many: Services) -> float:
     """Seconds until every service has answered rightly through the gateway."""
     port = processes.free_ports()[0]
     since = perf_counter()
     with processes.started(many.up(port), {}, many.folder / "log") as tree:
-        for number in range(1, many.services + 1):
+        for number in range(1, many.count + 1):
             many.question(number, port).first_answer(tree, since)
         return perf_counter() - since
 
@@ -98,7 +98,7 @@ def profile(subject: str) -> str:
 
 def _events() -> str:
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as name:
-        many = Many(Path(name), _SERVICES)
+        many = Services(Path(name), _SERVICES)
         try:
             many.publish(lambda _: None)
             _up(many)

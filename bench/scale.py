@@ -7,7 +7,7 @@ for the one that is being loaded, so that the runs are interleaved.
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -15,7 +15,7 @@ import psutil
 
 from bench import load, processes
 from bench.figures import Absent, Fact, Results
-from bench.many import Many
+from bench.services import Services
 from bench.subject import Failed
 
 _SIZES, _QUICK_SIZES = (1, 100, 1000), (1, 4, 12)
@@ -24,7 +24,7 @@ _SECONDS, _QUICK_SECONDS = 2.0, 1.0
 _CONNECTIONS = 8
 _START_SECONDS = 60.0
 _START_SECONDS_EACH = 0.3
-_IDLE_SECONDS = 3.0
+_IDLE_SECONDS = 6.0
 _RELEASES, _QUICK_RELEASES = 3, 1
 _RELEASE_SECONDS = 60.0
 _LEAST_FREE = 2 << 30  # bytes; a machine that swaps measures nothing, and may kill somebody else
@@ -42,13 +42,14 @@ class Running:
     """One number of services, served."""
 
     way: str  # "gateway" or "worker"
-    many: Many
+    many: Services
     tree: processes.Tree
     port: int
+    idle: dict[str, float] = field(default_factory=dict)  # cores by what a process is for
 
     @property
     def subject(self) -> str:
-        return f"{self.way}, {self.many.services} services"
+        return f"{self.way}, {self.many.count} services"
 
     def question(self, number: int, version: int = 1) -> load.Question:
         direct = self.way == "worker"
@@ -62,7 +63,7 @@ def measure(folder: Path, results: Results, tell: Tell, *, quick: bool) -> None:
         running: list[Running] = []
         for size in sizes:
             try:
-                many = Many(folder / f"scale-{size}", size)
+                many = Services(folder / f"scale-{size}", size)
                 many.publish(tell)
             except Failed as error:
                 _absent(results, tell, size, ("gateway", "worker"), error)
@@ -87,7 +88,7 @@ def _absent(results: Results, tell: Tell, size: int, ways: tuple[str, ...], erro
     results.absents += [Absent(subject, "", "", str(error)) for subject in subjects]
 
 
-def _start(way: str, many: Many, stack: ExitStack, results: Results, tell: Tell) -> Running:
+def _start(way: str, many: Services, stack: ExitStack, results: Results, tell: Tell) -> Running:
     """Start it and wait for every service's right answer; raises Failed, and then nothing of it runs."""
     port = processes.free_ports()[0]
     command = many.up(port) if way == "gateway" else many.serve(port)
@@ -97,8 +98,8 @@ def _start(way: str, many: Many, stack: ExitStack, results: Results, tell: Tell)
     with ExitStack() as attempt:
         tree = attempt.enter_context(processes.started(command, {}, many.folder / f"log-{way}"))
         one = Running(way, many, tree, port)
-        until = began + _START_SECONDS + _START_SECONDS_EACH * many.services
-        for number in range(many.services, 0, -1):
+        until = began + _START_SECONDS + _START_SECONDS_EACH * many.count
+        for number in range(many.count, 0, -1):
             _wait(one, number, until)
         stack.push(attempt.pop_all())
     spent = perf_counter() - began
@@ -131,13 +132,18 @@ def _wait(one: Running, number: int, until: float) -> None:
 
 def _rest(running: list[Running], results: Results, tell: Tell) -> None:
     """What each holds and uses while nobody asks."""
-    before = [one.tree.usage() for one in running]
+    before = [one.tree.cpu_by_role() for one in running]
+    began = perf_counter()
     sleep(_IDLE_SECONDS)
     for one, held in zip(running, before, strict=True):
-        now = one.tree.usage()
-        idle = (now.cpu_seconds - held.cpu_seconds) / _IDLE_SECONDS
+        seconds = perf_counter() - began
+        one.idle = {
+            name: (spent - held.get(name, 0.0)) / seconds
+            for name, spent in one.tree.cpu_by_role().items()
+        }
+        now, idle = one.tree.usage(), sum(one.idle.values())
         gateway = one.way == "gateway"
-        subject = f"{one.many.services} services" if gateway else one.subject
+        subject = f"{one.many.count} services" if gateway else one.subject
         results.facts += [
             Fact(_SUITE, subject, "memory", now.pss_mib, "MiB"),
             Fact(_SUITE, subject, "processes", now.processes),
@@ -150,19 +156,19 @@ def _rest(running: list[Running], results: Results, tell: Tell) -> None:
 
 def _rounds(running: list[Running], results: Results, tell: Tell, *, quick: bool) -> None:
     seconds = _QUICK_SECONDS if quick else _SECONDS
-    questions = [one.question(one.many.services) for one in running]
+    questions = [one.question(one.many.count) for one in running]
     for question in questions:
         question.load(_CONNECTIONS, seconds / 2)  # warm
     for _ in range(_QUICK_ROUNDS if quick else _ROUNDS):
         alone: dict[str, float] = {}  # of 1 service, in this round
         for one, question in zip(running, questions, strict=True):
             cost, parts = _cost(one, question, seconds)
-            alone.setdefault(one.way, cost if one.many.services == 1 else 0.0)
+            alone.setdefault(one.way, cost if one.many.count == 1 else 0.0)
             _note(results, one, _CPU, cost)
             for name, part in parts.items():
                 _note(results, one, f"{_CPU}, {name}", part)
             told = f"{one.subject}: {cost:.0f} µs a request"
-            if one.many.services > 1 and alone[one.way]:
+            if one.many.count > 1 and alone[one.way]:
                 ratio = cost / alone[one.way]
                 results.facts.append(Fact(_SUITE, one.subject, _AGAINST_ONE, ratio))
                 told += f", {ratio:.2f} x one service"
@@ -175,21 +181,25 @@ def _note(results: Results, one: Running, what: str, micro: float) -> None:
 
 def _cost(one: Running, question: load.Question, seconds: float) -> tuple[float, dict[str, float]]:
     """Microseconds of CPU for a request, of all that work on it; and of each kind of process."""
-    before = one.tree.cpu_by_role()
+    before, began = one.tree.cpu_by_role(), perf_counter()
     burst = question.load(_CONNECTIONS, seconds)
     if burst.bad:
         raise Failed(f"{one.subject}: {burst.bad} answers were no right ones")
-    after = one.tree.cpu_by_role()
+    after, seconds = one.tree.cpu_by_role(), perf_counter() - began
     each = _MICRO / max(burst.requests, 1)
-    parts = {name: (used - before.get(name, 0.0)) * each for name, used in after.items()}
-    # No request ever meets these; what they do by themselves is in the idle CPU.
+    # What a process does by itself, be there many requests or few, is told as idle CPU.
+    parts = {
+        name: max(used - before.get(name, 0.0) - one.idle.get(name, 0.0) * seconds, 0.0) * each
+        for name, used in after.items()
+    }
+    # No request ever meets these.
     return sum(part for name, part in parts.items() if name not in _BESIDE), parts
 
 
 def _release(one: Running, times: int, results: Results, tell: Tell) -> None:
     """A new revision of some services, one after another: from the command to its first right answer."""
     many = one.many
-    numbers = range(1, min(times, many.services) + 1)
+    numbers = range(1, min(times, many.count) + 1)
     many.publish_folders([many.write_next(number) for number in numbers], tell)
     for number in numbers:
         command = many.release_next(number)
@@ -210,6 +220,6 @@ def _release(one: Running, times: int, results: Results, tell: Tell) -> None:
                     raise
                 sleep(0.02)
         spent = perf_counter() - began
-        subject = f"{many.services} services"
+        subject = f"{many.count} services"
         results.facts.append(Fact(_SUITE, subject, "release of one ready", spent, "s"))
         tell(f"{subject}: a release of one ready after {spent:.2f} s")
