@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from fairlead.control import catalogs as changing
 from fairlead.domain.batching import contradictions
-from fairlead.domain.catalog import Catalog, Revision, ordered_traffic, with_revision, with_traffic
+from fairlead.domain.catalog import (
+    KEPT_REVISIONS,
+    Catalog,
+    Revision,
+    ordered_traffic,
+    with_revision,
+    with_traffic,
+    without_oldest,
+)
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.manifest import Manifest
@@ -20,6 +28,8 @@ from fairlead.domain.ports import Artifacts, Catalogs
 from fairlead.domain.release import EndpointSpec, Release, TrafficShare, endpoint_to_json
 from fairlead.domain.versions import natural_key
 from fairlead.kits.clock import Clock
+
+_KEEPS = f"a line keeps its newest {KEPT_REVISIONS} without traffic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,9 @@ def plan(
         catalog, made, found = _plan_one(catalog, sourced, manifests, now)
         changes += made
         drift += found
+    for line_id in dict.fromkeys(one.release.revision_id.line_id for one in in_order(releases)):
+        catalog, old = without_oldest(catalog, line_id)
+        changes += [f"- revision {line_id}.{tag} is kept no longer: {_KEEPS}" for tag in old]
     return Plan(tuple(changes), tuple(drift), catalog)
 
 
@@ -117,6 +130,8 @@ def _plan_one(
         and current.digest == wanted.digest
     ):
         return catalog, [], _drift(catalog, release)
+    if current is None and _let_go(catalog, revision_id):
+        return catalog, [], [_not_kept(revision_id)]
     if current is not None:
         _check_unchanged(sourced, current, wanted)
         wanted = Revision(
@@ -160,6 +175,18 @@ def _plan_one(
             for tag in sorted(gone, key=natural_key)
         ]
     return catalog, changes, []
+
+
+def _let_go(catalog: Catalog, revision_id: RevisionId) -> bool:
+    service = catalog.services.get(revision_id.service)
+    line = service.lines.get(revision_id.line) if service else None
+    return line is not None and revision_id.revision in line.let_go
+
+
+def _not_kept(revision_id: RevisionId) -> str:
+    return (
+        f"! {revision_id} is kept no longer: {_KEEPS}; to have it back, give the file a new version"
+    )
 
 
 def split_text(traffic: tuple[TrafficShare, ...]) -> str:

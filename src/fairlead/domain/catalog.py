@@ -19,7 +19,11 @@ from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
 from fairlead.domain.versions import natural_key
 
-SCHEMA = 3  # 2: what keys may ask, by line and verb; 3: batching of an endpoint
+SCHEMA = (
+    3  # 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go
+)
+KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
+_REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each
 _LONGEST_MESSAGE = 500  # characters
 
 
@@ -37,11 +41,15 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its revisions by name and its traffic, oldest revision first (stable before canary)."""
+    """One line: its revisions by name and its traffic, oldest revision first (stable before canary).
+
+    `let_go` names revisions that are not kept any more, oldest first; none of them comes back.
+    """
 
     id: LineId
     revisions: Mapping[str, Revision]
     traffic: tuple[TrafficShare, ...]
+    let_go: tuple[str, ...] = ()
 
     def live(self) -> tuple[Revision, ...]:
         """The revisions that traffic names: the ones that should run."""
@@ -137,6 +145,24 @@ def with_revision(catalog: Catalog, revision: Revision) -> Catalog:
     line = service.lines.get(line_id.line) or Line(line_id, {}, ())
     line = replace(line, revisions={**line.revisions, revision.id.revision: revision})
     return _with_line(catalog, service, line)
+
+
+def without_oldest(catalog: Catalog, line_id: LineId) -> tuple[Catalog, list[str]]:
+    """Let go of a line's oldest revisions without traffic, but for the newest 20; and which those were.
+
+    Whoever releases every hour would else carry every revision there ever was, in each catalog and each process.
+    """
+    line = catalog.line(line_id)
+    live = {share.tag for share in line.traffic}
+    idle = [one for tag, one in line.revisions.items() if tag not in live]
+    idle.sort(key=lambda one: (one.created_at, natural_key(one.id.revision)))
+    gone = [one.id.revision for one in idle[: max(0, len(idle) - KEPT_REVISIONS)]]
+    if not gone:
+        return catalog, []
+    kept = {tag: one for tag, one in line.revisions.items() if tag not in gone}
+    let_go = (*line.let_go, *gone)[-_REMEMBERED:]
+    line = replace(line, revisions=kept, let_go=let_go)
+    return _with_line(catalog, catalog.service(line_id.service), line), gone
 
 
 def with_traffic(catalog: Catalog, line_id: LineId, traffic: tuple[TrafficShare, ...]) -> Catalog:
@@ -235,6 +261,7 @@ def _service_to_json(service: Service) -> dict[str, Any]:
                 "revisions": {
                     tag: _revision_to_json(revision) for tag, revision in line.revisions.items()
                 },
+                "letGo": list(line.let_go),
             }
             for name, line in service.lines.items()
         },
@@ -269,7 +296,7 @@ def _service_from_json(name: str, node: Node) -> Service:
 
 
 def _line_from_json(line_id: LineId, node: Node) -> Line:
-    node.mapping(["traffic", "revisions"], ["traffic", "revisions"])
+    node.mapping(["traffic", "revisions", "letGo"], ["traffic", "revisions"])
     return Line(
         line_id,
         {
@@ -280,6 +307,9 @@ def _line_from_json(line_id: LineId, node: Node) -> Line:
             TrafficShare(child.child("tag").text(), child.child("percent").integer(0, 100))
             for child in node.child("traffic").elements()
         ),
+        tuple(child.text() for child in node.child("letGo").elements())
+        if node.has("letGo")
+        else (),
     )
 
 

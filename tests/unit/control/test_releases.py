@@ -13,7 +13,7 @@ from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.control import catalogs as changing, releases
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.batching import Batching
-from fairlead.domain.catalog import Catalog, with_pin, with_traffic
+from fairlead.domain.catalog import KEPT_REVISIONS, Catalog, with_pin, with_traffic
 from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.manifest import Manifest
@@ -84,6 +84,42 @@ def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(
         TrafficShare("1", 90),
         TrafficShare("2", 10),
     )
+
+
+def test_a_line_keeps_its_newest_revisions_and_those_with_traffic(
+    catalogs: StoredCatalogs,
+) -> None:
+    clock = FakeClock()
+    artifacts = MemoryArtifacts()
+    for number in range(1, KEPT_REVISIONS + 6):
+        traffic = split(r1=50, **{f"r{number}": 50}) if number > 1 else split(r1=100)
+        clock.advance(1)
+        releases.apply(catalogs, artifacts, clock, [release(str(number), traffic=traffic)])
+    line = catalogs.read().line(LineId("speech", "v9"))
+    assert set(line.revisions) == {"1", *map(str, range(5, KEPT_REVISIONS + 6))}
+    assert line.let_go == ("2", "3", "4")
+    before = catalogs.read()
+    plan, _ = releases.apply(catalogs, artifacts, clock, [release("3")])
+    assert plan.changes == ()
+    assert plan.drift == (
+        "! speech/v9.3 is kept no longer: a line keeps its newest 20 without traffic; "
+        "to have it back, give the file a new version",
+    )
+    assert catalogs.read() == before, "whoever applies all files again changes nothing"
+
+
+def test_the_oldest_by_date_goes_first_whatever_it_is_called(catalogs: StoredCatalogs) -> None:
+    clock = FakeClock()
+    names = [f"{number * 7919 % 10007:x}" for number in range(1, KEPT_REVISIONS + 4)]
+    for name in names:
+        clock.advance(1)
+        releases.apply(
+            catalogs,
+            MemoryArtifacts(),
+            clock,
+            [release(name, artifact="speech/1", traffic=[{"tag": name, "percent": 100}])],
+        )
+    assert catalogs.read().line(LineId("speech", "v9")).let_go == tuple(names[:2])
 
 
 def test_the_same_files_again_change_nothing_and_commands_stand(catalogs: StoredCatalogs) -> None:
