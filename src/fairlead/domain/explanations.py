@@ -95,7 +95,9 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
     ),
     Kind.OVERLOADED: Explanation(
         "A limit of ours is reached: every place and the queue are full.",
-        ("more requests at once than `concurrency` and its queue hold, or than `batching.maxQueueSize`",),
+        (
+            "more requests at once than `concurrency` and its queue hold, or than `batching.maxQueueSize`",
+        ),
         "Try again after a pause, send less at once, or raise `concurrency`, `maxQueueSize` or the replicas in the release file.",
     ),
     Kind.QUOTA: Explanation(
