@@ -95,8 +95,10 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
     ),
     Kind.OVERLOADED: Explanation(
         "A limit of ours is reached: every place and the queue are full.",
-        ("more requests at once than `concurrency` and its queue hold",),
-        "Try again after a pause, send less at once, or raise `concurrency` or the replicas in the release file.",
+        (
+            "more requests at once than `concurrency` and its queue hold, or than `batching.maxQueueSize`",
+        ),
+        "Try again after a pause, send less at once, or raise `concurrency`, `maxQueueSize` or the replicas in the release file.",
     ),
     Kind.QUOTA: Explanation(
         "The key has used up its quota: it asks more often, or more at once, than it may.",

@@ -21,7 +21,7 @@ from fairlead.domain.signature import DocumentSignature
 from fairlead.engines.proof import request_of
 from fairlead.engines.sharing import Sharing
 
-_MOST_EXAMPLES = 16  # of the golden ones: each is run twice more
+_MOST_EXAMPLES = 8  # of the golden ones: each is run twice more
 _DEFAULT_ROWS = 64
 
 

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _SECONDS = 1.0  # for all sizes together: a first start must not take long
 _TIMES = 3
 _ALONE_TIMES = 10
+_FEW = 4  # requests: so many are tried however long it takes …
+_SLOW_SECONDS = 2.0  # … unless half as many took this long
 _SHORTEST = 1e-7  # seconds: what clocks tell apart
 _PARALLEL_WORTH = 0.0005  # seconds a row: a run this short is not sped up by more threads
 
@@ -109,7 +111,8 @@ class Measuring:
         sample = self._sample(model, sharing)
 
         def alone() -> float:
-            return sharing.count(sample) / _best(lambda: model.infer(sample), timer, _ALONE_TIMES)
+            seconds = self._best(lambda: model.infer(sample), timer, _ALONE_TIMES)
+            return sharing.count(sample) / seconds
 
         before = alone()
         sizes = dict(self._sizes(model, sample, sharing, timer))
@@ -123,8 +126,8 @@ class Measuring:
             sample = self._sample(model, sharing)
             batch = [sample] * max(1, found.best // sharing.count(sample))
             now = self._clock.monotonic
-            one = _best(lambda: sharing.run(model, batch), now, _TIMES)
-            all_of_them = _best(lambda: sharing.run(wide, batch), now, _TIMES)
+            one = self._best(lambda: sharing.run(model, batch), now, _TIMES)
+            all_of_them = self._best(lambda: sharing.run(wide, batch), now, _TIMES)
         except BaseException:
             wide.close()
             raise
@@ -148,24 +151,28 @@ class Measuring:
         """Rows per second by size, until the time is over."""
         most = self._batching.most or DEFAULT_MOST
         step, count = sharing.count(sample), 1
+        seconds = 0.0
         stop = self._clock.monotonic() + _SECONDS
-        while count == 1 or (count * step <= most and self._clock.monotonic() < stop):
+        while count == 1 or (
+            count * step <= most
+            and (self._clock.monotonic() < stop or (count <= _FEW and seconds < _SLOW_SECONDS))
+        ):
             requests = [sample] * count
-            seconds = _best(lambda: sharing.run(model, requests), timer, _TIMES)  # noqa: B023 - called at once
+            seconds = self._best(lambda: sharing.run(model, requests), timer, _TIMES)  # noqa: B023 - called at once
             yield count * step, count * step / seconds
             count *= 2
+
+    def _best(self, work: Callable[[], object], timer: Callable[[], float], times: int) -> float:
+        """Seconds of the quickest of so many runs, of fewer if they are slow."""
+        seconds: list[float] = []
+        stop = self._clock.monotonic() + _SECONDS / 5
+        while not seconds or (len(seconds) < times and self._clock.monotonic() < stop):
+            began = timer()
+            work()
+            seconds.append(timer() - began)
+        return max(min(seconds), _SHORTEST)
 
 
 def _hopeful(found: Measured, batching: Batching) -> bool:
     """Would it help with as many threads as there can be, or is it wanted all the same?"""
     return bool(batching.enabled) or replace(found, speedup=float(found.parallel)).helps
-
-
-def _best(work: Callable[[], object], timer: Callable[[], float], times: int) -> float:
-    """Seconds of the quickest of so many runs."""
-    seconds = []
-    for _ in range(times):
-        began = timer()
-        work()
-        seconds.append(timer() - began)
-    return max(min(seconds), _SHORTEST)

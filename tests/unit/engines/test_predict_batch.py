@@ -103,6 +103,7 @@ def test_code_without_it_cannot_be_batched_and_no_documents_are_padded(tmp_path:
     model.close()
 
 
+@pytest.mark.timeout(60)
 async def test_it_is_measured_and_batched_like_a_graph_and_one_that_fails_fails_alone(
     tmp_path: Path,
 ) -> None:

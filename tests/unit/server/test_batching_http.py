@@ -15,6 +15,7 @@ from fairlead.api.worker import ServedEndpoint
 from support.models import FLOAT, HEAVY_WIDTH, example, heavy_artifact, identity, make_artifact
 from support.serving import InProcess, in_process
 
+pytestmark = pytest.mark.timeout(60)  # real models are measured first
 PATH = "/v1/model/echo/predict"
 ROW = [0.5] * HEAVY_WIDTH
 

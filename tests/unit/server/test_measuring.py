@@ -67,6 +67,7 @@ async def endpoint_of(made: Artifact, record: Path | None = None, **said: Any) -
     return endpoint
 
 
+@pytest.mark.timeout(60)  # it loads and measures a real model twice
 async def test_what_was_measured_is_kept_and_decides(tmp_path: Path) -> None:
     record = tmp_path / "kept" / "measured.json"
     made = heavy_artifact(tmp_path / "a")
@@ -95,35 +96,26 @@ async def test_what_was_measured_is_kept_and_decides(tmp_path: Path) -> None:
 async def test_a_model_that_gains_nothing_is_not_batched_unless_somebody_insists(
     tmp_path: Path,
 ) -> None:
-    record = tmp_path / "measured.json"
-    made = heavy_artifact(tmp_path / "a")
-    one = await endpoint_of(made, record)
-    one.artifact.close()
-    document = json.loads(record.read_text())
-    record.write_text(
-        json.dumps(
-            {
-                **document,
-                "sizes": {"1": 1.0, "16": 11.0},
-                "alone": 10.0,
-                "parallel": 1,
-                "speedup": 1.0,
-            }
-        )
-    )
-    one = await endpoint_of(made, record)
+    made = scaled_artifact(tmp_path / "a")
+    loaded = await load_artifact(made.directory, made.digest, 0, SystemClock())
+    loaded.measured = Measured("", 10.0, {1: 1.0, 16: 11.0})
+
+    async def endpoint(**said: Any) -> Endpoint:
+        spec = made.spec(endpoints=(ServedEndpoint(batching=said),))
+        (found,) = await endpoints_of(spec, loaded, SystemClock())
+        return found
+
+    one = await endpoint()
     assert one.batcher is None
     assert one.batching.startswith("one by one: 1.1 times the rows")
     assert "it would have to be 1.2 times" in one.batching
-    one.artifact.close()
-    insisted = await endpoint_of(made, record, enabled=True, maxBatchSize=4)
+    insisted = await endpoint(enabled=True, maxBatchSize=4)
     assert insisted.batcher is not None
     assert insisted.batcher.most == 4
     assert insisted.batching.startswith("batches of up to 4 rows, as it was said (1.1 times")
-    insisted.artifact.close()
-    never = await endpoint_of(made, record, enabled=False)
+    never = await endpoint(enabled=False)
     assert (never.batcher, never.batching) == (None, "one by one, as it was said")
-    never.artifact.close()
+    loaded.close()
 
 
 async def test_a_model_whose_rows_notice_each_other_is_never_batched(tmp_path: Path) -> None:
@@ -155,6 +147,22 @@ async def test_settings_that_cannot_be_are_refused_with_their_endpoint(tmp_path:
         await endpoint_of(made, padVariableLengthInputs={"z": 0})
     with pytest.raises(FairleadError, match=r"endpoints\.predict\.batching\.maxBatch: unknown key"):
         await endpoint_of(made, maxBatch=3)
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [(0.5, [1, 2, 4]), (3.0, [1]), (0.001, 7)])
+async def test_a_slow_model_is_measured_with_few_sizes_and_a_very_slow_one_with_none(
+    seconds: float, sizes: Any
+) -> None:
+    clock = FakeClock()
+    golden = Golden((Example({"x": [[1.0]]}, {"y": [[0.0]]}),), {})
+    model = Timed(clock, seconds, 0.0)
+    pool = Threads("test", 1)
+    began = clock.monotonic()
+    _, measured = await Measuring(golden, Batching(), lambda _: model, clock).of(model, pool, 1)
+    pool.close()
+    found = list(measured.sizes)
+    assert found == sizes if isinstance(sizes, list) else len(found) == sizes
+    assert clock.monotonic() - began < 10 * max(seconds, 0.1)
 
 
 async def test_all_cores_must_really_make_a_batch_faster(tmp_path: Path) -> None:
