@@ -56,7 +56,9 @@ class Run:
 
     waiting: int
     cancellation: Cancellation = field(default_factory=Cancellation)
-    ran: list[tuple[int, int, float]] = field(default_factory=list)  # requests, rows, seconds
+    ran: list[tuple[int, int, float, bool]] = field(
+        default_factory=list
+    )  # requests, rows, seconds, whether it went well
 
 
 Outcome = tuple[Member, InferResponse | BaseException]
@@ -243,20 +245,21 @@ class Batcher:
             with running(run.cancellation):
                 answers = self._sharing.run(self._model, requests)
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
-            _ran(run, live, self._now() - now)
+            _ran(run, live, self._now() - now, well=False)
             if len(live) == 1:
                 return [*outcomes, (live[0], error)]
             half = len(live) // 2
             return [*outcomes, *self._answers(run, live[:half]), *self._answers(run, live[half:])]
-        _ran(run, live, self._now() - now)
+        _ran(run, live, self._now() - now, well=True)
         return [*outcomes, *zip(live, answers, strict=True)]
 
     # Back on the event loop.
 
     def _deliver(self, run: Run, outcomes: Sequence[Outcome]) -> None:
-        for requests, rows, seconds in run.ran:
+        for requests, rows, seconds, well in run.ran:
             self.counts.ran(requests, rows, seconds)
-            self.executions.ran(rows, seconds, requests)
+            if well:
+                self.executions.ran(rows, seconds, requests)
         for member, outcome in outcomes:
             self.counts.waited(member.began - member.arrived if member.began else 0.0)
             member.let_go(member.share if member.answer.done() else 0.0)
@@ -280,12 +283,12 @@ class Batcher:
         self._look = loop.call_later(max(0.0, at - self._now()), self._start, loop)
 
 
-def _ran(run: Run, live: Sequence[Member], seconds: float) -> None:
+def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:
     rows = sum(one.rows for one in live)
     for one in live:
         one.seconds += seconds
         one.share += seconds * one.rows / rows
-    run.ran.append((len(live), rows, seconds))
+    run.ran.append((len(live), rows, seconds, well))
 
 
 def _late() -> Refused:
