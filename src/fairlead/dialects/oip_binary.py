@@ -17,6 +17,7 @@ from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSpec
 
 _LENGTH = struct.Struct("<I")
+_LARGE_BYTES = 256 * 1024
 _WIRE_TYPES = {
     name: kind.newbyteorder("<") for name, kind in NUMPY_TYPES.items() if name != "BYTES"
 }
@@ -64,9 +65,13 @@ def tensor_from_binary(spec: TensorSpec, shape: Sequence[int], data: memoryview)
     return array.reshape(tuple(shape))
 
 
-def tensor_to_binary(tensor: Tensor) -> bytes:
+def tensor_to_binary(tensor: Tensor) -> bytes | memoryview:
+    """A tensor's bytes; a large one's where they lie, so they are copied once, into the answer."""
     if tensor.dtype != np.object_:
-        return tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes()
+        wire = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+        if wire.nbytes >= _LARGE_BYTES and wire.flags.c_contiguous:
+            return wire.reshape(-1).view(np.uint8).data
+        return wire.tobytes()
     parts: list[bytes] = []
     for text in tensor.flat:
         data = str(text).encode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fairlead.api.inference import NUMPY_TYPES, InferRequest, InferResponse, Ten
 from fairlead.api.oip_messages import message
 from fairlead.api.tensors import shape_problem
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
+from fairlead.dialects.oip_classes import class_problem, highest
 from fairlead.dialects.oip_rest import DOCUMENTS
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
@@ -38,8 +39,21 @@ _CONTENTS: Mapping[DataType, str] = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
+_LOWEST_PRIORITY = 999
 # Types that are narrower than their field, which therefore can hold too large a number.
 _NARROW = frozenset({DataType.INT8, DataType.INT16, DataType.UINT8, DataType.UINT16})
+
+
+def _priority(parameters: Any) -> int:  # noqa: ANN401 - of a ModelInferRequest
+    """The level asked for, as over REST; raises Refused (INVALID)."""
+    if "priority" not in parameters:
+        return 0
+    given = parameters["priority"]
+    level = int(given.uint64_param or given.int64_param)
+    if not 0 <= level <= _LOWEST_PRIORITY:
+        message = f"priority is {level}; write a whole number from 0 to {_LOWEST_PRIORITY}"
+        raise Refused(Kind.INVALID, message)
+    return level
 
 
 def read_request(body: bytes) -> Any:  # noqa: ANN401 - a ModelInferRequest, whose class is made at run time
@@ -57,13 +71,23 @@ class Call:
     request: InferRequest
     id: str
     raw: bool
+    classes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # outputs asked for as their highest elements
 
 
 class TensorCodec:
-    """The protocol for one model that takes tensors. `version` is the artifact's."""
+    """The protocol for one model that takes tensors. `version` is the artifact's; `labels` of classes, by output."""
 
-    def __init__(self, name: str, version: int, signature: TensorSignature) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        signature: TensorSignature,
+        labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.signature = signature
+        self._labels = labels or {}
         self._name = name
         self._version = str(version)
         self._inputs = {spec.name: spec for spec in signature.inputs}
@@ -96,8 +120,13 @@ class TensorCodec:
             missing = next(name for name in self._inputs if name not in tensors)
             problem = f"input {missing!r} is missing; the model takes {_listed(self._inputs)}"
             raise Refused(Kind.INVALID, problem)
-        outputs = self._wanted(asked.outputs) if asked.outputs else None
-        return Call(InferRequest(tensors, outputs=outputs), asked.id, bool(raw))
+        request = InferRequest(tensors, priority=_priority(asked.parameters))
+        if not asked.outputs:
+            return Call(request, asked.id, bool(raw))
+        classes = self._wanted(asked.outputs)
+        request.outputs = tuple(classes)
+        only = {name: count for name, count in classes.items() if count}
+        return Call(request, asked.id, bool(raw), only)
 
     def encode(self, call: Call, response: InferResponse) -> bytes:
         """The bytes of a ModelInferResponse."""
@@ -110,9 +139,13 @@ class TensorCodec:
         outputs, blobs = answer.outputs, answer.raw_output_contents
         for name, tensor in response.tensors.items():
             spec = self._outputs[name]
+            if name in call.classes:
+                labels = self._labels.get(name, ())
+                tensor = highest(spec, tensor, call.classes[name], labels)  # noqa: PLW2901 - it takes its place
+                spec = TensorSpec(name, DataType.BYTES, spec.shape)
             output = outputs.add(name=name, datatype=spec.datatype, shape=tensor.shape)
             if raw:
-                blobs.append(tensor_to_binary(tensor))
+                blobs.append(bytes(tensor_to_binary(tensor)))
             else:
                 _fill(output.contents, spec, tensor)
         return answer
@@ -130,19 +163,23 @@ class TensorCodec:
             )
             raise Refused(Kind.INVALID, problem)
 
-    def _wanted(self, outputs: Any) -> tuple[str, ...]:  # noqa: ANN401 - of a ModelInferRequest
-        names: list[str] = []
+    def _wanted(self, outputs: Any) -> dict[str, int]:  # noqa: ANN401 - of a ModelInferRequest
+        """The outputs by name, each with how many of its highest elements are asked for; 0 for all as they are."""
+        wanted: dict[str, int] = {}
         for output in outputs:
             if output.name not in self._outputs:
                 raise Refused(Kind.INVALID, _unknown("output", output.name, self._outputs))
-            if output.name in names:
+            if output.name in wanted:
                 problem = f"output {output.name!r} is asked for twice; name each output once"
                 raise Refused(Kind.INVALID, problem)
-            names.append(output.name)
+            wanted[output.name] = 0
             if "classification" in output.parameters:
-                problem = f"output {output.name!r}: the classification extension is not served; leave it out"
-                raise Refused(Kind.INVALID, problem)
-        return tuple(names)
+                count = output.parameters["classification"].int64_param
+                wrong = class_problem(self._outputs[output.name], count)
+                if wrong is not None:
+                    raise Refused(Kind.INVALID, wrong)
+                wanted[output.name] = count
+        return wanted
 
 
 @dataclass(slots=True)

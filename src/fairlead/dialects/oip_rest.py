@@ -233,7 +233,7 @@ class TensorCodec:
             parts.append(head + shape + tail)
         identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id is not None else b""
         text = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
-        return (text + b"".join(blobs), len(text)) if blobs else (text, None)
+        return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
 
     def _json(self, name: str, tensor: Tensor, asked: InferRequest) -> bytes:
         if tensor.dtype == np.uint16:

@@ -293,3 +293,44 @@ def test_a_question_becomes_the_json_that_asks_the_same() -> None:
 def test_every_kind_of_error_has_a_code() -> None:
     assert set(GRPC_STATUS) == set(Kind)
     assert encoded("50 % of ü\n") == "50 %25 of %C3%BC%0A"
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_the_highest_classes_are_told_as_over_rest(*, raw: bool) -> None:
+    labels = {"y": ("cat", "dog")}
+    asked = put(asking(), "FP32", np.ones((2, 2), np.float32), raw=raw)
+    asked.outputs.add(name="y").parameters["classification"].int64_param = 1
+    codec = TensorCodec("m", 3, signature("FP32"), labels)
+    call = codec.decode(asked.SerializeToString())
+    scores = InferResponse({"y": np.array([[0.25, 0.75], [3, 2]], np.float32)})
+    (output,) = (answer := codec.answer(call, scores)).outputs
+    assert (output.datatype, list(output.shape)) == ("BYTES", [2, 1])
+    over_rest = oip_rest.TensorCodec("m", 3, signature("FP32"), labels)
+    body = {
+        "inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 1, 1, 1]}],
+        "outputs": [{"name": "y", "parameters": {"classification": 1}}],
+    }
+    told, _ = over_rest.encode(over_rest.decode(json.dumps(body).encode()), scores)
+    texts = json.loads(told)["outputs"][0]["data"]
+    assert texts == ["0.750000:1:dog", "3.000000:0:cat"]
+    if raw:
+        expected = b"".join(len(one).to_bytes(4, "little") + one.encode() for one in texts)
+        assert list(answer.raw_output_contents) == [expected]
+    else:
+        assert list(output.contents.bytes_contents) == [one.encode() for one in texts]
+
+
+def test_a_priority_is_asked_for_as_over_rest() -> None:
+    asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
+    asked.parameters["priority"].uint64_param = 7
+    codec = TensorCodec("m", 3, signature("FP32"))
+    assert codec.decode(asked.SerializeToString()).request.priority == 7
+    asked.parameters["priority"].uint64_param = 1000
+    assert (
+        refusal(asked, signature("FP32")) == "priority is 1000; write a whole number from 0 to 999"
+    )
+    for count, kind in ((0, "FP32"), (1, "BYTES")):
+        none = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
+        none.outputs.add(name="y").parameters["classification"].int64_param = count
+        about = TensorSignature(signature("FP32").inputs, signature(kind).outputs)
+        assert refusal(none, about).startswith("output 'y': ")

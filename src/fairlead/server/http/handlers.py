@@ -46,11 +46,13 @@ def oip_handler(
     return _OipTensors(oip_rest.TensorCodec(name, version, model.signature, labels))
 
 
-def grpc_handler(model: Model, name: str, version: int) -> Handler:
+def grpc_handler(
+    model: Model, name: str, version: int, labels: Mapping[str, Sequence[str]]
+) -> Handler:
     """The same over gRPC: bare messages, without frames."""
     if isinstance(model.signature, DocumentSignature):
         return _GrpcDocuments(model, name, version)
-    return _GrpcTensors(model.signature, name, version)
+    return _GrpcTensors(model.signature, name, version, labels)
 
 
 class _ProjectTensors:
@@ -111,8 +113,14 @@ class _OipDocuments:
 class _GrpcTensors:
     """Its codec is made for the first call: protobuf costs a worker nothing that nobody asks over gRPC."""
 
-    def __init__(self, signature: TensorSignature, name: str, version: int) -> None:
-        self._about = name, version, signature
+    def __init__(
+        self,
+        signature: TensorSignature,
+        name: str,
+        version: int,
+        labels: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._about = name, version, signature, labels
 
     @cached_property
     def codec(self) -> oip_grpc.TensorCodec:

@@ -27,6 +27,7 @@ from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
 _CLOSE = b"connection: close\r\n\r\n"
+_LARGE_BYTES = 256 * 1024  # what is worth not being copied once more
 _MOST_DIGITS = 9  # of a length that is worth reading as a number
 _UPLOADS = 4  # times the idle limit: how long a body may take to arrive
 _MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
@@ -204,7 +205,10 @@ def _write(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
     cycle.waiting_for_100_continue = False
     if not cycle.keep_alive:
         head = head[:-2] + _CLOSE
-    cycle.transport.write(head + body)
+    if len(body) < _LARGE_BYTES:
+        cycle.transport.write(head + body)
+    else:
+        cycle.transport.writelines((head, body))
     cycle.response_complete = True
     cycle.message_event.set()
     if not cycle.keep_alive:

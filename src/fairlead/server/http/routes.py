@@ -253,7 +253,7 @@ def _routes(
     version = served.artifact.manifest.ref.version
     predict = project_handler(model)
     infer = oip_handler(model, name, version, served.artifact.manifest.labels)
-    called = grpc_handler(model, name, version)
+    called = grpc_handler(model, name, version, served.artifact.manifest.labels)
     default = served.spec.endpoint_id(DEFAULT_ENDPOINT)
     grpc_stats = plane.stats.route(_GRPC_INFER, "POST", default)
     stream_stats = plane.stats.route(_GRPC_STREAM, "POST", default)
