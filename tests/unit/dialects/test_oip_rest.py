@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fairlead.api.bf16 import from_floats
 from fairlead.api.inference import NUMPY_TYPES, InferResponse
 from fairlead.api.tensors import numbers
-from fairlead.dialects import oip_model, oip_rest
+from fairlead.dialects import oip_model, oip_rest, project
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature, TensorSpec
@@ -401,3 +402,32 @@ def test_what_used_to_be_a_failure_of_the_server_is_the_callers(
     with pytest.raises(FairleadError, match=told) as caught:
         one(datatype, [-1, -1]).decode(data + (blob or b""), header)
     assert caught.value.kind is Kind.INVALID
+
+
+BITS = TensorSignature(
+    (TensorSpec("x", DataType.BF16, (-1,)),), (TensorSpec("y", DataType.BF16, (-1,)),)
+)
+
+
+def test_bf16_is_told_as_numbers_and_what_is_none_is_somebodys_fault() -> None:
+    codec = oip_rest.TensorCodec("bits", 1, BITS)
+    asked = {"name": "x", "shape": [1], "datatype": "BF16", "data": [1.5]}
+    text, _ = codec.encode(
+        codec.decode(body(asked)), InferResponse({"y": from_floats(np.array([-2.5]))})
+    )
+    assert json.loads(text)["outputs"][0]["data"] == [-2.5]
+    endless = InferResponse({"y": from_floats(np.array([np.inf]))})
+    for number, kind in ((1.5, Kind.MODEL), (1e30, Kind.INVALID)):
+        call = codec.decode(body({**asked, "data": [number]}))
+        with pytest.raises(FairleadError, match="NaN or infinity") as caught:
+            codec.encode(call, endless)
+        assert caught.value.kind is kind
+    message = refusal(body({**asked, "data": [3.4e38]}), codec=codec)
+    assert "Expected 'float' <" in message
+
+
+def test_bf16_through_the_project_api_is_numbers_too() -> None:
+    codec = project.TensorCodec(BITS)
+    call = codec.decode(b'{"instances": [1.5, 2]}')
+    answer = InferResponse({"y": from_floats(np.array([3.0, -0.25]))})
+    assert json.loads(codec.encode(call, answer)) == {"predictions": [3.0, -0.25]}
