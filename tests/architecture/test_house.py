@@ -59,6 +59,16 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     assert answer.stdout.strip() == "[]"
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("process", ["fairlead.server.worker", "fairlead.gateway.run"])
+def test_who_is_not_asked_over_grpc_does_not_load_its_libraries(process: str) -> None:
+    program = f"import sys, {process}; print([name for name in ('grpc', 'google.protobuf') if name in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert answer.stdout.strip() == "[]"
+
+
 def test_the_reference_pages_are_the_ones_the_code_writes() -> None:
     from fairlead.control.reference import release_page
     from fairlead.wiring.errors_page import errors_page

@@ -103,6 +103,10 @@ async def test_every_refusal_has_its_code_and_its_words(asked: GrpcWorld) -> Non
     assert await of(scaled, *KEY, *KEY) == twice
     others = (Code.PERMISSION_DENIED, "You cannot consume this service")
     assert await of(scaled, ("x-api-key", "other-secret")) == others
+    reader = ("x-api-key", "reader-secret")
+    assert await of(scaled, reader) == others
+    about = call(asked.channel, "ModelMetadata")
+    await about(message("ModelMetadataRequest")(name="scaled"), metadata=(reader,), timeout=10)
     code, words = await of(infer_request("nobody", {}), *KEY)
     assert (code, words.partition(";")[0]) == (
         Code.NOT_FOUND,

@@ -100,10 +100,10 @@ async def grpc_world(directory: Path, **settings: Any) -> AsyncIterator[GrpcWorl
                     "boom/v1": {"1": 100},
                 },
                 pins={"scaled": "v1", "boom": "v1"},
-                keys={"demo": ("*",), "other": ("boom",)},
+                keys={"demo": ("*",), "other": ("boom",), "reader": ("*:read",)},
             )
         )
-        world.set_keys({"demo": "demo-secret", "other": "other-secret"})
+        world.set_keys({"demo": "demo-secret", "other": "other-secret", "reader": "reader-secret"})
         world.write_status()
         async with world.running():
             await world.routed()
