@@ -97,9 +97,6 @@ async def load_artifact(
     model = await asyncio.wrap_future(
         pool.submit(lambda: load_model(directory, manifest, threads=threads))
     )
-    if model.concurrent:
-        pool.close()
-        pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
     try:
         _check_signature(model, manifest)
         profile = await _proved(model, golden, pool, clock)
@@ -107,6 +104,10 @@ async def load_artifact(
         pool.close()
         model.close()
         raise
+    if model.concurrent:
+        # Fresh ones, which start when they are needed: a model that runs on the event loop never has any.
+        pool.close()
+        pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
     first = golden.examples[0]
     return LoadedArtifact(
         directory,
