@@ -82,6 +82,9 @@ class Subject:
             "TMPDIR": str(self.temporary),
             "XDG_RUNTIME_DIR": "",
             "FAIRLEAD_HOME": str(self.home),
+            # Every revision a process of its own: how many there are, what each keeps, and whose callers a kill may
+            # cost an answer is then known beforehand, and looks at rest can be compared.
+            "FAIRLEAD_POOL_SIZE": "1",
             "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
         }
         command = [*_FAIRLEAD, "up", *map(str, files), "--models", str(self.models)]

@@ -135,7 +135,7 @@ class Metrics:
         merged: dict[str, _Family] = {}
         for name, last in self._last.items():
             process = self._table.processes.get(name)
-            named = functools.partial(_named, process.names if process else {}, name)
+            named = functools.partial(name_of, process.names if process else {}, name)
             for said in last.families(name):
                 _family(merged, said).samples.update(_samples(said, named))
         for name, ended in self._ended.families.items():
@@ -262,7 +262,7 @@ def _fold(samples: _Samples, revision: RevisionId) -> None:
         samples[into] = samples.get(into, 0.0) + samples.pop(key)
 
 
-def _named(names: Mapping[RevisionId, str], process: str, labels: Mapping[str, str]) -> str:
+def name_of(names: Mapping[RevisionId, str], process: str, labels: Mapping[str, str]) -> str:
     """Whose a sample of a process is: its revision's replica's, else the process's own."""
     if "revision" not in labels:
         return process

@@ -133,6 +133,10 @@ async def load_artifact(
         pool.close()
         model.close()
         raise
+    if model.concurrent:
+        # Fresh ones, which start when they are needed: a model that runs on the event loop never has any.
+        pool.close()
+        pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
     example = golden.examples[0]
     return LoadedArtifact(
         directory,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from fairlead.agent.metrics import KEPT_REVISIONS, Ended
+from fairlead.agent.metrics import KEPT_REVISIONS, Ended, name_of
 from fairlead.domain.ids import RevisionId
 
 
@@ -52,3 +52,11 @@ def test_a_revision_that_others_still_serve_keeps_its_series() -> None:
         ended.add(said(number, 1), [revision(number)], {revision(3)})
     assert requests(ended)["3"] == 1.0
     assert len(requests(ended)) == KEPT_REVISIONS + 1
+
+
+def test_a_series_of_a_shared_process_is_its_revisions_replicas() -> None:
+    names = {revision(1): "w1", revision(2): "w2"}
+    labels = {"service": "digits", "line": "v1", "revision": "2", "endpoint": "predict"}
+    assert name_of(names, "w1", labels) == "w2"
+    assert name_of(names, "w1", {**labels, "revision": "3"}) == "w1", "nobody's: the process's"
+    assert name_of(names, "w1", {"path": "/livez"}) == "w1"
