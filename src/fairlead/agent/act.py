@@ -116,7 +116,7 @@ class Actor:
             self._tell("pulled", f"{step.artifact} pulled in {seconds:.2f} s", artifact=step)
 
     def _start(self, revisions: tuple[Revision, ...], *, compaction: bool) -> None:
-        specs = [self._spec(revision) for revision in revisions]
+        specs = [self._spec(one, alone=len(revisions) == 1) for one in revisions]
         name = specs[0].worker
         try:
             private_directory(self.home.sockets)
@@ -144,7 +144,7 @@ class Actor:
             artifact=None,
         )
 
-    def _spec(self, revision: Revision) -> WorkerSpec:
+    def _spec(self, revision: Revision, *, alone: bool) -> WorkerSpec:
         name = secrets.token_hex(4)
         return WorkerSpec(
             worker=name,
@@ -157,7 +157,8 @@ class Actor:
             ),
             socket=self.home.worker_socket(name),
             settings=self.settings.serving,
-            threads=self.settings.threads,
+            # Many that each took all cores for a run would take them from their neighbours.
+            threads=self.settings.threads or (0 if alone else 1),
             pod_name=self.settings.pod_name,
             drain_seconds=self.settings.drain_seconds,
             life_fd=self.life_fd,
@@ -215,8 +216,10 @@ class Actor:
     async def _await_loaded(self, process: Process) -> None:
         """Ask until everybody says that it is loaded, or never will be; then it may be proved."""
         clock = self.ports.clock
-        until = clock.monotonic() + self.settings.startup_seconds
+        until, left = 0.0, -1
         while process.exit is None and (loading := _loading(process)):
+            if len(loading) != left:  # one after the other: each has its time
+                left, until = len(loading), clock.monotonic() + self.settings.startup_seconds
             there = next((one for one in loading if socket_of(one.spec).exists()), None)
             if there is not None:
                 company = await self._ask(there, self.settings.startup_seconds)

@@ -49,7 +49,9 @@ def plan(files: tuple[Path, ...], home: Path | None, variables: Variables) -> in
     control = control_for(home, say)
     sourced = read_releases(list(files), variables)
     manifests = releases.manifests_of(control.artifacts, sourced)
-    made = releases.plan(control.catalogs.read(), sourced, manifests, control.clock.now())
+    made = releases.plan(
+        control.catalogs.read(), sourced, manifests, control.clock.now(), control.in_use()
+    )
     _print_plan(made)
     return 0
 
@@ -78,7 +80,9 @@ def apply(
 
     control = control_for(home, say)
     sourced = read_releases(list(files), variables)
-    made, _ = releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
+    made, _ = releases.apply(
+        control.catalogs, control.artifacts, control.clock, sourced, control.in_use()
+    )
     _print_plan(made)
     touched = {one.release.service or "" for one in sourced}
     if wait and not settle(control, touched, timeout, say):

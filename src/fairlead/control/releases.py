@@ -7,7 +7,7 @@ shows the difference as drift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fairlead.control import catalogs as changing
@@ -60,9 +60,15 @@ def in_order(releases: list[SourcedRelease]) -> list[SourcedRelease]:
 
 
 def plan(
-    catalog: Catalog, releases: list[SourcedRelease], manifests: Mapping[str, Manifest], now: float
+    catalog: Catalog,
+    releases: list[SourcedRelease],
+    manifests: Mapping[str, Manifest],
+    now: float,
+    in_use: Collection[RevisionId] | None = None,
 ) -> Plan:
-    """Decide over values. `manifests` holds what the store has, by artifact name.
+    """Decide over values. `manifests` holds what the store has, by artifact name; `in_use` what nodes run.
+
+    Unless that is known, every revision is kept.
 
     Raises InvalidInput or Refused with the file and key path of the first release that cannot be applied.
     """
@@ -73,20 +79,26 @@ def plan(
         changes += made
         drift += found
     for line_id in dict.fromkeys(one.release.revision_id.line_id for one in in_order(releases)):
-        catalog, old = without_oldest(catalog, line_id)
+        if in_use is None:
+            break
+        catalog, old = without_oldest(catalog, line_id, in_use)
         changes += [f"- revision {line_id}.{tag} is kept no longer: {_KEEPS}" for tag in old]
     return Plan(tuple(changes), tuple(drift), catalog)
 
 
 def apply(
-    catalogs: Catalogs, artifacts: Artifacts, clock: Clock, releases: list[SourcedRelease]
+    catalogs: Catalogs,
+    artifacts: Artifacts,
+    clock: Clock,
+    releases: list[SourcedRelease],
+    in_use: Collection[RevisionId] | None = None,
 ) -> tuple[Plan, Catalog]:
     """Plan over the newest catalog and commit it. Returns the plan and the catalog that now stands."""
     manifests = manifests_of(artifacts, releases)
     made: list[Plan] = []
 
     def what(catalog: Catalog) -> Catalog:
-        made.append(plan(catalog, releases, manifests, clock.now()))
+        made.append(plan(catalog, releases, manifests, clock.now(), in_use))
         return made[-1].catalog
 
     names = ", ".join(

@@ -20,7 +20,7 @@ from fairlead.api.oip_messages import message
 from fairlead.api.tensors import shape_problem
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.dialects.oip_classes import class_problem, highest
-from fairlead.dialects.oip_rest import DOCUMENTS
+from fairlead.dialects.oip_rest import DOCUMENTS, listed, unknown
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
 
@@ -111,14 +111,14 @@ class TensorCodec:
         for one, blob in zip(given, blobs, strict=True):
             spec = self._inputs.get(one.name)
             if spec is None:
-                raise Refused(Kind.INVALID, _unknown("input", one.name, self._inputs))
+                raise Refused(Kind.INVALID, unknown("input", one.name, self._inputs))
             if spec.name in tensors:
                 problem = f"input {spec.name!r} is given twice; send each input once"
                 raise Refused(Kind.INVALID, problem)
             tensors[spec.name] = _tensor(spec, one, blob)
         if len(tensors) != len(self._inputs):
             missing = next(name for name in self._inputs if name not in tensors)
-            problem = f"input {missing!r} is missing; the model takes {_listed(self._inputs)}"
+            problem = f"input {missing!r} is missing; the model takes {listed(self._inputs)}"
             raise Refused(Kind.INVALID, problem)
         request = InferRequest(tensors, priority=_priority(asked.parameters))
         if not asked.outputs:
@@ -168,7 +168,7 @@ class TensorCodec:
         wanted: dict[str, int] = {}
         for output in outputs:
             if output.name not in self._outputs:
-                raise Refused(Kind.INVALID, _unknown("output", output.name, self._outputs))
+                raise Refused(Kind.INVALID, unknown("output", output.name, self._outputs))
             if output.name in wanted:
                 problem = f"output {output.name!r} is asked for twice; name each output once"
                 raise Refused(Kind.INVALID, problem)
@@ -272,14 +272,6 @@ def _fill(contents: Any, spec: TensorSpec, tensor: Tensor) -> None:  # noqa: ANN
         values = [str(value).encode() for value in values]
     getattr(contents, _CONTENTS[spec.datatype]).extend(values)
     contents.SetInParent()
-
-
-def _unknown(side: str, name: str, known: Mapping[str, object]) -> str:
-    return f"unknown {side} {name!r:.80}; the model's {side}s are {_listed(known)}"
-
-
-def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(repr(name) for name in names)
 
 
 _request_class = message("ModelInferRequest")

@@ -118,6 +118,8 @@ def request_body(method: str, body: bytes) -> bytes:
 
     Names of models are in its path.
     """
+    if method not in _METHODS:
+        raise Refused(Kind.METHOD, f"there is no method {method!r:.80}")
     asked = _read(method, body)
     document: dict[str, Any] = MessageToDict(asked, preserving_proto_field_name=True)
     parameters = {
@@ -138,6 +140,8 @@ def answer(method: str, status: int, error_code: str | None, body: bytes) -> Ans
             return _ok(method, {_YES_OR_NO[method]: said})
     if status >= _FIRST_ERROR:
         return refused(_kind(status, error_code), _text(document, status))
+    if not names_a_model(method):
+        return refused(Kind.METHOD, f"there is no method {method!r:.80}")
     field = _WRAPPED.get(method)
     try:
         return _ok(method, {field: document} if field else document)

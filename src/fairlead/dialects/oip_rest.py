@@ -254,7 +254,7 @@ class TensorCodec:
         for given in inputs:
             plan = self._inputs.get(given.name)
             if plan is None:
-                raise Refused(Kind.INVALID, _unknown("input", given.name, self._inputs))
+                raise Refused(Kind.INVALID, unknown("input", given.name, self._inputs))
             if given.name in tensors:
                 raise Refused(
                     Kind.INVALID, f"input {given.name!r} is given twice; send each input once"
@@ -273,7 +273,7 @@ class TensorCodec:
             at += size
         if len(tensors) != len(self._inputs):
             missing = [name for name in self._inputs if name not in tensors]
-            message = f"input {missing[0]!r} is missing; the model takes {_listed(self._inputs)}"
+            message = f"input {missing[0]!r} is missing; the model takes {listed(self._inputs)}"
             raise Refused(Kind.INVALID, message)
         if binary is not None and at != len(binary):
             message = (
@@ -296,7 +296,7 @@ class TensorCodec:
         for output in outputs:
             spec = self._outputs.get(output.name)
             if spec is None:
-                raise Refused(Kind.INVALID, _unknown("output", output.name, self._outputs))
+                raise Refused(Kind.INVALID, unknown("output", output.name, self._outputs))
             if output.name in names:
                 message = f"output {output.name!r} is asked for twice; name each output once"
                 raise Refused(Kind.INVALID, message)
@@ -371,9 +371,9 @@ def _sentence(error: msgspec.ValidationError) -> str:
     return (f"{where}: {text}" if where else text).replace("`", "'")
 
 
-def _unknown(side: str, name: str, known: Mapping[str, object]) -> str:
-    return f"unknown {side} {name!r:.80}; the model's {side}s are {_listed(known)}"
+def unknown(side: str, name: str, known: Mapping[str, object]) -> str:
+    return f"unknown {side} {name!r:.80}; the model's {side}s are {listed(known)}"
 
 
-def _listed(names: Mapping[str, object]) -> str:
+def listed(names: Mapping[str, object]) -> str:
     return ", ".join(repr(name) for name in names)

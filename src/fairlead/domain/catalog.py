@@ -7,7 +7,7 @@ A catalog is an immutable value; every change returns a new one. The store keeps
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -147,14 +147,18 @@ def with_revision(catalog: Catalog, revision: Revision) -> Catalog:
     return _with_line(catalog, service, line)
 
 
-def without_oldest(catalog: Catalog, line_id: LineId) -> tuple[Catalog, list[str]]:
+def without_oldest(
+    catalog: Catalog, line_id: LineId, in_use: Collection[RevisionId]
+) -> tuple[Catalog, list[str]]:
     """Let go of a line's oldest revisions without traffic, but for the newest 20; and which those were.
 
     Whoever releases every hour would else carry every revision there ever was, in each catalog and each process.
+    `in_use` are those that nodes still run, whatever the catalog's traffic says: one that serves until its
+    successor is proved is never let go.
     """
     line = catalog.line(line_id)
     live = {share.tag for share in line.traffic}
-    idle = [one for tag, one in line.revisions.items() if tag not in live]
+    idle = [one for tag, one in line.revisions.items() if tag not in live and one.id not in in_use]
     idle.sort(key=lambda one: (one.created_at, natural_key(one.id.revision)))
     gone = [one.id.revision for one in idle[: max(0, len(idle) - KEPT_REVISIONS)]]
     if not gone:

@@ -34,7 +34,7 @@ def forget(directory: Path) -> None:
     if str(directory) in sys.path:
         return
     _brought.pop(directory, None)
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # another thread may import meanwhile
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and Path(file).is_relative_to(directory):
             del sys.modules[name]

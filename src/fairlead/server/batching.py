@@ -165,7 +165,19 @@ class Batcher:
             if self._busy:
                 return
             self._busy = True
-        self._threads.submit(lambda: self._work(loop))
+        submitted = self._threads.submit(lambda: self._work(loop))
+        if submitted.done() and (error := submitted.exception()) is not None:
+            self._refuse_all(error)
+
+    def _refuse_all(self, error: BaseException) -> None:
+        """Nobody works any more: the model is being unloaded."""
+        with self._lock:
+            self._busy = False
+            waiting = self._queue.drain()
+        for one in waiting:
+            one.let_go(0.0)
+            if not one.answer.done():
+                one.answer.set_exception(error)
 
     def _leave(self, member: Member) -> None:
         """Its caller is gone: out of the queue, or its row is left behind."""

@@ -34,6 +34,7 @@ async def load_revision(
     `loaded` are the artifacts that are here already, by digest: revisions may share one.
     """
     start = clock.monotonic()
+    fresh = False
     if spec.digest not in loaded:
         loaded[spec.digest] = await load_artifact(
             spec.artifact,
@@ -43,8 +44,14 @@ async def load_revision(
             allow_pickle=spec.allow_pickle,
             measured=spec.measured,
         )
+        fresh = True
     artifact = loaded[spec.digest]
-    made = await endpoints_of(spec, artifact, clock)
+    try:
+        made = await endpoints_of(spec, artifact, clock)
+    except BaseException:
+        if fresh:
+            loaded.pop(spec.digest).close()
+        raise
     for endpoint in made:
         plane.add(endpoint)
     _log.info(

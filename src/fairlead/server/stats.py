@@ -137,8 +137,9 @@ class Stats:
 
     @property
     def counted(self) -> int:
-        """Requests to models so far: while it stands still, nobody need look at the rest again."""
-        return sum(one.requests for one in self._routes.values() if one.endpoint is not None)
+        """Moves with every request to a model that begins or ends: while it stands still, nobody need look at the rest."""
+        routes = (one for one in self._routes.values() if one.endpoint is not None)
+        return sum(2 * one.requests + one.in_progress for one in routes)
 
     def __iter__(self) -> Iterator[RouteStats]:
         return iter(list(self._routes.values()))

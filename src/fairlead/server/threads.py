@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from fairlead.domain.errors import Kind, Refused
+
 T = TypeVar("T")
 
 _Job = tuple[Future[Any], Callable[[], Any]]
@@ -26,12 +28,16 @@ class Threads:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._started = 0
         self._open_jobs = 0
+        self._closed = False
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Run `work` as soon as a thread is free; cancelling the future before that drops it."""
         future: Future[T] = Future()
         with self._lock:
+            if self._closed:
+                future.set_exception(Refused(Kind.UNAVAILABLE, "the model is being unloaded"))
+                return future
             self._open_jobs += 1
             grow = self._started < min(self.limit, self._open_jobs)
             self._started += grow
@@ -43,7 +49,9 @@ class Threads:
         return future
 
     def close(self) -> None:
-        """Let the threads end after what is submitted; does not wait."""
+        """Let the threads end after what is submitted; does not wait. What is submitted later is refused."""
+        with self._lock:
+            self._closed = True
         for _ in range(self._started):
             self._jobs.put(None)
 

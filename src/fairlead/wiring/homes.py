@@ -12,9 +12,11 @@ from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
+from fairlead.adapters.store.reports import StoredReports
 from fairlead.control.keys import Keys
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
+from fairlead.domain.ids import RevisionId
 from fairlead.domain.layout import SCHEMA, Home
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.reading import NO_VARIABLES, Variables
@@ -38,6 +40,11 @@ class Control:
     @property
     def keys(self) -> Keys:
         return Keys(self.catalogs, self.secrets, self.clock)
+
+    def in_use(self) -> frozenset[RevisionId]:
+        """The revisions that some node runs, or waits for, as the nodes said last."""
+        reports = StoredReports(self.store).read()
+        return frozenset(replica.revision for one in reports for replica in one.replicas)
 
 
 def open_home(root: Path | None, *, create: bool = False) -> Control:

@@ -71,7 +71,9 @@ def prepare(
     control: Control, sourced: list[releases.SourcedRelease], options: UpOptions, tell: Tell
 ) -> None:
     """Bring the catalog up to the files: apply them, set pins, make the demo key."""
-    plan, catalog = releases.apply(control.catalogs, control.artifacts, control.clock, sourced)
+    plan, catalog = releases.apply(
+        control.catalogs, control.artifacts, control.clock, sourced, control.in_use()
+    )
     for line in (*plan.changes, *plan.drift):
         tell(line)
     for line_id in options.pins:

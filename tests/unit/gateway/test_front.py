@@ -16,7 +16,7 @@ from fairlead.domain.errors import Kind
 from fairlead.domain.paths import open_paths
 from fairlead.domain.requests import read_timing
 from fairlead.domain.table import RoutingTable, table_from
-from fairlead.gateway.called import Visit
+from fairlead.gateway.called import Visit, answered
 from fairlead.gateway.front import FrontDesk, json_response
 from fairlead.gateway.index import index
 from fairlead.gateway.replies import GATEWAY_KINDS, GATEWAY_TEXTS, body_key, local_reply_config
@@ -202,3 +202,19 @@ def test_every_open_path_has_a_name_for_its_page() -> None:
         *("home", "livez", "healthz", "metrics", "docs", "openapi", "root", "live", "ready"),
         *("v2", "v2_live", "v2_ready", "v2_stats", "v2_index"),
     }
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/", "/v1/model/speech/predict"])
+@pytest.mark.parametrize(
+    "headers", [{"content-type": "application/grpc"}, {"x-fairlead-grpc": "Nothing"}]
+)
+async def test_a_call_of_what_is_no_method_is_answered_as_one(
+    path: str, headers: dict[str, str]
+) -> None:
+    visit = Visit("POST" if "predict" in path else "GET", path, headers)
+    pages = dict.fromkeys((one.name for one in open_paths("v1").values()), home)
+    view = View(index(table()), index(table()))
+    answering = FrontDesk(view, GatewaySettings(), pages)  # type: ignore[arg-type]
+    response = await answered(visit, answering.answer)
+    told = response.headers.get("grpc-status") or response.headers["x-grpc-status"]
+    assert told in {str(GRPC_STATUS[kind]) for kind in (Kind.METHOD, Kind.UNAUTHENTICATED)}

@@ -96,7 +96,7 @@ async def test_other_methods_are_the_pages_that_http_has(server: InProcess) -> N
     assert message("ModelMetadataResponse").FromString(about.content).inputs[0].name == "x"
     assert about.headers["x-served-version"] == "v9.2"
     nobody = await call(server.client, "ModelMetadata", "/v2/models/nobody")
-    assert said(nobody) == (5, "no model 'nobody' here; models: scaled")
+    assert said(nobody) == (5, "Request for unknown model: 'nobody' is not found; models: scaled")
     server.app.stop()
     stopped = await call(server.client, "ModelReady", "/v2/models/scaled/ready")
     assert not message("ModelReadyResponse").FromString(stopped.content).ready

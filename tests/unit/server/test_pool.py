@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from fairlead.api.worker import WorkerSpec, specs_from_json, specs_to_json
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.ids import ArtifactRef, RevisionId
+from fairlead.engines.onnx import OnnxModel
 from fairlead.kits.clock import SystemClock
 from fairlead.kits.unixhttp import unix_client
 from fairlead.server.pool import run_pool
@@ -126,7 +129,9 @@ async def test_metrics_of_all_are_told_at_every_socket_and_counted_once(pool: Po
             counts = {line.partition('service="')[2][:2]: float(line.split()[-1]) for line in lines}
             assert counts == {"s1": 1.0, "s2": 1.0, "s3": 0.0}
         _, told = await pool.ask(3, "GET", "/internal/replicas")
-        assert told["counted"] == 2
+        await pool.predict(2)
+        _, later = await pool.ask(3, "GET", "/internal/replicas")
+        assert later["counted"] > told["counted"], "there is something new to look at"
 
 
 async def test_one_that_cannot_be_loaded_says_why_and_the_others_serve(pool: Pool) -> None:
@@ -201,6 +206,21 @@ async def test_two_of_one_artifact_share_the_model_until_the_last_has_gone(pool:
         assert (await pool.ask(1, "POST", "/internal/retire"))[0] == 200
         _, answer = await pool.predict(2)
         assert answer["predictions"] == [[1.0, 2.0, 3.0]]
+
+
+async def test_a_retired_model_leaves_nothing_in_memory(pool: Pool) -> None:
+    async with served(pool):
+        await pool.predict(2)
+        gc.collect()  # what other tests have left
+        gone = [weakref.ref(one) for one in gc.get_objects() if isinstance(one, OnnxModel)]
+        before = len(gone)
+        await pool.ask(2, "POST", "/internal/retire")
+
+        def left() -> int:
+            gc.collect()
+            return sum(one() is not None for one in gone)
+
+        await eventually(lambda: left() == before - 1)
 
 
 async def test_only_a_post_retires(pool: Pool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fairlead.domain.ports import ObjectStore
-from fairlead.domain.status import NodeStatus, node_status_to_bytes
+from fairlead.domain.status import NodeStatus, node_status_from_bytes, node_status_to_bytes
+
+_PREFIX = "nodes/"
 
 
 class StoredReports:
@@ -13,4 +15,9 @@ class StoredReports:
         self._store = store
 
     def write(self, status: NodeStatus) -> None:
-        self._store.put(f"nodes/{status.node}.json", node_status_to_bytes(status))
+        self._store.put(f"{_PREFIX}{status.node}.json", node_status_to_bytes(status))
+
+    def read(self) -> list[NodeStatus]:
+        """What every node said last, however long ago. Raises FairleadError if the store is away or one is damaged."""
+        keys = [found.key for found in self._store.list(_PREFIX)]
+        return [node_status_from_bytes(self._store.get(key)[0], key) for key in keys]

@@ -133,7 +133,9 @@ class Calls:
             except FairleadError as error:
                 yield refusal(error, body)
                 continue
-            yield await answer_message(route, body, headers, self._clock.monotonic, until)
+            yield await answer_message(
+                route, body, headers, self._clock.monotonic, until, self._app.aside
+            )
 
     def _stream_route(self, body: bytes, headers: dict[bytes, bytes]) -> Any:  # noqa: ANN401 - a GrpcRoute
         _, path = oip_grpc_calls.asks("ModelInfer", body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
@@ -75,7 +75,7 @@ class ServerApp:
         self.bodies = Bodies(settings.bodies_limit_bytes)
         self._hot: dict[bytes, HotPath] = {}
         self.wave = Wave(clock, access_log=settings.access_log)
-        self._aside = Aside()
+        self.aside = Aside()
         self._cold = Cold(plane, settings, clock, identity, pod_name)
 
     @property
@@ -84,8 +84,8 @@ class ServerApp:
         return self._cold.plain
 
     def join(self, other: ServerApp) -> None:
-        """Share one process with another app: its limit of bodies, and the waves of quick requests."""
-        self.wave, self.bodies = other.wave, other.bodies
+        """Share one process with another app: its limit of bodies, its codec thread, the waves of quick requests."""
+        self.wave, self.bodies, self.aside = other.wave, other.bodies, other.aside
 
     @property
     def ready(self) -> bool:
@@ -142,10 +142,25 @@ class ServerApp:
         if GRPC in headers and route.grpc is not None and route.stream is not None:
             await _warm(route.grpc)
             if headers[GRPC] == STREAM:
-                await _stream(route.stream, scope, receive, send, self._limit, self._now)
+                await self._stream(route.stream, scope, receive, send)
                 return
             route = route.grpc
         await self._served(route, headers, scope, receive, send)
+
+    async def _stream(self, route: GrpcRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        # Protobuf: a worker that nobody asks over gRPC need not have it.
+        from fairlead.server.http.streams import Stream  # noqa: PLC0415 - see above
+
+        try:
+            await Stream(route, scope, self._limit, self._now, self.aside).run(receive, send)
+        except FairleadError as error:  # nothing has been sent yet
+            headers: Headers = dict(scope["headers"])
+            _, body, told = route.failure(error, request_id(headers), headers)
+            # The gateway makes trailers of our own headers only where there is a body.
+            ends = [
+                (name.removeprefix(b"x-"), value) for name, value in told if name[:7] == b"x-grpc-"
+            ]
+            await answer(send, OK, body, [*told, *ends])
 
     async def _served(
         self, route: HotRoute, headers: Headers, scope: Scope, receive: Receive, send: Send
@@ -162,7 +177,7 @@ class ServerApp:
             answer_headers = (
                 route.json_headers if json_length is None else route.binary(json_length)
             )
-            if is_encoded(headers):
+            if route.encodes and is_encoded(headers):
                 body, how = await packed(body, headers)
                 answer_headers = [*answer_headers, *how]
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
@@ -197,12 +212,12 @@ class ServerApp:
     ) -> tuple[bytes, int | None]:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read_body(receive, headers, self._limit, holding)
-        if is_encoded(headers):
+        if route.encodes and is_encoded(headers):
             body = await unpacked(body, headers, self._limit, holding)
         times.arrived = self._now()
         handler, endpoint = route.handler, route.endpoint
         left = until - times.arrived
-        requests, call = await self._aside.decode(handler, body, headers, left)
+        requests, call = await self.aside.decode(handler, body, headers, left)
         decoded = self._now()
         if endpoint.batcher is not None and PRIORITY in headers:
             level = priority_of(headers)
@@ -226,7 +241,7 @@ class ServerApp:
 
         answers = await unless_left(one_by_one(), receive)
         ran = self._now()
-        answer = await self._aside.encode(handler, call, answers, headers, until - ran)
+        answer = await self.aside.encode(handler, call, answers, headers, until - ran)
         self._answered(endpoint, times, decoded, ran)
         return answer
 
@@ -260,19 +275,6 @@ async def _call(cold: Cold, scope: Scope, receive: Receive, send: Send) -> None:
     from fairlead.server.http.called import answer_call  # noqa: PLC0415 - see above
 
     await answer_call(cold, scope, receive, send)
-
-
-async def _stream(
-    route: GrpcRoute,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    limit: int,
-    now: Callable[[], float],
-) -> None:
-    from fairlead.server.http.streams import Stream  # noqa: PLC0415 - as above
-
-    await Stream(route, scope, limit, now).run(receive, send)
 
 
 async def _decline(scope: Scope, receive: Receive, send: Send) -> None:

@@ -71,6 +71,7 @@ class Cold:
     def forget(self) -> None:
         self._served, self._site = (), None
         self.plain.forget()
+        self.oip.serve((), versioned=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         plain = self.plain.find(scope["raw_path"])

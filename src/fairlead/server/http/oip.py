@@ -165,6 +165,7 @@ class OipPages:
             found.artifact.model.signature,
             manifest.labels,
             instances=max(1, endpoint.admission.slots),
+            max_batch_size=endpoint.batcher.most if endpoint.batcher is not None else 0,
         )
         return oip_model.configuration(facts), found.headers()
 

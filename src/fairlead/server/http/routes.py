@@ -71,6 +71,7 @@ class ServedRevision:
 class HotRoute:
     """One path of one endpoint, with all that an answer needs and does not depend on the request."""
 
+    encodes = True  # may bodies be compressed?
     __slots__ = (
         "binary_headers",
         "deadline_seconds",
@@ -145,6 +146,7 @@ class HotRoute:
 class GrpcRoute(HotRoute):
     """A route for gRPC calls: always 200; how it went stands in headers that the gateway makes trailers."""
 
+    encodes = False  # gRPC compresses messages, in its own frames
     __slots__ = ("_about", "stream_headers", "warm")
 
     def __init__(

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.frames import Frames, WrongFrame, framed
+from fairlead.server.http.aside import Aside
 from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import Receive, Scope, Send, log_access, request_id
 from fairlead.server.http.handlers import Headers
@@ -30,7 +31,7 @@ Now = Callable[[], float]
 
 
 async def answer_message(
-    route: GrpcRoute, body: bytes, headers: Headers, now: Now, until: float
+    route: GrpcRoute, body: bytes, headers: Headers, now: Now, until: float, aside: Aside
 ) -> bytes:
     """One ModelInferRequest of a stream to the bytes of its ModelStreamInferResponse; counted as a request."""
     stats = route.stats
@@ -38,13 +39,21 @@ async def answer_message(
     stats.in_progress += 1
     status = OK
     try:
-        requests, call = route.handler.decode(body, headers)
-        times.arrived = times.started
         last = min(until, times.started + route.endpoint.deadline_seconds)
+        times.arrived = times.started
+        requests, call = await aside.decode(route.handler, body, headers, last - now())
+        decoded = now()
         responses = [await route.endpoint.infer(one, last - now(), times) for one in requests]
-        answered, _ = route.handler.encode(call, responses)
+        ran = now()
+        answered, _ = await aside.encode(route.handler, call, responses, headers, last - ran)
+        ended = now()
+        queue = max(0.0, times.began - decoded)
+        route.endpoint.executions.answered(
+            ended, ended - times.started, queue, decoded - times.arrived, ended - ran
+        )
         return _answer(answered)
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        route.endpoint.executions.failed(now() - times.started)
         shown = route.noted(error, request_id(headers))
         status = route.statuses[shown.kind]
         return refusal(shown, body)
@@ -87,8 +96,9 @@ def _final() -> bytes:
 class Stream:
     """One stream on one connection."""
 
-    def __init__(self, route: GrpcRoute, scope: Scope, limit: int, now: Now) -> None:
+    def __init__(self, route: GrpcRoute, scope: Scope, limit: int, now: Now, aside: Aside) -> None:
         self._route = route
+        self._aside = aside
         self._scope = scope
         self._headers: Headers = dict(scope["headers"])
         self._limit = limit
@@ -97,28 +107,32 @@ class Stream:
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Answer until the caller has no more messages, or has gone."""
+        until = float("inf")
+        if is_named(
+            self._headers
+        ):  # before the head goes out: what cannot be read is refused as a call is
+            until = self._now() + seconds_to_answer(self._headers, until)
         identity = request_id(self._headers)
         head = [*self._route.stream_headers, (b"x-request-id", identity)]
         await send({"type": "http.response.start", "status": OK, "headers": head})
         # The head goes out with the first body: a caller may wait for it before it says anything.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         async with asyncio.TaskGroup() as group:
-            answering = group.create_task(self._answer_all(send))
+            answering = group.create_task(self._answer_all(send, until))
             reading = group.create_task(self._read(receive, answering))
             answering.add_done_callback(lambda _: reading.cancel())
         if not answering.cancelled():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         log_access(self._scope, OK, identity)
 
-    async def _answer_all(self, send: Send) -> None:
-        until = float("inf")
-        if is_named(self._headers):
-            until = self._now() + seconds_to_answer(self._headers, until)
+    async def _answer_all(self, send: Send, until: float) -> None:
         while (one := await self._messages.get()) is not None:
             if isinstance(one, Refused):
                 answered = refusal(one, b"")
             else:
-                answered = await answer_message(self._route, one, self._headers, self._now, until)
+                answered = await answer_message(
+                    self._route, one, self._headers, self._now, until, self._aside
+                )
             body = framed(answered)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             if isinstance(one, Refused):
