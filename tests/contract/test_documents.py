@@ -89,6 +89,7 @@ def test_any_bytes_are_a_document_or_a_mistake_in_words(tmp_path: Path, data: by
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_a_document_of_many_keys_takes_no_longer_than_it_is_long(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("{" + ", ".join(f"a{number}: 1" for number in range(60_000)) + "}")

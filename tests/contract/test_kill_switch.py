@@ -115,6 +115,7 @@ async def test_it_opens_at_the_share_stays_open_and_opens_at_once_on_relapse() -
     print(f"opened after {opening:.2f} s, off for {off:.2f} s, open again {relapse:.2f} s later")
 
 
+@pytest.mark.slow
 async def test_what_the_callers_do_and_full_queues_never_open_it() -> None:
     async with new_world(kill_switch=SWITCH) as world:
         await prepare(world)
@@ -301,6 +302,7 @@ def fail() -> NoReturn:
     raise AssertionError("no status")
 
 
+@pytest.mark.slow
 async def test_a_worker_that_cannot_be_reached_and_one_that_never_answers_count_too() -> None:
     async with new_world(kill_switch=SWITCH, deadline_seconds=0.3) as world:
         await prepare(world)

@@ -195,6 +195,7 @@ class TestCatalogs:
             StoredCatalogs(store, FakeClock()).read()
 
     @pytest.mark.timeout(60)
+    @pytest.mark.slow
     def test_twenty_writers_at_once_lose_nothing(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
         barrier = context.Barrier(WRITERS)

@@ -216,6 +216,7 @@ def test_the_next_agent_adopts_the_workers_of_a_killed_one(node: Node) -> None:
     assert len(node.workers()) == 2, "an agent that is alone leaves its workers to the next"
 
 
+@pytest.mark.slow
 def test_an_agent_killed_at_any_moment_leaves_no_worker_nobody_knows(node: Node) -> None:
     manifest = node.model()
     revision = node.release("1", manifest, replicas=3)
@@ -293,6 +294,7 @@ def test_a_flipped_bit_in_the_store_is_never_ready_and_says_where(node: Node) ->
     assert not node.control.home.artifact(manifest.digest).exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_on_this_node_is_pulled_again(node: Node) -> None:
     manifest = node.model()
     revision = node.release("1", manifest)

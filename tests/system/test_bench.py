@@ -24,6 +24,7 @@ def dead(_: Place) -> Plan:
 @needs_wrk
 @pytest.mark.enable_socket
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_absent_with_its_reason_and_the_others_are_measured(
     tmp_path: Path,
 ) -> None:

@@ -32,6 +32,7 @@ def test_no_bytes_make_a_server_fail_hang_or_answer_somebody_else(found: Places)
     assert figures.answers > figures.cases / 2
 
 
+@pytest.mark.slow
 def test_what_the_gateways_api_document_says_is_what_is_answered(
     found: Places, tmp_path: Path
 ) -> None:

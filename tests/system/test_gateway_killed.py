@@ -114,6 +114,7 @@ async def test_without_its_owner_it_drains_and_ends_with_its_envoy() -> None:
         assert not world.home.gateway_status.exists()
 
 
+@pytest.mark.slow
 async def test_two_gateways_on_one_home_are_one_too_many() -> None:
     async with home() as (world, life, _owner), gateway(world, life):
         await world.routed(15)

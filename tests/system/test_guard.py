@@ -287,6 +287,7 @@ def _other(project: Path) -> None:
     (project / "other.yaml").write_text(text.replace('version: "1"', 'version: "2"'))
 
 
+@pytest.mark.slow
 def test_with_a_full_disk_what_reads_works_and_what_writes_is_told(project: Path) -> None:
     _other(project)
 
@@ -325,6 +326,7 @@ def _without_power() -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [0o500, 0o000], ids=["read-only", "closed"])
+@pytest.mark.slow
 def test_a_home_that_may_not_be_written_or_read_is_told(
     project: Path, tmp_path: Path, mode: int
 ) -> None:

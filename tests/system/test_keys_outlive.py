@@ -43,6 +43,7 @@ async def statuses(world: World, secret: str, count: int) -> list[int]:
         return [(await client.post(PREDICT, headers=headers)).status_code for _ in range(count)]
 
 
+@pytest.mark.slow
 async def test_a_killed_gateway_takes_no_bucket_no_count_and_no_end_with_it() -> None:
     async with new_world(on_disk=True) as world, contextlib.AsyncExitStack() as stack:
         world.set_catalog(wanted())

@@ -88,6 +88,7 @@ def test_what_a_model_prints_is_no_data_and_what_it_logged_is_kept(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_no_child_outlives_a_publish_that_is_ended(tmp_path: Path, number: int) -> None:
     mark = tmp_path / "loading"
     hangs = folder(tmp_path / "m", load=f"open({str(mark)!r}, 'w'); ctypes.PyDLL(None).sleep(60)")

@@ -14,7 +14,7 @@ from soak.results import verdicts
 from soak.run import empty, soak
 from soak.soaking import Options
 
-REVISIONS = 5
+REVISIONS = 3
 
 
 @pytest.mark.timeout(240)

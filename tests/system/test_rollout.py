@@ -200,6 +200,7 @@ def test_a_revision_that_never_starts_leaves_the_old_one_untouched(
     assert [entry["event"] for entry in entries(running)] == ["started", "ended"]
 
 
+@pytest.mark.slow
 def test_a_good_revision_is_promoted_though_its_command_was_killed_on_the_way(
     running: Fairlead,
 ) -> None:

@@ -224,6 +224,7 @@ def test_a_models_log_is_kept_short(running: Fairlead) -> None:
     assert ask(running, "hi") == 200
 
 
+@pytest.mark.slow
 def test_a_server_without_keys_says_so_beyond_loopback(tmp_path: Path) -> None:
     folder = project(tmp_path, "hidden", HIDDEN, "hi", "well")
     for host, told in (("0.0.0.0", True), ("127.0.0.1", False)):

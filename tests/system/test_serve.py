@@ -120,6 +120,7 @@ async def _serve(folder: Path, port: int, workers: int) -> asyncio.subprocess.Pr
 
 
 @pytest.mark.enable_socket
+@pytest.mark.slow
 async def test_every_worker_answers_grpc_where_a_port_for_it_is_named(
     tmp_path: Path, unused_tcp_port_factory: Any
 ) -> None:
@@ -236,6 +237,7 @@ async def test_a_revision_that_cannot_be_served_is_named_to_who_serves(
 
 
 @pytest.mark.enable_socket
+@pytest.mark.slow
 async def test_a_worker_whose_model_exits_is_replaced_whatever_code_it_gives(
     tmp_path: Path, unused_tcp_port: int
 ) -> None:

@@ -72,6 +72,7 @@ def test_killing_up_itself_leaves_nothing_running(project: Fairlead) -> None:
     until(project.healthy, 5, "healthy")
 
 
+@pytest.mark.slow
 def test_an_envoy_that_outlived_everybody_is_adopted(project: Fairlead) -> None:
     project.start()
     victims = [process for process in project.processes() if process.name() != "envoy"]
@@ -135,6 +136,7 @@ def metrics(project: Fairlead) -> str:
     return "\n".join(line for line in text.splitlines() if not line.endswith(" 0.0"))
 
 
+@pytest.mark.slow
 def test_an_up_never_touches_an_agent_that_runs_on_its_own(project: Fairlead) -> None:
     project.cli("publish", "models/reading-time/1")
     project.cli("apply", "releases/reading-time.yaml")
@@ -325,6 +327,7 @@ def test_a_busy_port_is_named(project: Fairlead) -> None:
     assert gone(project)
 
 
+@pytest.mark.slow
 def test_a_second_up_in_the_same_home_is_refused(project: Fairlead) -> None:
     project.start()
     done = project.cli("up", "--port", "1", code=1)

@@ -29,9 +29,13 @@ from fairlead.server.stats import Stats
 from fairlead.server.times import Times
 
 
-def late(seconds: float) -> Refused:
+class Late(Refused):
+    """A caller's time is over."""
+
+
+def late(seconds: float) -> Late:
     """What a caller gets whose `seconds` are over."""
-    return Refused(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
+    return Late(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
 
 
 class Endpoint:

@@ -14,7 +14,7 @@ from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane, Endpoint, Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.deadlines import seconds_to_answer
@@ -182,6 +182,8 @@ class ServerApp:
                 answer_headers = [*answer_headers, *how]
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             route.endpoint.executions.failed(self._now() - times.started)
+            if isinstance(error, Late):  # what was left of its time is not what its caller gave
+                error = late(seconds_to_answer(headers, route.endpoint.deadline_seconds))
             status, body, answer_headers = route.failure(error, identity, headers)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
             ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
