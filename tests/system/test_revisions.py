@@ -14,7 +14,7 @@ from soak.results import verdicts
 from soak.run import empty, soak
 from soak.soaking import Options
 
-REVISIONS = 3
+REVISIONS = 5
 
 
 @pytest.mark.timeout(240)
