@@ -54,6 +54,8 @@ class _Pool:
     replicas: list[_Replica] = field(default_factory=list)
     artifacts: dict[str, LoadedArtifact] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)  # the names of those that were retired
+    # One that goes must not close what another, of the same artifact, is just being loaded from.
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def open(self, specs: Sequence[WorkerSpec]) -> Server:
         """Bind every socket. Raises Refused (CONFLICT) if one is taken."""
@@ -75,23 +77,28 @@ class _Pool:
     async def load(self) -> None:
         """Load one after the other; each is ready as soon as it is itself."""
         for one in self.replicas:
-            if one.spec.worker in self.gone:
-                continue
-            try:
-                served = await load_one(one.spec, self.plane, self.artifacts, self.clock)
-            except NotServed as refusal:
-                ended_with(refusal)
-                one.way.app.plain.failed = refusal.message
-                continue
-            if one.spec.worker in self.gone:  # meanwhile
-                self._unload(one)
-            else:
-                one.way.app.serve([served])
+            async with self.changing:
+                await self._load(one)
+
+    async def _load(self, one: _Replica) -> None:
+        if one.spec.worker in self.gone:
+            return
+        try:
+            served = await load_one(one.spec, self.plane, self.artifacts, self.clock)
+        except NotServed as refusal:
+            ended_with(refusal)
+            one.way.app.plain.failed = refusal.message
+            return
+        if one.spec.worker in self.gone:  # meanwhile
+            self._unload(one)
+        else:
+            one.way.app.serve([served])
 
     async def _retire(self, one: _Replica, server: Server) -> None:
         self.gone.add(one.spec.worker)
         await server.retire(one.way, one.spec.drain_seconds, self.clock)
-        self._unload(one)
+        async with self.changing:
+            self._unload(one)
         _log.info("%s is retired here (worker %s)", one.spec.revision, one.spec.worker)
         if all(other.spec.worker in self.gone for other in self.replicas):
             self.stop.set()
