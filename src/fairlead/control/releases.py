@@ -74,14 +74,15 @@ def plan(
     """
     changes: list[str] = []
     drift: list[str] = []
+    moved: dict[LineId, None] = {}
     for sourced in in_order(releases):
         catalog, made, found = _plan_one(catalog, sourced, manifests, now)
         changes += made
         drift += found
-    for line_id in dict.fromkeys(one.release.revision_id.line_id for one in in_order(releases)):
-        if in_use is None:
-            break
-        catalog, old = without_oldest(catalog, line_id, in_use)
+        if made and in_use is not None:  # files that change nothing take nothing away either
+            moved.setdefault(sourced.release.revision_id.line_id)
+    for line_id in moved:
+        catalog, old = without_oldest(catalog, line_id, in_use or ())
         changes += [f"- revision {line_id}.{tag} is kept no longer: {_KEEPS}" for tag in old]
     return Plan(tuple(changes), tuple(drift), catalog)
 

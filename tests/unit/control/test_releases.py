@@ -107,6 +107,11 @@ def test_a_line_keeps_its_newest_revisions_and_those_with_traffic(
         "! speech/v9.4 is kept no longer: a line keeps its newest 20 without traffic; "
         "to have it back, give the file a new version",
     )
+    newest = release(
+        str(KEPT_REVISIONS + 6), traffic=split(r1=50, **{f"r{KEPT_REVISIONS + 6}": 50})
+    )
+    plan, _ = releases.apply(catalogs, artifacts, clock, [newest], ())
+    assert plan.changes == (), "also when what was in use is not any more"
     assert catalogs.read() == before, "whoever applies all files again changes nothing"
 
 
