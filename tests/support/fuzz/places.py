@@ -74,8 +74,10 @@ class Places:
             text = admin.get("/stats", params={"filter": r"^cluster\..*@.*upstream_rq_total$"}).text
         sent = sum(int(line.rpartition(": ")[2]) for line in text.splitlines())
         got = 0
-        for replica in self.running.replicas().values():
-            transport = httpx.HTTPTransport(uds=replica["socket"])
+        # Each socket of a shared process tells of all of it.
+        processes = {one["pid"]: one["socket"] for one in self.running.replicas().values()}
+        for socket in processes.values():
+            transport = httpx.HTTPTransport(uds=socket)
             with httpx.Client(transport=transport, base_url="http://worker") as worker:
                 metrics = worker.get("/metrics").text
             counts = re.findall(
