@@ -20,7 +20,14 @@ from fairlead.api.oip_messages import message
 from fairlead.api.tensors import shape_problem
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.dialects.oip_classes import class_problem, highest
-from fairlead.dialects.oip_rest import DOCUMENTS, listed, unknown
+from fairlead.dialects.oip_rest import (
+    DOCUMENTS,
+    LOWEST_PRIORITY,
+    listed,
+    texts_of,
+    texts_to_response,
+    unknown,
+)
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
 
@@ -39,7 +46,6 @@ _CONTENTS: Mapping[DataType, str] = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
-_LOWEST_PRIORITY = 999
 # Types that are narrower than their field, which therefore can hold too large a number.
 _NARROW = frozenset({DataType.INT8, DataType.INT16, DataType.UINT8, DataType.UINT16})
 
@@ -50,8 +56,8 @@ def _priority(parameters: Any) -> int:  # noqa: ANN401 - of a ModelInferRequest
         return 0
     given = parameters["priority"]
     level = int(given.uint64_param or given.int64_param)
-    if not 0 <= level <= _LOWEST_PRIORITY:
-        message = f"priority is {level}; write a whole number from 0 to {_LOWEST_PRIORITY}"
+    if not 0 <= level <= LOWEST_PRIORITY:
+        message = f"priority is {level}; write a whole number from 0 to {LOWEST_PRIORITY}"
         raise Refused(Kind.INVALID, message)
     return level
 
@@ -199,12 +205,10 @@ class DocumentCodec:
 
     def decode(self, body: bytes) -> DocumentCall:
         call = self._tensors.decode(body)
-        return DocumentCall([text.encode() for text in call.request.tensors["request"]], call)
+        return DocumentCall(texts_of(call.request), call)
 
     def encode(self, asked: DocumentCall, answers: Sequence[bytes]) -> bytes:
-        tensor = np.empty(len(answers), dtype=object)
-        tensor[:] = [answer.decode() for answer in answers]
-        return self._tensors.encode(asked.call, InferResponse({"response": tensor}))
+        return self._tensors.encode(asked.call, texts_to_response(answers))
 
 
 def _tensor(spec: TensorSpec, given: Any, blob: bytes | None) -> Tensor:  # noqa: ANN401 - an InferInputTensor

@@ -41,6 +41,7 @@ EXTENSIONS = (
     "model_repository",
     "statistics",
 )
+LOWEST_PRIORITY = 999  # the last level that may be asked for
 DOCUMENTS = TensorSignature(
     (TensorSpec("request", DataType.BYTES, (-1,)),),
     (TensorSpec("response", DataType.BYTES, (-1,)),),
@@ -78,7 +79,7 @@ class _Output(msgspec.Struct, gc=False):
 class _Parameters(msgspec.Struct, gc=False):
     binary_data_output: bool = False
     sequence_id: int | str | None = None
-    priority: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
+    priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST_PRIORITY)] = 0
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -329,12 +330,22 @@ class DocumentCodec:
 
     def decode(self, body: bytes, header_length: bytes | None = None) -> DocumentCall:
         call = self._tensors.decode(body, header_length)
-        return DocumentCall([text.encode() for text in call.request.tensors["request"]], call)
+        return DocumentCall(texts_of(call.request), call)
 
     def encode(self, asked: DocumentCall, answers: Sequence[bytes]) -> tuple[bytes, int | None]:
-        tensor = np.empty(len(answers), dtype=object)
-        tensor[:] = [answer.decode() for answer in answers]
-        return self._tensors.encode(asked.call, InferResponse({"response": tensor}))
+        return self._tensors.encode(asked.call, texts_to_response(answers))
+
+
+def texts_of(request: InferRequest) -> list[bytes]:
+    """The documents in a request of `DOCUMENTS`."""
+    return [text.encode() for text in request.tensors["request"]]
+
+
+def texts_to_response(answers: Sequence[bytes]) -> InferResponse:
+    """Answered documents as a response of `DOCUMENTS`."""
+    tensor = np.empty(len(answers), dtype=object)
+    tensor[:] = [answer.decode() for answer in answers]
+    return InferResponse({"response": tensor})
 
 
 def error_body(error: FairleadError) -> bytes:

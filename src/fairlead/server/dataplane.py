@@ -89,6 +89,14 @@ class Endpoint:
         tensor = request.tensors.get(self._batched)
         return 1 if tensor is None else len(tensor)
 
+    def answered(self, times: Times, decoded: float, ran: float) -> None:
+        """One more in the statistics: decoded and run at these moments, encoded now."""
+        now = self._clock.monotonic()
+        queue = max(0.0, times.began - decoded) if times.began else 0.0
+        self.executions.answered(
+            now, now - times.started, queue, decoded - times.arrived, now - ran
+        )
+
     def infer_now(self, request: InferRequest) -> InferResponse:
         """Answer a `quick` request; raises FairleadError."""
         answer = self.model.infer(request)

@@ -14,7 +14,7 @@ from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Endpoint, Late, late
+from fairlead.server.dataplane import DataPlane, Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.deadlines import seconds_to_answer
@@ -233,7 +233,7 @@ class ServerApp:
                 times.ran(began, self._now() - began)
             endpoint.executions.ran(endpoint.rows(requests[0]), times.engine_seconds)
             answer = handler.encode(call, (quickly,))
-            self._answered(endpoint, times, decoded, times.began + times.engine_seconds)
+            endpoint.answered(times, decoded, times.began + times.engine_seconds)
             return answer
 
         async def one_by_one() -> list[InferResponse]:
@@ -244,16 +244,8 @@ class ServerApp:
         answers = await unless_left(one_by_one(), receive)
         ran = self._now()
         answer = await self.aside.encode(handler, call, answers, headers, until - ran)
-        self._answered(endpoint, times, decoded, ran)
+        endpoint.answered(times, decoded, ran)
         return answer
-
-    def _answered(self, endpoint: Endpoint, times: Times, decoded: float, ran: float) -> None:
-        """One more in the statistics: decoded and run at these moments, encoded now."""
-        now = self._now()
-        queue = max(0.0, times.began - decoded) if times.began else 0.0
-        endpoint.executions.answered(
-            now, now - times.started, queue, decoded - times.arrived, now - ran
-        )
 
 
 def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes]) -> bool:

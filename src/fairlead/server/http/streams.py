@@ -46,11 +46,7 @@ async def answer_message(
         responses = [await route.endpoint.infer(one, last - now(), times) for one in requests]
         ran = now()
         answered, _ = await aside.encode(route.handler, call, responses, headers, last - ran)
-        ended = now()
-        queue = max(0.0, times.began - decoded)
-        route.endpoint.executions.answered(
-            ended, ended - times.started, queue, decoded - times.arrived, ended - ran
-        )
+        route.endpoint.answered(times, decoded, ran)
         return _answer(answered)
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
         route.endpoint.executions.failed(now() - times.started)
