@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
+from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
 from fairlead.server.batching import Batcher
@@ -65,6 +66,13 @@ class Endpoint:
         self._elements = artifact.profile.inline_elements
         self._bytes = artifact.profile.inline_bytes
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
+        self._sharing: Sharing | None = None  # of quick requests
+        self.most_together = 1
+
+    def share_in_a_turn(self, sharing: Sharing, most: int) -> None:
+        """From now on, quick requests that are here together may share a run (`infer_together`), up to so many rows."""
+        self._sharing = sharing
+        self.most_together = min(most, self.admission.slots or most)
 
     def may_be_quick(self, size: int) -> bool:
         """Could a request with a body of `size` bytes run on the event loop right now?"""
@@ -102,6 +110,17 @@ class Endpoint:
         answer = self.model.infer(request)
         assert isinstance(answer, InferResponse)
         return answer
+
+    def together(self, request: InferRequest) -> Hashable | None:
+        """`quick` requests for which this is the same may share a run; None is for one that runs alone."""
+        if self._sharing is None or not self._sharing.count(request):
+            return None
+        return self._sharing.key(request), self.id
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        """Answer `quick` requests in one run; raises FairleadError, whoever of them is at fault."""
+        assert self._sharing is not None
+        return self._sharing.run(self.model, requests)
 
     async def infer(
         self, request: InferRequest, seconds: float, times: Times | None = None
