@@ -26,6 +26,7 @@ class Rows:
 
     def __init__(self, signature: TensorSignature, batching: Batching) -> None:
         self._inputs = [spec.name for spec in signature.inputs]
+        self._only = self._inputs[0] if len(self._inputs) == 1 else ""
         self._outputs = {spec.name: spec for spec in signature.outputs}
         self._allowed = batching.allowed_batch_sizes or ()
         self._pads = {
@@ -52,6 +53,8 @@ class Rows:
 
     def count(self, request: InferRequest) -> int:
         """How many rows it has; 0 if its tensors disagree, or have none: it runs alone then."""
+        if self._only:
+            return len(request.tensors[self._only])
         counts = {len(request.tensors[name]) for name in self._inputs}
         return counts.pop() if len(counts) == 1 else 0
 
@@ -127,11 +130,10 @@ class Rows:
         for name, tensor in answer.tensors.items():
             _check_rows(name, tensor, size)
         answers, start = [], 0
+        first, found = self._inputs[0], list(answer.tensors.items())
         for request in requests:
-            end = start + len(request.tensors[self._inputs[0]])
-            answers.append(
-                InferResponse({name: rows[start:end] for name, rows in answer.tensors.items()})
-            )
+            end = start + len(request.tensors[first])
+            answers.append(InferResponse({name: rows[start:end] for name, rows in found}))
             start = end
         return answers
 

@@ -115,7 +115,7 @@ class Endpoint:
         """`quick` requests for which this is the same may share a run; None is for one that runs alone."""
         if self._sharing is None or not self._sharing.count(request):
             return None
-        return self._sharing.key(request), self.id
+        return self, self._sharing.key(request)
 
     def infer_together(self, requests: Sequence[InferRequest]) -> list[InferResponse]:
         """Answer `quick` requests in one run; raises FairleadError, whoever of them is at fault."""

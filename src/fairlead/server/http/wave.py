@@ -77,6 +77,7 @@ class QuickRequest:
         "response_complete",
         "response_started",
         "route",
+        "rows",
         "start",
         "target",
         "until",
@@ -101,6 +102,7 @@ class QuickRequest:
         self.start = 0.0
         self.began = 0.0  # its run, if it came to one
         self.ended = 0.0
+        self.rows = 1
         self.batch = 1  # requests that shared its run
         self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
@@ -164,6 +166,7 @@ class Wave:
             return self._failed(one, error)
         if len(requests) == 1 and route.endpoint.quick(requests[0], len(one.body)):
             one.request = requests[0]
+            one.rows = route.endpoint.rows(one.request)
             return True
         route.stats.in_progress -= 1
         one.connection.hand_over(one)
@@ -186,22 +189,18 @@ class Wave:
     def _run_together(self, batch: Sequence[QuickRequest]) -> list[QuickRequest]:
         """One run for all; if it fails, each by itself, so that only the one whose fault it is gets the error."""
         began = self._now()
-        live = [one for one in batch if not one.until or began <= one.until]
-        rest = [one for one in batch if one not in live] if len(live) < len(batch) else []
+        if len(batch) == 1 or any(one.until and began > one.until for one in batch):
+            return list(filter(self._run, batch))
         endpoint = batch[0].route.endpoint
-        requests = [one.request for one in live if one.request is not None]
-        if len(live) > 1:
-            try:
-                answers = endpoint.infer_together(requests)
-            except Exception:  # noqa: BLE001 - the one whose fault it is meets it again alone
-                return list(filter(self._run, batch))
-            ended = self._now()
-            for one, answer in zip(live, answers, strict=True):
-                one.answer, one.began, one.ended, one.batch = answer, began, ended, len(live)
-            rows = sum(map(endpoint.rows, requests))
-            endpoint.executions.ran(rows, ended - began, len(live))
-            return [*live, *filter(self._run, rest)]
-        return list(filter(self._run, batch))
+        try:
+            answers = endpoint.infer_together([one.request for one in batch if one.request])
+        except Exception:  # noqa: BLE001 - the one whose fault it is meets it again, alone
+            return list(filter(self._run, batch))
+        ended = self._now()
+        for one, answer in zip(batch, answers, strict=True):
+            one.answer, one.began, one.ended, one.batch = answer, began, ended, len(batch)
+        endpoint.executions.ran(sum(one.rows for one in batch), ended - began, len(batch))
+        return list(batch)
 
     def _run(self, one: QuickRequest) -> bool:
         assert one.request is not None
@@ -215,7 +214,7 @@ class Wave:
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(one, error)
         one.ended = self._now()
-        endpoint.executions.ran(endpoint.rows(one.request), one.ended - began)
+        endpoint.executions.ran(one.rows, one.ended - began)
         return True
 
     def _count(self, one: QuickRequest, now: float, decoding: float, encoding: float) -> None:
@@ -271,13 +270,11 @@ def _batches(group: Sequence[QuickRequest]) -> Iterator[list[QuickRequest]]:
     batch: list[QuickRequest] = []
     rows = 0
     for one in group:
-        assert one.request is not None
-        more = endpoint.rows(one.request)
-        if batch and rows + more > endpoint.most_together:
+        if batch and rows + one.rows > endpoint.most_together:
             yield batch
             batch, rows = [], 0
         batch.append(one)
-        rows += more
+        rows += one.rows
     yield batch
 
 
