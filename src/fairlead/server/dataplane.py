@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import Kind, Refused
@@ -26,7 +27,7 @@ from fairlead.server.batching import Batcher
 from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
-from fairlead.server.stats import Stats
+from fairlead.server.stats import RouteStats, Stats
 from fairlead.server.times import Times
 
 
@@ -200,6 +201,15 @@ def _batched_input(signature: Signature) -> str:
     return next(batched, "")
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What there is to tell of a data plane, for who tells it in a thread."""
+
+    routes: list[RouteStats]
+    wasted: Mapping[EndpointId, float]
+    endpoints: list[Endpoint]
+
+
 class DataPlane:
     """Everything one process serves, and what it counts."""
 
@@ -224,6 +234,9 @@ class DataPlane:
     def wasted(self) -> dict[EndpointId, float]:
         """Seconds of runs whose answer nobody took, by endpoint, since the process began."""
         return {**self._wasted, **{one.id: one.wasted_seconds for one in self.endpoints()}}
+
+    def counted(self) -> Counted:
+        return Counted(list(self.stats), self.wasted(), self.endpoints())
 
     def remove(self, identities: Iterable[EndpointId]) -> None:
         """Unload these endpoints' model, unless others serve it too; only after they have drained."""

@@ -1,6 +1,7 @@
 """Metrics as OpenMetrics text: our own families by endpoint, and the families of S3-7 by route.
 
-Computed from the counts when somebody scrapes; nothing happens per request.
+Computed from the counts when somebody scrapes, in a thread: a pool's text takes longer than its requests may
+wait. So counts may move while they are read; what may grow is copied first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import Counted, Endpoint
 from fairlead.server.stats import BATCH_BUCKETS, BUCKETS, RouteStats, Totals
 
 K = TypeVar("K")
@@ -28,10 +29,11 @@ _ENDPOINT = ["service", "line", "revision", "endpoint"]
 _ROUTE = ["method", "path", "app_name", "pod_name"]
 
 
-def exposition(plane: DataPlane, app_name: str, pod_name: str) -> bytes:
+def exposition(found: Counted, app_name: str, pod_name: str) -> bytes:
+    """The text; may be called in a thread."""
     registry = CollectorRegistry()
-    registry.register(_Families(list(plane.stats), plane.wasted(), app_name, pod_name))
-    registry.register(_Batches(plane.endpoints()))
+    registry.register(_Families(found.routes, found.wasted, app_name, pod_name))
+    registry.register(_Batches(found.endpoints))
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
     return text
 
@@ -69,7 +71,7 @@ class _Families(Collector):
             if route.endpoint is None:
                 continue
             totals.setdefault(route.endpoint, Totals()).add(route)
-            for kind, count in route.errors.items():
+            for kind, count in route.errors.copy().items():
                 key = (route.endpoint, kind)
                 kinds[key] = kinds.get(key, 0) + count
         for endpoint, total in totals.items():
@@ -120,9 +122,9 @@ class _Families(Collector):
             requests.add_metric(labels, total.requests)
             seconds.add_metric(labels, _buckets(total.buckets), total.seconds)
             progress.add_metric(labels, total.in_progress)
-            for status, count in _summed(route.statuses for route in routes).items():
+            for status, count in _summed(route.statuses.copy() for route in routes).items():
                 responses.add_metric([method, path, str(status), *self._app], count)
-            for name, count in _summed(route.exceptions for route in routes).items():
+            for name, count in _summed(route.exceptions.copy() for route in routes).items():
                 exceptions.add_metric([method, path, name, *self._app], count)
         yield from (info, requests, responses, seconds, exceptions, progress)
 
