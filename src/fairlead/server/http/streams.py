@@ -120,6 +120,8 @@ class Stream:
         self._holding = Holding(limits.bodies)
         self._now = now
         self._messages: asyncio.Queue[bytes | Refused | None] = asyncio.Queue(_READ_AHEAD)
+        self._unanswered = 0  # whole messages that have been read
+        self._answered = asyncio.Event()  # one more is
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Answer until the caller has no more messages, or has gone."""
@@ -153,10 +155,25 @@ class Stream:
                     self._route, one, self._headers, self._now, until, self._aside
                 )
                 self._holding.give(len(one) + HEAD_BYTES)
+                self._unanswered -= 1
+                self._answered.set()
             body = framed(answered)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             if isinstance(one, Refused):
                 return
+
+    async def _hold(self, size: int) -> None:
+        """Hold so much more, when there is room; raises Refused if none of this stream's own messages can make any."""
+        while True:
+            try:
+                self._holding.take(size)
+            except Refused:
+                if not self._unanswered:
+                    raise
+            else:
+                return
+            self._answered.clear()
+            await self._answered.wait()
 
     async def _read(self, receive: Receive, answering: asyncio.Task[None]) -> None:
         """Frames to messages, until the last, a wrong one, or the caller's end."""
@@ -168,9 +185,10 @@ class Stream:
                 return
             more = event.get("body", b"")
             try:
-                self._holding.take(len(more))
+                await self._hold(len(more))
                 frames.feed(more)
                 while (one := frames.take()) is not None:
+                    self._unanswered += 1
                     await self._messages.put(one)
             except Refused as full:
                 await self._messages.put(full)
