@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain.errors import Kind, Refused
@@ -51,6 +51,15 @@ class SpeechModel(Model, Protocol):
     sample_rate: int
     speaker_names: Mapping[str, int]  # what speakers are called, in small letters, to their ids
 
-    async def infer(self, request: InferRequest) -> InferResponse:
-        """Raises SpeechRefused, FairleadError (MODEL)."""
+    def check(self, speech: Speech) -> None:
+        """Raises SpeechRefused if it cannot be said: S0-30, 5 to 9."""
         ...
+
+    def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
+        """Pieces of sound (the tensor AUDIO) as they are made; raises SpeechRefused, FairleadError (MODEL)."""
+        ...
+
+
+def speaks(model: Model) -> TypeGuard[SpeechModel]:
+    """Is it a voice?"""
+    return hasattr(model, "speaker_names")

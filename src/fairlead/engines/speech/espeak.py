@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from fairlead.engines.speech.synthesizer import Cannot, Emit
 from fairlead.engines.speech.respelling import phonemes_of
+from fairlead.engines.speech.synthesizer import Cannot, Emit
 
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: the sound goes to our callback, before espeak_Synth returns
-_DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: say that data are missing instead of ending the process
+_DONT_EXIT = (
+    0x8000  # espeakINITIALIZE_DONT_EXIT: say that data are missing instead of ending the process
+)
 _UTF8, _SSML, _PHONEMES = 0x1, 0x10, 0x100
 _RATE, _VOLUME, _PITCH = 1, 2, 3  # espeak_PARAMETER
 _OK = 0

@@ -92,6 +92,9 @@ class SpokenModel:
             async for piece in sound:
                 yield InferResponse({AUDIO: np.frombuffer(piece, "<i2")})
 
+    def check(self, speech: Speech) -> None:
+        self._checked(speech)
+
     def parse_document(self, data: bytes) -> Speech:
         try:
             asked = msgspec.json.decode(data, type=_Asked)
@@ -144,7 +147,10 @@ class SpokenModel:
         absent = {number: one for number, one in there.items() if one.voice in lacks}
         for number, one in absent.items():
             _log.warning(
-                "speaker %d (%s) is in the table, but the model has no voice %r", number, one.name, one.voice
+                "speaker %d (%s) is in the table, but the model has no voice %r",
+                number,
+                one.name,
+                one.voice,
             )
         if len(absent) == len(there):
             self.close()

@@ -100,7 +100,9 @@ def _paths(kind: str, settings: Mapping[str, Any], directory: Path) -> dict[str,
     known = _FILES[kind]
     for name in settings:
         if name not in known:
-            raise Cannot(f"settings.{name} is not known of a {kind} model; it has {', '.join(known)}")
+            raise Cannot(
+                f"settings.{name} is not known of a {kind} model; it has {', '.join(known)}"
+            )
     found = {}
     for name, required in known.items():
         if name not in settings and required:

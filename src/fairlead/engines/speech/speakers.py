@@ -60,8 +60,7 @@ def voice_file(data: bytes, source: str) -> VoiceFile:
     node.mapping(_KEYS, ["synthesizer", "speakers"])
     synthesizer = node.child("synthesizer").one_of(SYNTHESIZERS)
     speakers = {
-        number: _speaker(child)
-        for number, child in enumerate(node.child("speakers").elements())
+        number: _speaker(child) for number, child in enumerate(node.child("speakers").elements())
     }
     if node.has("custom") and node.child("custom").mapping():
         for name, child in node.child("custom").items():
@@ -97,7 +96,9 @@ def _speaker(node: Node) -> Speaker:
     return Speaker(
         node.child("name").text(),
         voice if isinstance(voice, str | int) else "",
-        language.text(_LANGUAGE, "write a language tag: en, en-us") if node.has("language") else "en",
+        language.text(_LANGUAGE, "write a language tag: en, en-us")
+        if node.has("language")
+        else "en",
         tuple(one.text() for one in node.child("aliases").elements())
         if node.has("aliases")
         else (),

@@ -18,20 +18,20 @@ from fairlead.engines.speech.segments import Segment
 EMPTY = "Text cannot be empty."
 BAD_RESPELLING = "Please format your respelling correctly (see the respelling guide)"
 _MARK = "::"
+# By code point, as most of them look like each other: quotes, dashes, and what is not seen at all.
 _PLAIN = str.maketrans(
     {
-        **dict.fromkeys("‘’‚‛′ʼ`´", "'"),
-        **dict.fromkeys("“”„‟″«»", '"'),
-        **dict.fromkeys("‐‑‒–−", "-"),
-        **dict.fromkeys("—―", " - "),
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc`\u00b4", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-"),
+        **dict.fromkeys("\u2014\u2015", " - "),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
-        "⁄": "/",
-        "…": "...",
+        "\u2044": "/",
     }
 )
 _SPACES = re.compile(r"[ \t\r\n\f\v\u2028\u2029]+")
 _LAST_LATIN = 0x24F
-_SIGNS = frozenset("€£¥¢§°%&@#$¿¡±×÷©®ªº¬¶·†‡•")
+_SIGNS = frozenset("€£¥¢§°¿¡±\u00d7÷©®¬¶·†‡•")
 
 
 def understood(text: str, characters: str = "") -> tuple[Segment, ...]:
@@ -73,9 +73,7 @@ def _check_characters(segments: Sequence[Segment], characters: str) -> None:
     }
     if strangers:
         listed = ", ".join(_shown(one) for one in sorted(strangers))
-        raise SpeechRefused(
-            Code.INVALID_TEXT, f"Text cannot contain these characters: {listed}"
-        )
+        raise SpeechRefused(Code.INVALID_TEXT, f"Text cannot contain these characters: {listed}")
 
 
 def _known(character: str, characters: str) -> bool:

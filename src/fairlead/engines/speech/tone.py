@@ -39,7 +39,9 @@ class Tone:
     def __init__(self, order: Mapping[str, Any]) -> None:
         self._pace = float(order.get("settings", {}).get("pace", 0))
         if self._pace < 0:
-            raise Cannot("settings.pace is negative; write how many seconds of sound it makes in a second, or 0")
+            raise Cannot(
+                "settings.pace is negative; write how many seconds of sound it makes in a second, or 0"
+            )
 
     def lacks(self, voices: Sequence[Any]) -> list[Any]:
         """It has one voice, `hum`."""

@@ -36,7 +36,7 @@ class Voice:
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
                 (sys.executable, "-m", "fairlead.engines.speech.process", str(theirs.fileno())),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -77,6 +77,8 @@ class Voice:
                 self._frames.feed(data)
         except TimeoutError:
             raise _late("be loaded", _START_SECONDS) from None
+        except OSError:
+            raise _died("while it was loaded") from None
         self._line.setblocking(False)  # noqa: FBT003 - the library's signature
         self._greeted(*frame)
 
@@ -93,7 +95,7 @@ class Voice:
         while True:
             letter, content = await self._next("make a sound", _SILENT_SECONDS)
             if letter == wire.AUDIO:
-                yield content
+                yield content + self._frames.take_all(wire.AUDIO)
                 continue
             self._speaking = False
             if letter == wire.FAILED:
@@ -150,7 +152,7 @@ class Voice:
 
 
 def _died(when: str) -> Refused:
-    return Refused(Kind.MODEL, f"the voice's process ended {when}; a new one is started")
+    return Refused(Kind.MODEL, f"the voice's process ended {when}; its log may say why")
 
 
 def _late(what: str, seconds: float) -> Refused:

@@ -48,6 +48,13 @@ class Frames:
         del self._unread[:end]
         return letter, content
 
+    def take_all(self, letter: bytes) -> bytes:
+        """The contents of all whole frames of this letter that come next, as one."""
+        found = []
+        while self._unread.startswith(letter) and (frame := self.take()) is not None:
+            found.append(frame[1])
+        return b"".join(found)
+
 
 def framed(letter: bytes, content: bytes = b"") -> bytes:
     """A frame."""

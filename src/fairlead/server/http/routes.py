@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from fairlead.api import grpc_status
 from fairlead.api.http_status import NO_FAULT
+from fairlead.api.streaming import streams
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
@@ -267,7 +268,8 @@ def _routes(
         standard.append((f"{settings.root}/model/{{m}}/predict", predict))
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
-        routes = [(path, predict) for path in one.paths]
+        # What streams has a table of its own for its paths.
+        routes = [] if streams(model) else [(path, predict) for path in one.paths]
         if one.name == DEFAULT_ENDPOINT:
             routes += standard
         for template, handler in routes:
