@@ -127,7 +127,7 @@ class Mp3:
     """MPEG-2 Layer III by LAME."""
 
     def __init__(self, rate: int) -> None:
-        import lameenc  # type: ignore[import-untyped] # noqa: PLC0415 - an extra; it ships no types
+        import lameenc  # type: ignore[import-not-found] # noqa: PLC0415 - an extra; it ships no types
 
         self._resampler = _Resampler(rate)
         self._lame = lameenc.Encoder()

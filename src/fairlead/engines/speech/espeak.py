@@ -28,7 +28,7 @@ _WORDS_PER_MINUTE = 175  # its own default
 _SLOWEST, _FASTEST = 80, 700
 _FULL = 100  # volume
 _LOUDEST = 200  # beyond it samples are clipped
-_MIDDLE = 50  # pitch
+_MIDDLE, _HIGHEST = 50, 99  # pitch
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
@@ -66,7 +66,7 @@ class Espeak:
         settings = order.get("settings", {})
         speed = order["speed"] * settings.get("rate", 1.0)
         self._set(_RATE, min(_FASTEST, max(_SLOWEST, round(_WORDS_PER_MINUTE * speed))))
-        self._set(_PITCH, settings.get("pitch", _MIDDLE))
+        self._set(_PITCH, min(_HIGHEST, max(0, round(settings.get("pitch", _MIDDLE)))))
         self._set(_VOLUME, _FULL)
         text = ssml_of(order["segments"]).encode()
         self._emit = emit

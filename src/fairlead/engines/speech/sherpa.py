@@ -36,7 +36,7 @@ class Sherpa:
 
     def __init__(self, order: Mapping[str, Any]) -> None:
         try:
-            import sherpa_onnx  # noqa: PLC0415 - an extra
+            import sherpa_onnx  # type: ignore[import-untyped] # noqa: PLC0415 - an extra; it ships no types
         except ImportError:
             message = "sherpa-onnx is not installed here; it comes with the extra: pip install 'fairlead[speech-neural]'"
             raise Cannot(message) from None

@@ -167,8 +167,8 @@ class ServerApp:
         if scope["method"] not in route.stats:
             allowed = ", ".join(route.stats)
             message = f"{scope['method']} is not for this path; use {allowed.replace(', ', ' or ')}"
-            error = Refused(Kind.METHOD, message)
-            await self._cold.refuse(scope, error, send, allow=allowed.encode())
+            wrong = Refused(Kind.METHOD, message)
+            await self._cold.refuse(scope, wrong, send, allow=allowed.encode())
             return
         await self.streaming.answer(route, scope, receive, send, self.bodies)
 
