@@ -22,6 +22,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "validate": ("release", "validate", "Check release files, offline."),
     "plan": ("release", "plan", "What applying release files would change."),
     "apply": ("release", "apply", "Apply release files."),
+    "revisions": ("revisions", "revisions", "Every revision, and how far it is on each node."),
+    "delete": (
+        "delete",
+        "delete",
+        "Delete a service, a line or a revision, and all that is left of it.",
+    ),
     "doctor": ("doctor", "doctor", "What is wrong on this machine, and how to mend it."),
     "completion": ("completion", "completion", "Let your shell complete commands and names."),
     "docs": ("docs", "docs", "Reference pages, generated from the code."),

@@ -134,7 +134,7 @@ def _plan_one(
     manifest = manifests[str(release.artifact)]
     _check_batching(sourced, manifest)
     wanted = Revision(
-        revision_id, manifest.ref, manifest.digest, release.endpoints, release.digest(), now
+        revision_id, manifest.ref, manifest.digest, release.endpoints, release.digest(), now, now
     )
     current = _revision(catalog, revision_id)
     if (
@@ -154,6 +154,7 @@ def _plan_one(
             current.endpoints,
             wanted.applied,
             current.created_at,
+            now,
         )
     _check_paths(catalog, sourced)
     changes = []
