@@ -127,5 +127,6 @@ _VALUES: Mapping[str, Values] = {
     "accept_version": _versions,
     "pins": _pins,
     "artifact": _artifacts,
+    "artifacts": _artifacts,
     "code": _codes,
 }

@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "delete",
         "Delete a service, a line or a revision, and all that is left of it.",
     ),
+    "bump": ("bump", "bump", "The next version into release files."),
+    "verify": ("verify", "verify", "Ask every path of release files: does it answer?"),
     "doctor": ("doctor", "doctor", "What is wrong on this machine, and how to mend it."),
     "completion": ("completion", "completion", "Let your shell complete commands and names."),
     "docs": ("docs", "docs", "Reference pages, generated from the code."),

@@ -95,10 +95,11 @@ def apply(
     in_use: Collection[RevisionId] | None = None,
 ) -> tuple[Plan, Catalog]:
     """Plan over the newest catalog and commit it. Returns the plan and the catalog that now stands."""
-    manifests = manifests_of(artifacts, releases)
     made: list[Plan] = []
 
     def what(catalog: Catalog) -> Catalog:
+        # Read anew with each catalog: whoever removes an artifact commits after it is gone.
+        manifests = manifests_of(artifacts, releases)
         made.append(plan(catalog, releases, manifests, clock.now(), in_use))
         return made[-1].catalog
 
