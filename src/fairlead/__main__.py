@@ -9,7 +9,7 @@ _HANDLED = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _HANDLED:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from fairlead.cli import main as cli  # noqa: E402 - see above
+from fairlead.cli import guard, main as cli  # noqa: E402 - see above
 from fairlead.domain.explanations import INTERRUPTED  # noqa: E402 - see above
 
 
@@ -18,10 +18,12 @@ def main() -> None:
     code = INTERRUPTED
     with contextlib.suppress(KeyboardInterrupt):  # between two lines here
         if _HANDLED:
+            guard.keep_interrupts()
             signal.signal(signal.SIGINT, signal.default_int_handler)
         code = cli.run()
         if _HANDLED:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: what is left just ends
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
     sys.exit(code)
 
 
