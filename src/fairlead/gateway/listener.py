@@ -208,6 +208,7 @@ def _arrival(ours: list[str]) -> Document:
 
 def _http_filters() -> list[Document]:
     return [
+        *grpc.first_filters(),
         {
             "name": KEY_FILTER,
             "typed_config": {
