@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, strategies as st
+
+from support.effort import effort
 
 pytestmark = pytest.mark.timeout(60)
 # Measured: 0.850, 0.888, 0.900; misspelled 0.775, 0.846, 0.875. Two points of margin.
@@ -61,7 +63,7 @@ def test_onnx_answers_as_scikit_learn_on_all_held_out_sentences(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@effort(60, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_onnx_answers_as_scikit_learn_on_any_text(
     train: Any,
