@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.agent import pull as pulling
 from fairlead.domain.errors import FairleadError, Kind
@@ -20,6 +20,7 @@ from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_from_bytes, manifest_to_bytes
 from fairlead.domain.signature import DocumentSignature
+from support.effort import effort
 
 FILES = {
     "model.py": b"model " * 500,
@@ -189,7 +190,7 @@ class TestDamage:
         assert pulling.verify(home, shelf.served.digest) is None
 
     @given(keep=st.integers(0, len(FILES["model.py"]) - 1), piece=st.integers(100, 4_000))
-    @settings(max_examples=25, deadline=None)
+    @effort(20)
     async def test_a_truncated_file_is_named_wherever_it_ends(self, keep: int, piece: int) -> None:
         shelf = Shelf(FILES, piece)
         shelf.blobs[sha(FILES["model.py"])] = FILES["model.py"][:keep]

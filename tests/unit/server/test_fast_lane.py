@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from onnx import helper
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
@@ -174,7 +174,6 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio
         runner.run(leave(found))
 
 
-@settings(deadline=None)  # the first that asks for metadata builds the app that answers it
 @given(
     requests=st.lists(asked(), min_size=1, max_size=6),
     cuts=st.lists(st.integers(1, 4000), max_size=6),
