@@ -37,6 +37,7 @@ def _routes(served: ServedRevision, plane: DataPlane) -> Iterator[tuple[str, Str
     model = served.artifact.model
     if not speaks(model):
         return
+    served.artifact.threads.submit(audio.warm)
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
         for path in one.paths:
