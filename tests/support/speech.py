@@ -83,7 +83,7 @@ def heard(data: bytes) -> Heard:
     """Decode MP3, WAV or Ogg by what it holds."""
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.audio[0]
-        frames = [frame for frame in container.decode(stream)]
+        frames = list(container.decode(stream))
         resampler = av.AudioResampler(format="s16", layout="mono", rate=frames[0].sample_rate)
         pieces = [
             out.to_ndarray()[0] for frame in [*frames, None] for out in resampler.resample(frame)

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from support.speech import Heard, heard, heard_samples
 
 from fairlead.api.speech import Code, SpeechRefused
 from fairlead.dialects.speech import accept
 from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
 from fairlead.domain.errors import Kind
+from support.speech import Heard, heard, heard_samples
 
 CODECS = {"mp3": ("mp3float", "mp3"), "wav": ("pcm_s16le",), "opus": ("opus", "libopus")}
 

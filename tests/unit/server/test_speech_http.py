@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from support.serving import in_process
-from support.speech import OPENAI, STREAM, VALIDATE, heard, heard_samples, hum_artifact, speech_spec
 
 from fairlead.engines.speech.tone import pitch_of
+from support.serving import in_process
+from support.speech import OPENAI, STREAM, VALIDATE, heard, heard_samples, hum_artifact, speech_spec
 
 TEXT = "The harbour is calm this morning."
 
@@ -33,7 +33,7 @@ async def server(tmp_path):
         ({"speaker_id": 1, "text": "::a b:: \u4f60"}, "INVALID_TEXT", "Please format your respelling correctly (see the respelling guide)"),
         ({"speaker_id": 1, "text": "\u4f60\x07"}, "INVALID_TEXT", "Text cannot contain these characters: \\x07, \u4f60"),
         ({"speaker_id": 1, "text": "fine"}, "INVALID_SPEAKER_ID", "Speaker is not available."),
-        ({"speaker_id": 0, "text": "<tempo>"}, "INVALID_XML", "Text markup cannot be read: <tempo> has one attribute, value=\"...\"."),
+        ({"speaker_id": 0, "text": "<tempo>"}, "INVALID_XML", 'Text markup cannot be read: <tempo> has one attribute, value="...".'),
     ],
 )  # fmt: skip
 async def test_every_check_has_its_place(server, path, body, code, message):
@@ -141,7 +141,7 @@ async def test_it_is_counted_and_measured_like_any_answer(server):
     await server.client.post(STREAM, json={"speaker_id": 1, "text": TEXT})
     await server.client.get(VALIDATE, params={"speaker_id": "0", "text": TEXT})
     text = (await server.client.get("/metrics")).text
-    labels = 'service="speech",line="v1",revision="1",endpoint="stream"'.split(",")
+    labels = ['service="speech"', 'line="v1"', 'revision="1"', 'endpoint="stream"']
     lines = [line for line in text.splitlines() if all(one in line for one in labels)]
     assert any(
         line.startswith("fairlead_requests_total") and line.endswith(" 2.0") for line in lines

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.speech import AUDIO, Speech, SpeechModel, speaks
+from fairlead.api.speech_openapi import Use, use_of
 from fairlead.dialects.speech import accept, audio, openai, requests
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.server.dataplane import DataPlane
@@ -14,9 +15,6 @@ from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import ByVersion, ServedRevision, in_order
 from fairlead.server.http.streamed import Call, Encoder, StreamedHandler, StreamedRoute
 
-VALIDATE = "validate"  # the endpoint whose own paths only check, whatever they are called
-_VALIDATING = "/input_validated"
-_OPENAI = "/audio/speech"
 _JSON = (b"content-type", b"application/json")
 
 StreamedPath = ByVersion[StreamedRoute]
@@ -49,12 +47,13 @@ def _routes(served: ServedRevision, plane: DataPlane) -> Iterator[tuple[str, Str
 
 
 def _handler(path: str, endpoint: str, model: SpeechModel, service: str) -> StreamedHandler:
-    """A path says by its end what it is for (S0-2 has several that end alike); others by their endpoint."""
-    if path.endswith(_OPENAI):
-        return _OpenAi(model, service)
-    if path.endswith(_VALIDATING) or (endpoint == VALIDATE and not path.endswith("/stream")):
-        return _Validating()
-    return _Speaking(model)
+    match use_of(path, endpoint):
+        case Use.OPENAI:
+            return _OpenAi(model, service)
+        case Use.CHECK:
+            return _Validating()
+        case Use.SPEAK:
+            return _Speaking(model)
 
 
 class _Sound:
