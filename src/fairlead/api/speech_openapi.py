@@ -43,10 +43,10 @@ def operations(path: str, endpoint: str, service: str) -> Document:
     if use is Use.OPENAI:
         answers = {**sound, **_refusals(_OPENAI_ERROR)}
         body = _json("What to say", _openai(service))
-        about = {"tags": [service], "summary": "Say a text (as OpenAI has it)"}
-        return {"post": {**about, "requestBody": {"required": True, **body}, "responses": answers}}
+        post: Document = {"tags": [service], "summary": "Say a text (as OpenAI has it)"}
+        return {"post": {**post, "requestBody": {"required": True, **body}, "responses": answers}}
     checked = {"200": _json("It can be said", _object({"message": {"const": "OK"}}))}
-    about = {
+    about: Document = {
         "tags": [service],
         "summary": "Say a text" if use is Use.SPEAK else "Can this text be said?",
         "responses": {**(sound if use is Use.SPEAK else checked), **_refusals(_ERROR)},

@@ -28,6 +28,7 @@ from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
 from fairlead.server.stats import Stats
+from fairlead.server.stream_counts import StreamCounts
 from fairlead.server.times import Times
 
 
@@ -55,6 +56,7 @@ class Endpoint:
         self.id = identity
         self.batcher = batcher
         self.batching = ""  # how its requests share runs, or why they do not, in words
+        self.streams = StreamCounts()
         self.wasted_seconds = 0.0  # of runs whose answer nobody took
         self._clock = clock
         self.deadline_seconds = deadline_seconds

@@ -82,7 +82,9 @@ def test_a_speaker_is_its_number(speaker, number):
 
 
 def test_a_get_says_the_same_in_its_query():
-    found = requests.from_query(b"speaker_id=4&text=%C3%A9t%C3%A9+is%20open&speaker_id=5&consumerId=x")
+    found = requests.from_query(
+        b"speaker_id=4&text=%C3%A9t%C3%A9+is%20open&speaker_id=5&consumerId=x"
+    )
     assert found == Speech(4, "été is open")
     with pytest.raises(SpeechRefused) as refused:
         requests.from_query(b"speaker_id=4&text=")

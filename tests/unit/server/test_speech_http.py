@@ -147,6 +147,13 @@ async def test_it_is_counted_and_measured_like_any_answer(server):
         line.startswith("fairlead_requests_total") and line.endswith(" 2.0") for line in lines
     )
     assert any('kind="invalid"' in line and line.endswith(" 1.0") for line in lines)
+    for family, value in (
+        ("fairlead_stream_first_byte_seconds_count", 1),
+        ("fairlead_speech_characters_total", len(TEXT)),
+        ("fairlead_speech_sound_seconds_total", 0.06 * len(TEXT)),
+    ):
+        (line,) = [line for line in lines if line.startswith(family)]
+        assert float(line.rpartition(" ")[2]) == pytest.approx(value, abs=0.02)
     assert any(
         line.startswith("fairlead_requests_in_progress") and line.endswith(" 0.0") for line in lines
     )

@@ -125,7 +125,7 @@ async def test_what_fails_after_the_first_byte_breaks_the_connection(tmp_path):
             assert answer.status_code == 200
             with pytest.raises(httpx.RemoteProtocolError):
                 await answer.aread()
-        assert server.errors() == {Kind.MODEL: 1}
+        assert server.errors() == {Kind.MODEL: 1} == server.endpoint.streams.broken
         async with server.say("fine") as answer:
             assert heard(await answer.aread()).hertz == pytest.approx(pitch_of("fine"), abs=5)
 
