@@ -30,6 +30,7 @@ from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
 from fairlead.server.stats import RouteStats, Stats
+from fairlead.server.stream_counts import StreamCounts
 from fairlead.server.times import Times
 
 _SHORTEST = 1e-6  # seconds in a queue: none at all would mean no limit
@@ -59,6 +60,7 @@ class Endpoint:
         self.id = identity
         self.batcher = batcher
         self.batching = ""  # how its requests share runs, or why they do not, in words
+        self.streams = StreamCounts()
         self.wasted_seconds = 0.0  # of runs whose answer nobody took
         self._clock = clock
         self.deadline_seconds = deadline_seconds

@@ -47,7 +47,7 @@ def from_body(body: bytes) -> Speech:
 
 
 def from_query(query: bytes) -> Speech:
-    """A GET's query; raises SpeechRefused. Of a key that is there twice, the first counts."""
+    """The query of a GET; raises SpeechRefused. Of a key that is there twice, the first counts."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
     found: dict[str, Any] = {}
     for name, value in pairs:

@@ -105,6 +105,11 @@ class SpokenModel:
     def dump_document(self, document: Mapping[str, Any]) -> bytes:
         return msgspec.json.encode(document)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that speak."""
+        return self._voices.pids
+
     def close(self) -> None:
         self._voices.close()
 

@@ -62,7 +62,7 @@ def _respelled(segment: Segment) -> list[Segment]:
     if len(parts) % 2 == 0 or not all(is_respelling(one) for one in parts[1::2]):
         raise SpeechRefused(Code.INVALID_TEXT, BAD_RESPELLING)
     return [
-        replace(segment, text=part, respelling=part if number % 2 else "")
+        replace(segment, text="", respelling=part) if number % 2 else replace(segment, text=part)
         for number, part in enumerate(parts)
     ]
 

@@ -18,6 +18,8 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from fairlead.api.speech import speaks
+from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId
 from fairlead.server.dataplane import Counted, Endpoint
@@ -34,6 +36,7 @@ def exposition(found: Counted, app_name: str, pod_name: str) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Families(found.routes, found.wasted, app_name, pod_name))
     registry.register(_Batches(found.endpoints))
+    registry.register(_Streams(found.endpoints))
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
     return text
 
@@ -161,6 +164,51 @@ class _Batches(Collector):
             waits.add_metric(labels, _buckets(counts.wait_buckets), counts.wait_seconds)
             waiting.add_metric(labels, batcher.waiting)
         yield from (sizes, rows, engine, waits, waiting)
+
+
+class _Streams(Collector):
+    """What was streamed, of the endpoints that do."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._streaming = [(one.id, one.streams) for one in endpoints if streams(one.model)]
+        self._speaking = [(one.id, one.streams) for one in endpoints if speaks(one.model)]
+
+    def collect(self) -> Iterator[Metric]:
+        if self._streaming:
+            yield from self._of_all()
+        if self._speaking:
+            yield from self._of_voices()
+
+    def _of_all(self) -> Iterator[Metric]:
+        first = HistogramMetricFamily(
+            "fairlead_stream_first_byte_seconds",
+            "Time from request to the first byte of its answer",
+            labels=_ENDPOINT,
+        )
+        broken = CounterMetricFamily(
+            "fairlead_streams_broken",
+            "Answers that were begun and not ended",
+            labels=[*_ENDPOINT, "kind"],
+        )
+        for endpoint, counts in self._streaming:
+            first.add_metric(
+                _labels(endpoint), _buckets(counts.first_buckets), counts.first_seconds
+            )
+            for kind, count in counts.broken.items():
+                broken.add_metric([*_labels(endpoint), str(kind)], count)
+        yield from (first, broken)
+
+    def _of_voices(self) -> Iterator[Metric]:
+        sound = CounterMetricFamily(
+            "fairlead_speech_sound_seconds", "Seconds of sound that were made", labels=_ENDPOINT
+        )
+        characters = CounterMetricFamily(
+            "fairlead_speech_characters", "Characters that were said", labels=_ENDPOINT
+        )
+        for endpoint, counts in self._speaking:
+            sound.add_metric(_labels(endpoint), counts.sound_seconds)
+            characters.add_metric(_labels(endpoint), counts.characters)
+        yield from (sound, characters)
 
 
 def _labels(endpoint: EndpointId) -> list[str]:

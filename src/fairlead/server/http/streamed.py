@@ -209,6 +209,7 @@ class _Answer:
             async with asyncio.timeout(idle):
                 if not self._begun:
                     self._begun = True
+                    self._route.endpoint.streams.begun(self._app.now() - self._times.started)
                     headers = [*call.headers, *self._own_headers()]
                     await self._send(
                         {"type": "http.response.start", "status": OK, "headers": headers}
@@ -232,6 +233,7 @@ class _Answer:
         shown = self._noted(error, stats)
         status = self._route.handler.statuses[shown.kind]
         if self._begun:
+            self._route.endpoint.streams.broke(shown.kind)
             self._break_off()
             return status
         headers = [_JSON, *self._own_headers(), error_code(shown.kind)]

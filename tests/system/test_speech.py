@@ -1,0 +1,144 @@
+"""Speech through the real gateway: sound while it is made, broken streams, nothing left behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fairlead.engines.speech.tone import CRASH, pitch_of
+from support.running import ROOT, Fairlead, fairlead, until
+from support.speech import STREAM, VALIDATE, heard, hum_folder
+
+PACE = 4  # seconds of sound in a second
+TEXT = "The harbour is calm this morning, and the ferry leaves at nine."
+
+
+@pytest.fixture(scope="module")
+def speaking(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
+    """The example's first revision, and a service that hums at a pace."""
+    directory = tmp_path_factory.mktemp("speech")
+    folder = hum_folder(directory / "models" / "hum" / "1", PACE)
+    (folder / "model.yaml").write_text("name: hum\nversion: 1\nengine: speech\n")
+    proof = {
+        "request": {"speaker_id": 0, "text": "hm"},
+        "response": {"seconds": 0.12, "loudness": -15.257},
+    }
+    (folder / "golden.json").write_text(json.dumps({"examples": [proof]}))
+    paths = {"stream": ["/hum/stream"], "validate": ["/hum/input_validated"]}
+    release = {
+        "service": "hum",
+        "model": "h1",
+        "version": "1",
+        "artifact": "hum/1",
+        **{name: {"concurrency": 4, "paths": own} for name, own in paths.items()},
+    }
+    (directory / "hum.json").write_text(json.dumps(release))
+    example = ROOT / "examples" / "speech" / "release-v1.1.yaml"
+    arguments = (str(example), str(directory / "hum.json"), "--models", str(models))
+    with fairlead(directory, *arguments, "--models", str(directory / "models")) as running:
+        yield running
+
+
+def ask(running: Fairlead, path: str, text: str, **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    body = json.dumps({"speaker_id": 0 if path.startswith("/hum") else "4", "text": text})
+    connection.request("POST", path, body, {"X-Api-Key": running.key, **headers})
+    return connection.getresponse()
+
+
+def voices(running: Fairlead) -> list[psutil.Process]:
+    assert running.process is not None
+    below = psutil.Process(running.process.pid).children(recursive=True)
+    return [one for one in below if "fairlead.engines.speech.process" in one.cmdline()]
+
+
+def test_speaker_4_is_heard_with_the_demo_key_and_no_version(speaking: Fairlead) -> None:
+    answer = ask(speaking, STREAM, TEXT)
+    assert (answer.status, answer.headers["content-type"]) == (200, "audio/mpeg")
+    assert answer.headers["x-served-version"] == "v1.1"
+    assert answer.headers["x-text-length"] == str(len(TEXT))
+    sound = heard(answer.read())
+    assert sound.seconds == pytest.approx(3.2, abs=0.4)
+    assert -26 < sound.decibels < -14
+    check = ask(speaking, VALIDATE, TEXT)
+    assert (check.status, json.loads(check.read())) == (200, {"message": "OK"})
+
+
+def test_the_first_byte_of_a_thousand_characters_comes_at_once(speaking: Fairlead) -> None:
+    text = (TEXT + " ") * 15
+    ask(speaking, STREAM, text).read()
+    began = time.monotonic()
+    answer = ask(speaking, STREAM, text)
+    answer.read(1)
+    first = time.monotonic() - began
+    sound = heard(b"\xff" + answer.read())
+    assert sound.seconds > 40
+    assert first < 0.5  # of a machine that may be busy; alone it takes 10 ms
+
+
+def test_sound_passes_the_gateway_while_it_is_made(speaking: Fairlead) -> None:
+    text = "a" * 80  # 4.8 s of sound, made in 1.2
+    began = time.monotonic()
+    answer = ask(speaking, "/hum/stream", text, Accept="audio/wav")
+    pieces, times = [], []
+    while piece := answer.read1(65536):
+        pieces.append(piece)
+        times.append(time.monotonic() - began)
+    assert times[0] < 0.25 * times[-1]
+    assert len(times) > 20
+    sound = heard(b"".join(pieces))
+    assert sound.seconds == pytest.approx(4.8, abs=0.05)
+    assert sound.hertz == pytest.approx(pitch_of(text), abs=1)
+
+
+def test_a_stream_that_fails_never_ends_cleanly(speaking: Fairlead) -> None:
+    answer = ask(speaking, "/hum/stream", f"a {CRASH} " + "b" * 40)
+    assert answer.status == 200
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    again = ask(speaking, "/hum/stream", "fine")
+    assert heard(again.read()).hertz == pytest.approx(pitch_of("fine"), abs=5)
+    labels = 'service="hum",line="h1",revision="1",endpoint="stream",kind="model"'
+
+    def counted() -> bool:
+        lines = speaking.ask("/metrics").body.decode().splitlines()
+        names = ("fairlead_streams_broken_total", "fairlead_errors_total")
+        return all(
+            any(
+                line.startswith(name) and labels in line and line.endswith(" 1.0") for line in lines
+            )
+            for name in names
+        )
+
+    until(counted, 10, "the broken stream is counted")
+
+
+def test_a_client_that_leaves_ends_the_work_behind_the_gateway(speaking: Fairlead) -> None:
+    answer = ask(speaking, "/hum/stream", "c" * 2000)  # half a minute
+    answer.read(100)
+    answer.close()
+
+    def idle() -> bool:
+        lines = speaking.ask("/metrics").body.decode().splitlines()
+        found = [
+            line
+            for line in lines
+            if line.startswith("fairlead_requests_in_progress") and 'service="hum"' in line
+        ]
+        return bool(found) and all(line.endswith(" 0.0") for line in found)
+
+    until(idle, 5, "no stream is worked on")
+
+
+def test_stopping_leaves_no_voice(speaking: Fairlead) -> None:
+    before = voices(speaking)
+    assert len(before) >= 2
+    assert speaking.stop() == 0
+    until(lambda: not any(one.is_running() for one in before), 5, "every voice has ended")
+    speaking.start()
