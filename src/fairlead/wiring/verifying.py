@@ -134,7 +134,7 @@ async def _made(client: httpx.AsyncClient, way: Way, call: Call, clock: Clock) -
     except TimeoutError:
         result = replace(result, why=f"no answer after {_SECONDS:g} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        result = replace(result, why=f"{result.why}: {error or type(error).__name__}")
+        result = replace(result, why=f"{result.why}: {str(error) or type(error).__name__}")
     return replace(result, seconds=clock.monotonic() - began)
 
 

@@ -74,12 +74,12 @@ class StoredArtifacts:
 
         Raises FairleadError(CONFLICT) if other bytes hold that name and version.
         """
-        outcome, number, first = "unchanged", self._calm(), True
-        while first or (now := self._calm()) != number:
-            number = number if first else now
+        number = self._calm()
+        outcome = self._publish(manifest, directory)
+        while (now := self._calm()) != number:
+            number = now
             again = self._publish(manifest, directory)
-            outcome = again if first or again == "new" else outcome
-            first = False
+            outcome = again if again == "new" else outcome
         return outcome
 
     def withdraw(self, ref: ArtifactRef) -> bytes:
