@@ -19,7 +19,7 @@ from fairlead.domain.batching import Batching
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_to_bytes
 from fairlead.domain.signature import DocumentSignature
-from fairlead.engines import load_model
+from fairlead.engines.loading import load_model
 
 Port = tuple[str, int, list[Any] | None]  # name, ONNX element type, shape
 

@@ -10,12 +10,14 @@ and keeps its slot until it ends, because it still does the work. That work is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 
 from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
@@ -127,6 +129,33 @@ class Endpoint:
                 return answer
         except TimeoutError:
             raise late(seconds) from None
+
+    @contextlib.asynccontextmanager
+    async def streaming(
+        self, request: InferRequest, seconds: float, times: Times
+    ) -> AsyncIterator[AsyncIterator[InferResponse]]:
+        """The answers to one request as they are made; `seconds` bound the wait for a slot.
+
+        The slot is held until the context is left, and leaving it ends the work. Raises FairleadError.
+        """
+        assert streams(self.model)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.admission.enter()
+        except TimeoutError:
+            raise late(seconds) from None
+        start = self._clock.monotonic()
+        times.ran(start, 0.0)
+        whole = False
+        try:
+            async with contextlib.aclosing(self.model.stream(request)) as responses:
+                yield responses
+            whole = True
+        finally:
+            ran = self._clock.monotonic() - start
+            times.ran(start, ran)
+            self.executions.ran(1, ran)
+            self._free(0.0 if whole else ran)
 
     async def _await(self, request: InferRequest, times: Times) -> InferResponse:
         start = self._clock.monotonic()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from fairlead.api.speech import speaks
 from fairlead.api.worker import (
     IDENTITY_PATH,
     METRICS_PATH,
@@ -28,6 +29,7 @@ from fairlead.server.stats import RouteStats
 _log = logging.getLogger(__name__)
 _JSON = b"application/json"
 _HEARTBEAT_SECONDS = 5.0
+_HEALTHY = "/healthy"  # of speech models (S0-28)
 
 Reply = tuple[int, bytes, bytes]  # status, content type, body
 
@@ -97,6 +99,9 @@ class PlainRoutes:
             ):
                 self._add(path, self._ready, template, one.headers())
                 self._own.append(path.encode())
+            if speaks(one.artifact.model):
+                self._add(_HEALTHY, self._healthy, headers=one.headers())
+                self._own.append(_HEALTHY.encode())
         self.ready = True
 
     def forget(self) -> None:
@@ -133,6 +138,9 @@ class PlainRoutes:
 
     async def _ready(self) -> Reply:
         return _json({"ready": self.ready}, 200 if self.ready else 503)
+
+    async def _healthy(self) -> Reply:
+        return 200, b"text/plain; charset=utf-8", b"ok"
 
     async def _project_live(self) -> Reply:
         if self._settings.betterstack_enable:
