@@ -29,7 +29,7 @@ V1, V2 = LineId("speech", "v1"), LineId("speech", "v2")
 
 
 def revision(line: LineId, tag: str, digest: str = "") -> Revision:
-    digest = digest or f"sha256:{line.line}-{tag}"
+    digest = digest or f"sha256:{line.service}-{line.line}-{tag}"
     identity = RevisionId(line.service, line.line, tag)
     return Revision(identity, ArtifactRef(line.service, 1), digest, (EndpointSpec("p"),), "x", 1.0)
 
@@ -163,8 +163,8 @@ class TestAService:
         assert len(removal.digests) == 4
 
     def test_an_artifact_that_another_revision_names_stays(self, catalog: Catalog) -> None:
-        shared = with_revision(catalog, revision(LineId("other", "v1"), "2", "sha256:v2-1"))
-        assert "sha256:v2-1" not in without(shared, Target("speech"), None).digests
+        shared = with_revision(catalog, revision(LineId("other", "v1"), "2", "sha256:speech-v2-1"))
+        assert "sha256:speech-v2-1" not in without(shared, Target("speech"), None).digests
 
 
 class TestWhatRemains:
@@ -207,7 +207,7 @@ def test_a_name_that_means_another_artifact_is_not_routable_by_what_it_was(
     gone = without(catalog, Target("speech", "v2"), None).catalog
     again = with_revision(gone, revision(V2, "1", "sha256:new"))
     again = with_traffic(again, V2, shares(r1=100))
-    old = Replica("w", RevisionId("speech", "v2", "1"), "sha256:v2-1", State.READY)
+    old = Replica("w", RevisionId("speech", "v2", "1"), "sha256:speech-v2-1", State.READY)
     ready = NodeStatus("n", 0.0, 1, 9, (old,)).ready_for(again)
     line = table_from(again, ready, {}, before).services["speech"].lines["v2"]
     assert not line.revisions["1"].routable
