@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -49,6 +48,7 @@ _SUFFIXES = {".mp3": "mp3", ".wav": "wav", ".ogg": "opus", ".opus": "opus"}
 @click.option("--url", help="The gateway. Default: the one that runs here.")
 @home_option
 def say(  # noqa: PLR0913 - each is an option
+    *,
     text: str,
     output: str,
     speaker: str,
@@ -131,7 +131,7 @@ def _form(output: str) -> str:
 def _end_like_ctrl_c() -> None:
     """Whoever ends us otherwise finds no half file either."""
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def told(*_: object) -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):

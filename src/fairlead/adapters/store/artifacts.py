@@ -112,7 +112,7 @@ class StoredArtifacts:
 
         Raises FairleadError(CONFLICT) if another sweep is under way.
         """
-        with self._sweeping() as until:
+        with self.sweeping() as until:
             freed = 0
             for meta in self.unnamed():
                 if self._clock.now() > until:
@@ -123,7 +123,8 @@ class StoredArtifacts:
             return freed
 
     @contextlib.contextmanager
-    def _sweeping(self) -> Iterator[float]:
+    def sweeping(self) -> Iterator[float]:
+        """While files go: others who would remove some are refused, who publishes waits. Until when it may last."""
         sweep, etag = self._last_sweep()
         if self._is_active(sweep):
             message = "another removal of artifacts is under way: try again when it is done"
