@@ -93,6 +93,7 @@ CALLS = [
     ("rollouts",),
     ("why", "rollout"),
     ("rollout", "--abort", "echo-1"),
+    ("say", "hello", "-o", "/nowhere/x.mp3"),
     ("delete", "echo", "--yes", "--no-wait"),
     ("models", "prune", "--keep", "0"),
 ]
