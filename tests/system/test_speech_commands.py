@@ -106,11 +106,10 @@ def test_a_refusal_is_told_and_leaves_no_file(running: Fairlead) -> None:
 def test_ctrl_c_leaves_nothing(running: Fairlead, number: int) -> None:
     (running.directory / "long.txt").write_text(f"{TEXT} " * 150)
     file = running.directory / "long.wav"
-    pipe = running.directory / "started"
     process = subprocess.Popen(
         [*FAIRLEAD, "say", "@long.txt", "-o", file.name],
         cwd=running.directory,
-        stderr=pipe.open("w"),
+        stderr=subprocess.DEVNULL,
     )
     try:
         until(
@@ -169,13 +168,14 @@ def test_what_fails_is_told_and_counted(running: Fairlead) -> None:
 
 def test_it_is_repeated_until_ctrl_c(running: Fairlead) -> None:
     out = running.directory / "repeat.out"
-    process = subprocess.Popen(
-        [*FAIRLEAD, "verify", "releases", "--only", "v2", "--repeat", "0.1"],
-        cwd=running.directory,
-        stdout=out.open("w"),
-        stderr=subprocess.STDOUT,
-        env={**running.environment, "PYTHONUNBUFFERED": "1"},
-    )
+    with out.open("w") as output:
+        process = subprocess.Popen(
+            [*FAIRLEAD, "verify", "releases", "--only", "v2", "--repeat", "0.1"],
+            cwd=running.directory,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**running.environment, "PYTHONUNBUFFERED": "1"},
+        )
     try:
         until(lambda: out.read_text().count("DONE: 1 succeeded, 0 failed:") > 2, 30, "repeated")
         process.send_signal(signal.SIGINT)
