@@ -98,6 +98,11 @@ def _versions(ctx: click.Context) -> Iterable[str]:
     return ["latest", *lines, *exact]
 
 
+def _models(ctx: click.Context) -> Iterable[str]:
+    """The lines of all services: a release file's `model`."""
+    return sorted({name for service in _catalog(ctx).services.values() for name in service.lines})
+
+
 def _pins(ctx: click.Context) -> Iterable[str]:
     services = _catalog(ctx).services.values()
     return [f"{service.name}={line}" for service in services for line in service.lines]
@@ -124,6 +129,7 @@ _VALUES: Mapping[str, Values] = {
     "line": _lines,
     "target": _targets,
     "shares": _shares,
+    "only": _models,
     "accept_version": _versions,
     "pins": _pins,
     "artifact": _artifacts,

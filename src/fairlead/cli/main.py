@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "up": ("up", "up", "Run everything on this machine until Ctrl-C."),
     "status": ("status", "status", "What should serve, what does, and why not."),
     "predict": ("predict", "predict", "Ask a service."),
+    "say": ("say", "say", "Let a speech service say something, into a file or a pipe."),
     "logs": ("logs", "logs", "What happened, one line per event."),
     "validate": ("release", "validate", "Check release files, offline."),
     "plan": ("release", "plan", "What applying release files would change."),

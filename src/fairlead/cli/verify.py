@@ -14,7 +14,6 @@ from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
     from fairlead.kits.clock import Clock
-    from fairlead.wiring.homes import Control
     from fairlead.wiring.verifying import Result, Verifying
 
 _HEADER = ("STATUS", "MODEL", "PATH", "SECONDS", "BYTES", "WHY")
@@ -54,9 +53,10 @@ def verify(
     Example: fairlead verify releases/ --only v9
     """
     from fairlead.kits.clock import SystemClock
+    from fairlead.wiring.control import control_unless_named
     from fairlead.wiring.verifying import prepare
 
-    prepared = prepare(_control(home, host), directories, only, host)
+    prepared = prepare(control_unless_named(home, host, say), directories, only, host)
     for source in prepared.silent:
         say(f"{source}: nothing to ask: no paths of its own, and no example of its artifact here")
     if not prepared.calls:
@@ -99,15 +99,3 @@ def _cells(result: Result) -> tuple[str, ...]:
         str(result.received),
         result.why,
     )
-
-
-def _control(home: Path | None, host: str | None) -> Control | None:
-    """The home that is meant; with a gateway and a key named, none is needed."""
-    from fairlead.wiring.control import control_for
-
-    try:
-        return control_for(home, say)
-    except FairleadError as error:
-        if host is None or home is not None or error.kind is not Kind.NOT_FOUND:
-            raise
-        return None

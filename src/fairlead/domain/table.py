@@ -172,7 +172,8 @@ def _line_route(
         flowing = before.traffic if before else ()
         # A share without traffic may go with its revision; nobody is sent to it.
         old = tuple(one for one in flowing if one.percent or one.tag in line.revisions)
-        traffic = old if all(share.tag in line.revisions for share in old) else ()
+        flows = (not one.percent or routable(one.tag) for one in old if one.tag in line.revisions)
+        traffic = old if sum(flows) == len(old) else ()
     tags = {share.tag for share in (*line.traffic, *traffic)}
     revisions = {
         tag: RevisionRoute(

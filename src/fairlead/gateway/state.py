@@ -34,7 +34,7 @@ class View:
     """What is in force now, for the front desk; only the follower changes it.
 
     `index` and `previous` are the last two tables: a request that Envoy sent here by the one before is
-    refused by it too. `problems` maps a part (store, cache, status, keys, routes, clusters, envoy, disk) to what is wrong with it.
+    refused by it too. `problems` maps a part (store, cache, status, keys, routes, clusters, certificate, envoy, disk) to what is wrong with it.
     """
 
     index: TableIndex

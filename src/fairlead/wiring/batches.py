@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from fairlead.agent.asking import IDENTITY_PATH
+from fairlead.api.worker import IDENTITY_PATH
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.measured import measured_from_bytes
 from fairlead.domain.status import NodeStatus, State
@@ -52,8 +52,11 @@ def batches(control: Control, node: NodeStatus | None) -> Batches:
     said = asyncio.run(_ask_all(list(sockets.values()))) if sockets else []
     found: dict[RevisionId, Mapping[str, Batched]] = {}
     for served in said:
-        revision = RevisionId(served["service"], served["line"], served["revision"])
-        gain = _gain(control.home.measured(served["digest"]))
+        try:
+            revision = RevisionId(served["service"], served["line"], served["revision"])
+            gain = _gain(control.home.measured(served["digest"]))
+        except KeyError:  # a worker of another version
+            continue
         found[revision] = {
             name: Batched(not why.startswith(_ALONE), why, gain)
             for name, why in served["batching"].items()

@@ -29,6 +29,7 @@ _SPOKEN = {
     "consumerId": "Test",
     "consumerSource": "VerifyGKE",
 }
+_OPENAI = "/audio/speech"  # how OpenAI's path ends, wherever a release puts it
 _WHY_BYTES = 300  # of an answer that is no success
 
 
@@ -134,15 +135,18 @@ async def _made(client: httpx.AsyncClient, way: Way, call: Call, clock: Clock) -
     except TimeoutError:
         result = replace(result, why=f"no answer after {_SECONDS:g} s")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        result = replace(result, why=f"{result.why}: {error or type(error).__name__}")
+        result = replace(result, why=f"{result.why}: {str(error) or type(error).__name__}")
     return replace(result, seconds=clock.monotonic() - began)
 
 
 def _calls(control: Control | None, way: Way, release: Release) -> list[Call]:
-    spoken = json.dumps(_SPOKEN)
     example = _example(control, release)
     found = [
-        Call(release.line, path, spoken if endpoint.name in _SPEECH else json.dumps(example))
+        Call(
+            release.line,
+            path,
+            _spoken(release, path) if endpoint.name in _SPEECH else json.dumps(example),
+        )
         for endpoint in release.endpoints
         for path in endpoint.paths
         if endpoint.name in _SPEECH or example is not None
@@ -152,6 +156,13 @@ def _calls(control: Control | None, way: Way, release: Release) -> list[Call]:
         path = f"{way.root}/model/{release.service}/predict"
         found.append(Call(release.line, path, json.dumps(example)))
     return found
+
+
+def _spoken(release: Release, path: str) -> str:
+    if path.endswith(_OPENAI):
+        spoken = {"model": release.service, "input": _SPOKEN["text"], "voice": "4"}
+        return json.dumps(spoken)
+    return json.dumps(_SPOKEN)
 
 
 def _example(control: Control | None, release: Release) -> Any:  # noqa: ANN401 - a JSON value

@@ -74,12 +74,12 @@ class StoredArtifacts:
 
         Raises FairleadError(CONFLICT) if other bytes hold that name and version.
         """
-        outcome, number, first = "unchanged", self._calm(), True
-        while first or (now := self._calm()) != number:
-            number = number if first else now
+        number = self._calm()
+        outcome = self._publish(manifest, directory)
+        while (now := self._calm()) != number:
+            number = now
             again = self._publish(manifest, directory)
-            outcome = again if first or again == "new" else outcome
-            first = False
+            outcome = again if again == "new" else outcome
         return outcome
 
     def withdraw(self, ref: ArtifactRef) -> bytes:
@@ -112,7 +112,7 @@ class StoredArtifacts:
 
         Raises FairleadError(CONFLICT) if another sweep is under way.
         """
-        with self._sweeping() as until:
+        with self.sweeping() as until:
             freed = 0
             for meta in self.unnamed():
                 if self._clock.now() > until:
@@ -123,7 +123,8 @@ class StoredArtifacts:
             return freed
 
     @contextlib.contextmanager
-    def _sweeping(self) -> Iterator[float]:
+    def sweeping(self) -> Iterator[float]:
+        """While files go: others who would remove some are refused, who publishes waits. Until when it may last."""
         sweep, etag = self._last_sweep()
         if self._is_active(sweep):
             message = "another removal of artifacts is under way: try again when it is done"
