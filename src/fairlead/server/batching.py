@@ -28,9 +28,9 @@ from fairlead.server.stats import BatchCounts
 from fairlead.server.threads import Threads
 from fairlead.server.times import Times
 
-_PATIENCE = (
-    0.125  # of the last run's seconds: how long a free engine waits for those who were answered
-)
+# How long a free engine waits for those who were answered, in the last run's time; and one of how many is few.
+_PATIENCE = 0.125
+_FEW = 8
 
 
 class Batcher:
@@ -58,7 +58,6 @@ class Batcher:
             threading.Lock()
         )  # guards what follows, the queue and the members' `run` and `left`
         self._at_work = 0  # threads
-        self._last = 1  # requests that the last run answered
         self._absent = 0  # callers that were answered and have not asked again
         self._back_by = 0.0  # until when a free engine waits for them
         self._look: asyncio.TimerHandle | None = None
@@ -181,11 +180,12 @@ class Batcher:
         """Is it better to wait a moment, for so many free threads?
 
         Whoever has just been answered is about to ask again, one after the other: a run with the first of them would
-        keep all the others waiting, and they would be as many as before. A client by itself is waited for by nobody.
+        keep all the others waiting. A few who are still missing are not worth it; nor is one that was answered alone.
         """
         if now >= self._back_by:
             self._absent = 0
-        return self._absent > 0 and len(self._queue) < self._last * free
+        waiting = len(self._queue)
+        return self._absent * _FEW > waiting and waiting < self.most * free
 
     def _refuse_all(self, error: BaseException) -> None:
         """Nobody works any more: the model is being unloaded."""
@@ -253,9 +253,9 @@ class Batcher:
         if taken.batch:
             outcomes = self._answers(run, taken.batch)
             with self._lock:
-                self._last = len(outcomes)
-                self._absent += len(outcomes)
-                self._back_by = math.inf  # until they are told
+                if len(outcomes) > 1:
+                    self._absent += len(outcomes)
+                    self._back_by = math.inf  # until they are told
             return _tell(loop, self._deliver, loop, run, outcomes)
         if taken.again is not None:
             _tell(loop, self._look_again, loop, taken.again)

@@ -36,7 +36,9 @@ _ALONE_TIMES = 10
 _FEW = 4  # requests: so many are tried however long it takes …
 _SLOW_SECONDS = 2.0  # … unless half as many took this long
 _SHORTEST = 1e-7  # seconds: what clocks tell apart
-_ABREAST_WORTH = 0.95  # of the rows: batches abreast keep the cores busy while answers are written
+_ABREAST_WORTH = (
+    1.1  # times the rows: one batch with all cores answers earlier while there is little to do
+)
 _PARALLEL_WORTH = 0.0005  # seconds a row: a run this short is not sped up by more threads
 
 
@@ -103,9 +105,7 @@ class Measuring:
         widen = graph and threads == 0 and cores() > 1 and found.alone * _PARALLEL_WORTH < 1
         if found.mixed or not widen or not _hopeful(found, self._batching):
             return model, found
-        return await asyncio.wrap_future(
-            pool.submit(lambda: self._widened(model, sharing, replace(found, threads=cores())))
-        )
+        return await asyncio.wrap_future(pool.submit(lambda: self._widened(model, sharing, found)))
 
     def _found(self, model: Model, sharing: Sharing, timer: Callable[[], float]) -> Measured:
         mixed = mixes(model, self._golden, sharing, self._batching.most)
@@ -122,13 +122,15 @@ class Measuring:
         return Measured("", max(before, alone()), sizes)
 
     def _widened(self, model: Model, sharing: Sharing, found: Measured) -> tuple[Model, Measured]:
-        """For all cores: a batch on each of them, or one that has them all, whichever makes more rows of it."""
+        """For all cores: one batch that has them all, or its parts abreast, one on each, if that is clearly quicker."""
         sample = self._sample(model, sharing)
         batch = [sample] * max(1, found.best // sharing.count(sample))
         now, most = self._clock.monotonic, cores()
         one = self._best(lambda: sharing.run(model, batch), now, _TIMES)
-        each = self._each(model, sharing, batch) if model.concurrent else math.inf
-        abreast = replace(found, speedup=_speedup(most * one / each, most), abreast=most)
+        part = batch[: max(1, len(batch) // most)]
+        each = self._each(model, sharing, part) if model.concurrent else math.inf
+        gained = most * len(part) / each / (len(batch) / one)
+        abreast = replace(found, speedup=_speedup(gained, most), threads=1, abreast=most)
         wide = self._load(most)
         try:
             asyncio.run(prove(wide, self._golden))
@@ -137,7 +139,7 @@ class Measuring:
             wide.close()
             raise
         found = replace(found, speedup=_speedup(one / all_of_them, most), threads=most)
-        if model.concurrent and abreast.speedup >= found.speedup * _ABREAST_WORTH:
+        if abreast.speedup >= found.speedup * _ABREAST_WORTH:
             wide.close()
             return model, abreast
         if found.helps or self._batching.enabled:
