@@ -209,7 +209,6 @@ def _arrival(ours: list[str]) -> Document:
 
 def _http_filters() -> list[Document]:
     return [
-        *grpc.first_filters(),
         {
             "name": KEY_FILTER,
             "typed_config": {
