@@ -82,7 +82,7 @@ async def test_espeaks_own_brackets_are_only_brackets(espeak):
 def test_espeak_lacks_what_is_not_there(espeak):
     for speaker in (3, 4):
         with pytest.raises(SpeechRefused, match="not available"):
-            espeak.check(Speech(speaker, "fine"))
+            espeak.prepare(Speech(speaker, "fine"))
 
 
 async def test_the_process_of_espeak_serves_one_after_another(espeak):
@@ -107,9 +107,9 @@ async def test_a_neural_voice_speaks_a_sentence_at_a_time(tmp_path):
 async def test_a_neural_voice_takes_no_respelling_and_has_its_own_numbers(tmp_path):
     with loaded(tiny_vits(tmp_path)) as model:
         with pytest.raises(SpeechRefused, match="Respellings are for English voices"):
-            model.check(Speech(0, "::MY::"))
+            model.prepare(Speech(0, "::MY::"))
         with pytest.raises(SpeechRefused, match="not available"):
-            model.check(Speech(1, "fine"))
+            model.prepare(Speech(1, "fine"))
 
 
 async def test_one_who_leaves_a_neural_voice_is_rid_of_it(tmp_path):
