@@ -37,12 +37,16 @@ class SpeechRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """The document of a speech request. `only_check`: answer whether it could be said, and say nothing."""
+    """The document of a speech request. `only_check`: answer whether it could be said, and say nothing.
+
+    `prepared` is the engine's own: what it made of the text when it was checked.
+    """
 
     speaker_id: int
     text: str
     speed: float = 1.0
     only_check: bool = False
+    prepared: bytes = b""
 
 
 class SpeechModel(Model, Protocol):
@@ -51,8 +55,8 @@ class SpeechModel(Model, Protocol):
     sample_rate: int
     speaker_names: Mapping[str, int]  # what speakers are called, in small letters, to their ids
 
-    def check(self, speech: Speech) -> None:
-        """Raises SpeechRefused if it cannot be said: S0-30, 5 to 9."""
+    def prepare(self, speech: Speech) -> Speech:
+        """The same, checked and prepared; raises SpeechRefused if it cannot be said: S0-30, 5 to 9."""
         ...
 
     def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:

@@ -179,14 +179,14 @@ async def test_speakers_are_checked_before_and_after_the_text(tmp_path, caplog):
             (2, "fine", "Speaker is not available."),
         ):
             with pytest.raises(SpeechRefused, match=message):
-                model.check(Speech(speaker, text))
+                model.prepare(Speech(speaker, text))
 
 
 async def test_respellings_are_for_english_voices(tmp_path):
     with humming(tmp_path) as model:
-        model.check(Speech(0, "::MY::"))
+        model.prepare(Speech(0, "::MY::"))
         with pytest.raises(SpeechRefused, match="Respellings are for English voices"):
-            model.check(Speech(3, "::MY::"))
+            model.prepare(Speech(3, "::MY::"))
 
 
 @pytest.mark.parametrize(
