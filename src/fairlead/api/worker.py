@@ -20,6 +20,8 @@ from fairlead.domain.reading import Node
 IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
 # GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
 REPLICAS_PATH = "/internal/replicas"
+# GET: {"serves": [{"service", "line", "revision", "digest", "batching"}]}: everybody in the process, at any socket.
+BATCHING_PATH = "/internal/batching"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
 # POST: the model of a revision without the endpoint `predict`, asked through its first one.
 PREDICT_PATH = "/internal/predict"

@@ -15,6 +15,7 @@ import msgspec
 
 from fairlead.api.speech import speaks
 from fairlead.api.worker import (
+    BATCHING_PATH,
     IDENTITY_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
@@ -75,6 +76,7 @@ class PlainRoutes:
         self._add(METRICS_PATH, self._metrics)
         self._add(IDENTITY_PATH, self._who)
         self._add(REPLICAS_PATH, self._replicas)
+        self._add(BATCHING_PATH, self._batching)
         if settings.add_liveness:
             self._add(f"{settings.root}/live", self._project_live)
         if settings.add_readiness:
@@ -122,6 +124,22 @@ class PlainRoutes:
         """How far this one is."""
         of = {name: self._identity.get(name) for name in ("worker", "digest")}
         return {**of, "ready": self.ready, "failed": self.failed}
+
+    def batching(self) -> list[dict[str, object]]:
+        """How each endpoint of what is served here batches, and why."""
+        return [
+            {
+                "service": one.revision.service,
+                "line": one.revision.line,
+                "revision": one.revision.revision,
+                "digest": one.artifact.digest,
+                "batching": {
+                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
+                    for given in one.spec.endpoints
+                },
+            }
+            for one in self._served
+        ]
 
     def _add(
         self,
@@ -177,6 +195,9 @@ class PlainRoutes:
             }
         )
 
+    async def _batching(self) -> Reply:
+        return _json({"serves": [found for one in self.company() for found in one.batching()]})
+
     async def _metrics(self) -> Reply:
         # In a thread: requests are answered meanwhile, also while the library is imported.
         counted, name = self._plane.counted(), self._settings.fastapi_name
@@ -187,18 +208,11 @@ class PlainRoutes:
 
         served = [
             {
-                "service": one.revision.service,
-                "line": one.revision.line,
-                "revision": one.revision.revision,
-                "digest": one.artifact.digest,
+                **said,
                 "inline": one.artifact.profile.inline,
                 "run_microseconds": round(one.artifact.profile.run_microseconds, 1),
-                "batching": {
-                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
-                    for given in one.spec.endpoints
-                },
             }
-            for one in self._served
+            for one, said in zip(self._served, self.batching(), strict=True)
         ]
         document = {
             **self._identity,
