@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol, TypeGuard
 
 from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.api.speech_codes import Code
 from fairlead.domain.errors import Kind, Refused
 
 AUDIO = "audio"  # the tensor of a piece of sound: 16-bit samples of one channel
-MOST_CHARACTERS = 10_000  # a text has fewer
-
-
-class Code(StrEnum):
-    """What a refusal is called by clients of the speech API."""
-
-    BAD_REQUEST = "BAD_REQUEST"
-    MISSING_ARGUMENT = "MISSING_ARGUMENT"
-    INVALID_SPEAKER_ID = "INVALID_SPEAKER_ID"
-    INVALID_TEXT_LENGTH_EXCEEDED = "INVALID_TEXT_LENGTH_EXCEEDED"
-    INVALID_TEXT = "INVALID_TEXT"
-    INVALID_XML = "INVALID_XML"
-    NOT_ACCEPTABLE = "NOT_ACCEPTABLE"
-    UNKNOWN_ERROR = "UNKNOWN_ERROR"
 
 
 class SpeechRefused(Refused):

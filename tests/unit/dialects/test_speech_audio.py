@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
 from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
 from fairlead.domain.errors import Kind

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.api.speech import Code, Speech, SpeechRefused
+from fairlead.api.speech import Speech, SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import openai, requests
 from fairlead.domain.errors import FairleadError, Kind, Refused
 

@@ -7,7 +7,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.engines.speech.espeak import ssml_of
 from fairlead.engines.speech.respelling import is_respelling, phonemes_of
 from fairlead.engines.speech.segments import Segment

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from fairlead.api.inference import InferRequest, InferResponse
-from fairlead.api.speech import AUDIO, MOST_CHARACTERS, Code, Speech, SpeechRefused
+from fairlead.api.speech import AUDIO, Speech, SpeechRefused
+from fairlead.api.speech_codes import MOST_CHARACTERS, Code
 from fairlead.domain.errors import FieldError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.speech.segments import Segment
