@@ -71,7 +71,7 @@ async def test_espeak_obeys_the_markup(espeak):
 async def test_espeak_says_a_respelling_and_not_its_letters(espeak):
     respelled = await say(espeak, "::suh-SPEL-ing::")
     assert respelled.seconds == pytest.approx((await say(espeak, "suspelling")).seconds, abs=0.15)
-    letters = await say(espeak, "suh - SPEL - ing")
+    letters = await say(espeak, "saw - SPEL - ing")
     assert abs(letters.seconds - respelled.seconds) > 0.2
 
 
