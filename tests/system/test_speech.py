@@ -143,6 +143,25 @@ def test_a_client_that_leaves_ends_the_work_behind_the_gateway(speaking: Fairlea
     )
 
 
+def test_a_killed_worker_breaks_its_streams_and_takes_its_voices_along(speaking: Fairlead) -> None:
+    with ask(speaking, "/hum/stream", "d" * 2000) as answer:
+        answer.read(100)
+        pid = speaking.replicas()["hum/h1.1"]["pid"]
+        worker = psutil.Process(pid)
+        mine = [one for one in voices(speaking) if one.ppid() == pid]
+        assert mine
+        worker.kill()
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+    until(lambda: not any(one.is_running() for one in mine), 5, "its voices have ended")
+
+    def answered() -> bool:
+        with ask(speaking, "/hum/stream", "back") as again:
+            return again.status == 200 and heard(again.read()).seconds > 0.1
+
+    until(answered, 30, "the next worker speaks")
+
+
 def test_stopping_leaves_no_voice(speaking: Fairlead) -> None:
     before = voices(speaking)
     assert len(before) >= 2
