@@ -321,6 +321,18 @@ def test_the_highest_classes_are_told_as_over_rest(*, raw: bool) -> None:
         assert list(output.contents.bytes_contents) == [one.encode() for one in texts]
 
 
+def test_a_timeout_is_asked_for_as_over_rest() -> None:
+    asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
+    codec = TensorCodec("m", 3, signature("FP32"))
+    assert codec.decode(asked.SerializeToString()).request.queue_seconds == 0
+    asked.parameters["timeout"].int64_param = 2_500_000
+    assert codec.decode(asked.SerializeToString()).request.queue_seconds == 2.5
+    asked.parameters["timeout"].int64_param = -1
+    assert refusal(asked, signature("FP32")).startswith("timeout is -1; write a whole number")
+    asked.parameters["timeout"].string_param = "soon"
+    assert refusal(asked, signature("FP32")).startswith("timeout is no whole number")
+
+
 def test_a_priority_is_asked_for_as_over_rest() -> None:
     asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
     asked.parameters["priority"].uint64_param = 7
