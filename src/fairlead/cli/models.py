@@ -171,7 +171,7 @@ def prune(home: Path | None, keep: int, dry_run: bool) -> int:
         size = sum(meta.size for meta in control.artifacts.unnamed(refs))
         for ref in refs:
             click.echo(f"would remove {ref}")
-        click.echo(f"{len(refs)} artifacts, {_mebibytes(size)} would be freed")
+        click.echo(f"{_amount(len(refs))}, {_mebibytes(size)} would be freed")
         return 0
     return _told(shelf.prune(control.catalogs, control.artifacts, control.clock, keep))
 
@@ -182,8 +182,12 @@ def _told(removed: Removed) -> int:
     if removed.problem:
         say(f"their files stay until the next removal: {removed.problem}")
         return 1
-    click.echo(f"{len(removed.refs)} artifacts, {_mebibytes(removed.freed)} freed")
+    click.echo(f"{_amount(len(removed.refs))}, {_mebibytes(removed.freed)} freed")
     return 0
+
+
+def _amount(count: int) -> str:
+    return f"{count} artifact{'' if count == 1 else 's'}"
 
 
 def _mebibytes(size: int) -> str:
