@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,14 +59,19 @@ class Book:
 
 @dataclass(frozen=True)
 class Rest:
-    """All processes while nobody asks."""
+    """All processes while nobody asks: private bytes by what they are."""
 
-    private_bytes: int
+    private: Mapping[str, int]
     processes: int
     descriptors: int
 
+    @property
+    def private_bytes(self) -> int:
+        return sum(self.private.values())
+
     def __str__(self) -> str:
-        return f"{self.private_bytes / _MIB:.1f} MiB, {self.processes} processes, {self.descriptors} descriptors"
+        parts = ", ".join(f"{name} {size / _MIB:.1f}" for name, size in self.private.items())
+        return f"{self.private_bytes / _MIB:.1f} MiB ({parts}), {self.processes} processes, {self.descriptors} descriptors"
 
 
 class Subject:
@@ -201,13 +206,24 @@ async def _still(subject: Subject) -> bool:
 
 
 def _look(subject: Subject) -> Rest:
-    private = descriptors = count = 0
+    private: dict[str, int] = {}
+    descriptors = count = 0
     for one in subject.tree():
         with contextlib.suppress(psutil.NoSuchProcess):
-            private += one.memory_full_info().uss
+            name = _name(one.cmdline())
+            private[name] = private.get(name, 0) + one.memory_full_info().uss
             descriptors += one.num_fds()
             count += 1
     return Rest(private, count, descriptors)
+
+
+def _name(command: list[str]) -> str:
+    """What a process is: Envoy, a voice, or the command of Fairlead's."""
+    if "fairlead.engines.speech.process" in command:
+        return "voice"
+    if "fairlead" in command:
+        return next((word for word in command[command.index("fairlead") + 1 :]), "fairlead")
+    return Path(command[0]).name if command else "?"
 
 
 def verdict(first: Rest, last: Rest, book: Book) -> Iterator[str]:

@@ -183,13 +183,13 @@ class _Answer:
         return await self._aside(decode) if long else decode()
 
     async def _stream(self, call: Call, make: Callable[[], Encoder], until: float) -> None:
-        encoder = await self._aside(make)
         left = until - self._app.now()
         try:
             async with (
                 self._route.endpoint.streaming(call.request, left, self._times) as responses,
                 asyncio.timeout(until - self._app.now()),
             ):
+                encoder = await self._aside(make)  # now: who waits for a slot needs none
                 while (response := await self._next(responses)) is not None:
                     encode = functools.partial(encoder.encode, response)
                     await self._write(call, await self._aside(encode))
