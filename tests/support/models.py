@@ -192,7 +192,7 @@ def make_artifact(
         (directory / name).write_bytes(data)
         listed.append(ManifestFile(name, len(data), hashlib.sha256(data).hexdigest()))
     entry = next(iter(files))
-    engine = "python" if entry.endswith(".py") else "onnx"
+    engine = {".py": "python", ".json": "speech"}.get(Path(entry).suffix, "onnx")
     bio = {"model_name": ref.name, "model_card": {"made": "here"}}
     manifest = Manifest(ref, engine, entry, tuple(listed), DocumentSignature(), "golden.json", bio)
     model = load_model(directory, manifest)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech.audio import FORMATS, Format
 from fairlead.domain.errors import Kind
 
-# What callers write, in the order we would choose: the first that is as welcome as any.
-_TYPES = (
-    ("audio/mpeg", "mp3"),
-    ("audio/mp3", "mp3"),
-    ("audio/ogg", "opus"),
-    ("audio/opus", "opus"),
-    ("application/ogg", "opus"),
-    ("audio/wav", "wav"),
-    ("audio/x-wav", "wav"),
-    ("audio/wave", "wav"),
-    ("audio/vnd.wave", "wav"),
-    ("audio/pcm", "pcm"),
-    ("audio/l16", "pcm"),
-)
+# What callers call them, in the order we would choose: the first form that is as welcome as any.
+_NAMES = {
+    "mp3": ("audio/mpeg", "audio/mp3"),
+    "opus": ("audio/ogg", "audio/opus", "application/ogg"),
+    "wav": ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"),
+    "pcm": ("audio/pcm", "audio/l16"),
+}
 _WEIGHT = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 _MOST_RANGES = 50
 _OFFERED = "audio/mpeg, audio/ogg (Opus), audio/wav and audio/pcm"
@@ -33,8 +28,8 @@ def chosen(accept: str) -> Format:
         return FORMATS["mp3"]
     ranges = [_range(one) for one in accept.split(",")[:_MOST_RANGES]]
     best, most = "", 0.0
-    for kind, name in _TYPES:
-        weight = _weight(kind, ranges)
+    for name, kinds in _NAMES.items():
+        weight = _weight(kinds, ranges)
         if weight > most:
             best, most = name, weight
     if not best:
@@ -54,10 +49,10 @@ def _range(text: str) -> tuple[str, float]:
     return kind, weight
 
 
-def _weight(kind: str, ranges: list[tuple[str, float]]) -> float:
-    """How welcome this type is: the most exact range that holds it says."""
-    for wanted in (kind, f"{kind.partition('/')[0]}/*", "*/*"):
-        found = [weight for one, weight in ranges if one == wanted]
+def _weight(kinds: Sequence[str], ranges: list[tuple[str, float]]) -> float:
+    """How welcome this form is: the most exact range that holds one of its names says."""
+    for wanted in (kinds, ("audio/*",), ("*/*",)):
+        found = [weight for one, weight in ranges if one in wanted]
         if found:
             return max(found)
     return 0.0

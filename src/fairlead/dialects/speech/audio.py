@@ -207,6 +207,14 @@ class Opus:
             self._container.mux(packet)
 
 
+def warm() -> None:
+    """Load the libraries, which takes a tenth of a second, before anybody waits for it."""
+    for name in ("mp3", "opus"):
+        encoder = FORMATS[name].encoder(RATE)
+        encoder.encode(np.zeros(RATE // 10, np.int16))
+        encoder.finish()
+
+
 def _or_say(name: str, encoder: Callable[[int], Encoder]) -> Callable[[int], Encoder]:
     def make(rate: int) -> Encoder:
         try:

@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from fairlead.api.http_status import HTTP_STATUS
-from fairlead.api.speech import MOST_CHARACTERS, Code, Speech, SpeechRefused
+from fairlead.api.speech import Speech, SpeechRefused
+from fairlead.api.speech_codes import MOST_CHARACTERS, Code
 from fairlead.domain.errors import FairleadError, Kind
 
 STATUSES: Mapping[Kind, int] = {**HTTP_STATUS, Kind.INTERNAL: 400}  # S0-30, 10
@@ -47,7 +48,7 @@ def from_body(body: bytes) -> Speech:
 
 
 def from_query(query: bytes) -> Speech:
-    """A GET's query; raises SpeechRefused. Of a key that is there twice, the first counts."""
+    """The query of a GET; raises SpeechRefused. Of a key that is there twice, the first counts."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
     found: dict[str, Any] = {}
     for name, value in pairs:

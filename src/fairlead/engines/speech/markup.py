@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field, replace
 from xml.parsers import expat
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.engines.speech.segments import Segment
 
 ROOT = "speak"

@@ -6,10 +6,6 @@ know them. docs/guides/speech.md holds the guide for people.
 
 from __future__ import annotations
 
-import re
-
-_WORD = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*")
-
 VOWELS = {
     "ah": "A:",
     "air": "e@",
@@ -78,9 +74,10 @@ _LONGEST = 3
 
 def is_respelling(text: str) -> bool:
     """Letters in syllables, each all small or all capitals, joined by single hyphens."""
-    if not _WORD.fullmatch(text):
-        return False
-    return all(one.islower() or one.isupper() for one in text.split("-"))
+    syllables = text.split("-")
+    return text.isascii() and all(
+        one.isalpha() and (one.islower() or one.isupper()) for one in syllables
+    )
 
 
 def phonemes_of(respelling: str) -> str:

@@ -10,7 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.engines.speech import markup
 from fairlead.engines.speech.respelling import is_respelling
 from fairlead.engines.speech.segments import Segment
@@ -62,7 +63,7 @@ def _respelled(segment: Segment) -> list[Segment]:
     if len(parts) % 2 == 0 or not all(is_respelling(one) for one in parts[1::2]):
         raise SpeechRefused(Code.INVALID_TEXT, BAD_RESPELLING)
     return [
-        replace(segment, text=part, respelling=part if number % 2 else "")
+        replace(segment, text="", respelling=part) if number % 2 else replace(segment, text=part)
         for number, part in enumerate(parts)
     ]
 

@@ -62,6 +62,10 @@ class Voice:
         return self._process.pid
 
     @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def _said(self) -> Mapping[str, Any]:
         assert self._hello is not None
         return self._hello
@@ -91,7 +95,10 @@ class Voice:
     async def say(self, order: bytes) -> AsyncGenerator[bytes, None]:
         """The sound of it as it is made. Raises Refused (MODEL) if the process fails or ends."""
         self._speaking = True
-        await asyncio.get_running_loop().sock_sendall(self._line, wire.framed(wire.SAY, order))
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._line, wire.framed(wire.SAY, order))
+        except OSError:
+            raise _died("before it could make a sound") from None
         while True:
             letter, content = await self._next("make a sound", _SILENT_SECONDS)
             if letter == wire.AUDIO:
@@ -219,7 +226,11 @@ class Voices:
             if not self._idle and len(self._all) < self._limit:
                 self._start()
             if self._idle:
-                return self._idle.pop()  # the one that spoke last is warm
+                voice = self._idle.pop()  # the one that spoke last is warm
+                if voice.lives:
+                    return voice
+                self._replace(voice)
+                continue
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -235,10 +246,13 @@ class Voices:
         if alive:
             self._idle.append(voice)
         else:
-            self._all.discard(voice)
-            voice.end()
-            self._start()
+            self._replace(voice)
         self._wake()
+
+    def _replace(self, voice: Voice) -> None:
+        self._all.discard(voice)
+        voice.end()
+        self._start()
 
     def _wake(self) -> None:
         while self._waiting:

@@ -10,7 +10,6 @@ import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 
-from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
@@ -174,10 +173,11 @@ class ServerApp:
 
     async def _stream(self, route: GrpcRoute, scope: Scope, receive: Receive, send: Send) -> None:
         # Protobuf: a worker that nobody asks over gRPC need not have it.
-        from fairlead.server.http.streams import Stream  # noqa: PLC0415 - see above
+        from fairlead.server.http.streams import Limits, Stream  # noqa: PLC0415 - see above
 
+        limits = Limits(self._limit, self.bodies, self.aside)
         try:
-            await Stream(route, scope, self._limit, self._now, self.aside).run(receive, send)
+            await Stream(route, scope, limits, self._now).run(receive, send)
         except FairleadError as error:  # nothing has been sent yet
             headers: Headers = dict(scope["headers"])
             _, body, told = route.failure(error, request_id(headers), headers)
@@ -260,13 +260,7 @@ class ServerApp:
             answer = handler.encode(call, (quickly,))
             endpoint.answered(times, decoded, times.began + times.engine_seconds)
             return answer
-
-        async def one_by_one() -> list[InferResponse]:
-            return [
-                await endpoint.infer(request, until - self._now(), times) for request in requests
-            ]
-
-        answers = await unless_left(one_by_one(), receive)
+        answers = await unless_left(endpoint.infer_all(requests, until, times), receive)
         ran = self._now()
         answer = await self.aside.encode(handler, call, answers, headers, until - ran)
         endpoint.answered(times, decoded, ran)

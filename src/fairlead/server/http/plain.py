@@ -23,7 +23,7 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import Counted, DataPlane, Endpoint
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 
@@ -199,11 +199,9 @@ class PlainRoutes:
         return _json({"serves": [found for one in self.company() for found in one.batching()]})
 
     async def _metrics(self) -> Reply:
-        # prometheus_client costs memory that a worker nobody scrapes need not have.
-        from fairlead.server.http.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - see above
-
-        text = exposition(self._plane, self._settings.fastapi_name, self._pod_name)
-        return 200, CONTENT_TYPE, text
+        # In a thread: requests are answered meanwhile, also while the library is imported.
+        counted, name = self._plane.counted(), self._settings.fastapi_name
+        return await asyncio.to_thread(_exposition, counted, name, self._pod_name)
 
     async def _who(self) -> Reply:
         import psutil  # noqa: PLC0415 - only who asks pays for it
@@ -226,6 +224,13 @@ class PlainRoutes:
             "serves": served,
         }
         return _json(document)
+
+
+def _exposition(counted: Counted, app_name: str, pod_name: str) -> Reply:
+    # prometheus_client costs memory that a worker nobody scrapes need not have.
+    from fairlead.server.http.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - see above
+
+    return 200, CONTENT_TYPE, exposition(counted, app_name, pod_name)
 
 
 async def _heartbeat(settings: ServingSettings) -> None:

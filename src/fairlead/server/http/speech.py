@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.speech import AUDIO, Speech, SpeechModel, speaks
+from fairlead.api.speech_openapi import Use, use_of
 from fairlead.dialects.speech import accept, audio, openai, requests
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.exchange import Scope
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import ByVersion, ServedRevision, in_order
 from fairlead.server.http.streamed import Call, Encoder, StreamedHandler, StreamedRoute
+from fairlead.server.stream_counts import StreamCounts
 
-VALIDATE = "validate"  # the endpoint whose own paths only check, whatever they are called
-_VALIDATING = "/input_validated"
-_OPENAI = "/audio/speech"
+_PATHS = (
+    "/api/text_to_speech/stream",
+    "/api/text_to_speech/input_validated",
+    "/openai/v1/audio/speech",
+)
 _JSON = (b"content-type", b"application/json")
 
 StreamedPath = ByVersion[StreamedRoute]
@@ -37,40 +43,68 @@ def _routes(served: ServedRevision, plane: DataPlane) -> Iterator[tuple[str, Str
     model = served.artifact.model
     if not speaks(model):
         return
+    served.artifact.threads.submit(audio.warm)
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
-        for path in one.paths:
-            handler = _handler(path, one.name, model, served.revision.service)
+        # A server without a gateway knows no release, and so no paths.
+        alone = _PATHS if one.name == DEFAULT_ENDPOINT and served.spec.socket is None else ()
+        for path in one.paths or alone:
+            voice = _Voice(model, endpoint.streams)
+            handler = _handler(path, one.name, voice, served.revision.service)
             stats = {
                 method: plane.stats.route(path, method, endpoint.id) for method in handler.methods
             }
             yield path, StreamedRoute(endpoint, handler, served, stats)
 
 
-def _handler(path: str, endpoint: str, model: SpeechModel, service: str) -> StreamedHandler:
-    """A path says by its end what it is for (S0-2 has several that end alike); others by their endpoint."""
-    if path.endswith(_OPENAI):
-        return _OpenAi(model, service)
-    if path.endswith(_VALIDATING) or (endpoint == VALIDATE and not path.endswith("/stream")):
-        return _Validating()
-    return _Speaking(model)
+def _handler(path: str, endpoint: str, voice: _Voice, service: str) -> StreamedHandler:
+    match use_of(path, endpoint):
+        case Use.OPENAI:
+            return _OpenAi(voice, service)
+        case Use.CHECK:
+            return _Validating(voice.model)
+        case Use.SPEAK:
+            return _Speaking(voice)
 
 
 class _Sound:
     """A dialect's encoder, fed with a model's answers."""
 
-    def __init__(self, encoder: audio.Encoder) -> None:
+    def __init__(self, encoder: audio.Encoder, rate: int, counts: StreamCounts) -> None:
         self._inner = encoder
+        self._rate = rate
+        self._counts = counts
 
     def encode(self, response: InferResponse) -> bytes:
-        return self._inner.encode(response.tensors[AUDIO])
+        samples = response.tensors[AUDIO]
+        self._counts.said(samples.size / self._rate)
+        return self._inner.encode(samples)
 
     def finish(self) -> bytes:
         return self._inner.finish()
 
 
-def _making(form: audio.Format, rate: int) -> Callable[[], Encoder]:
-    return lambda: _Sound(form.encoder(rate))
+@dataclass(frozen=True, slots=True)
+class _Voice:
+    """A voice at an endpoint."""
+
+    model: SpeechModel
+    counts: StreamCounts
+
+    def call(self, speech: Speech, form: audio.Format, *, caching: bool) -> Call:
+        """The answer to a text that has been checked. `caching`: it may be kept by whoever passes it on."""
+        rate = self.model.sample_rate
+        headers = [
+            (b"content-type", form.content_type.encode()),
+            *(() if caching else requests.NO_CACHE),
+            (b"x-text-length", b"%d" % len(speech.text)),
+        ]
+
+        def encoder() -> Encoder:
+            self.counts.said(0.0, len(speech.text))
+            return _Sound(form.encoder(rate), rate, self.counts)
+
+        return Call(InferRequest(document=speech), headers, encoder)
 
 
 class _Project:
@@ -89,48 +123,39 @@ class _Project:
 
 
 class _Validating(_Project):
-    def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
-        del headers
-        speech = self._asked(scope, body)
-        only = Speech(speech.speaker_id, speech.text, only_check=True)
-        return Call(InferRequest(document=only), [_JSON], whole=requests.CHECKED)
-
-
-class _Speaking(_Project):
     def __init__(self, model: SpeechModel) -> None:
         self._model = model
 
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
+        del headers
         speech = self._asked(scope, body)
-        self._model.check(speech)
+        only = self._model.prepare(replace(speech, only_check=True))
+        return Call(InferRequest(document=only), [_JSON], whole=requests.CHECKED)
+
+
+class _Speaking(_Project):
+    def __init__(self, voice: _Voice) -> None:
+        self._voice = voice
+
+    def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
+        speech = self._voice.model.prepare(self._asked(scope, body))
         form = accept.chosen(headers.get(b"accept", b"").decode("latin-1"))
-        about = [
-            (b"content-type", form.content_type.encode()),
-            *requests.NO_CACHE,
-            (b"x-text-length", b"%d" % len(speech.text)),
-        ]
-        request = InferRequest(document=speech)
-        return Call(request, about, _making(form, self._model.sample_rate))
+        return self._voice.call(speech, form, caching=False)
 
 
 class _OpenAi:
     methods: tuple[str, ...] = ("POST",)
     statuses: Mapping[Kind, int] = openai.STATUSES
 
-    def __init__(self, model: SpeechModel, service: str) -> None:
-        self._model = model
+    def __init__(self, voice: _Voice, service: str) -> None:
+        self._voice = voice
         self._service = service
 
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
         del scope, headers
-        asked = openai.from_body(body, self._service, self._model.speaker_names)
-        self._model.check(asked.speech)
-        about = [
-            (b"content-type", asked.form.content_type.encode()),
-            (b"x-text-length", b"%d" % len(asked.speech.text)),
-        ]
-        request = InferRequest(document=asked.speech)
-        return Call(request, about, _making(asked.form, self._model.sample_rate))
+        model = self._voice.model
+        asked = openai.from_body(body, self._service, model.speaker_names)
+        return self._voice.call(model.prepare(asked.speech), asked.form, caching=True)
 
     def error_body(self, error: FairleadError) -> bytes:
         return openai.error_body(error)

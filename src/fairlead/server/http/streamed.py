@@ -45,6 +45,7 @@ T = TypeVar("T")
 Now = Callable[[], float]
 OK = 200
 IDLE_SECONDS = 60.0  # without a piece from the model, or without the client taking one
+_SHORT_BYTES = 1024  # of a request that is decoded at once
 _JSON = (b"content-type", b"application/json")
 
 
@@ -161,7 +162,7 @@ class _Answer:
         until = times.started + seconds
         body = await read_body(receive, self._headers, self._app.limit_bytes, holding)
         times.arrived = self._app.now()
-        call = self._route.handler.decode(self._scope, body, self._headers)
+        call = await self._decoded(body)
         decoded = self._app.now()
         try:
             if call.encoder is None:
@@ -174,6 +175,12 @@ class _Answer:
         if not self._begun:
             self._begun = True
             await answer(self._send, OK, call.whole, [*call.headers, *self._own_headers()])
+
+    async def _decoded(self, body: bytes) -> Call:
+        """Long texts take a millisecond and more to read and check: not on the event loop."""
+        decode = functools.partial(self._route.handler.decode, self._scope, body, self._headers)
+        long = len(body) + len(self._scope["query_string"]) > _SHORT_BYTES
+        return await self._aside(decode) if long else decode()
 
     async def _stream(self, call: Call, make: Callable[[], Encoder], until: float) -> None:
         encoder = await self._aside(make)
@@ -209,6 +216,7 @@ class _Answer:
             async with asyncio.timeout(idle):
                 if not self._begun:
                     self._begun = True
+                    self._route.endpoint.streams.begun(self._app.now() - self._times.started)
                     headers = [*call.headers, *self._own_headers()]
                     await self._send(
                         {"type": "http.response.start", "status": OK, "headers": headers}
@@ -232,6 +240,7 @@ class _Answer:
         shown = self._noted(error, stats)
         status = self._route.handler.statuses[shown.kind]
         if self._begun:
+            self._route.endpoint.streams.broke(shown.kind)
             self._break_off()
             return status
         headers = [_JSON, *self._own_headers(), error_code(shown.kind)]
