@@ -41,13 +41,17 @@ class Admission:
         """Is a slot free, and nobody waiting for it?"""
         return not self._slots or (self._taken < self._slots and not self._waiting)
 
+    def take(self) -> None:
+        """Take a slot, while `open`."""
+        self._taken += 1
+
     async def enter(self) -> None:
         """Take a slot, waiting for it in turn; raises Refused (OVERLOADED) if the queue is full.
 
         The caller bounds the wait.
         """
         if self.open:
-            self._taken += 1
+            self.take()
             return
         if len(self._waiting) >= self._slots * _QUEUE_PER_SLOT:
             raise Refused(Kind.OVERLOADED, FULL)

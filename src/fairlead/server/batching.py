@@ -14,6 +14,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from fairlead.api.cancellation import Cancellation, running
 from fairlead.api.inference import InferRequest, InferResponse, Model
@@ -28,14 +29,25 @@ from fairlead.server.threads import Threads
 from fairlead.server.times import Times
 
 
+class Answer(Protocol):
+    """Where a request's outcome is put, once: a future, or what needs none. `done`: nobody waits for it any more."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: InferResponse, /) -> None: ...
+
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Member(Waiting):
     """One request on its way through a batch. `left`: its caller does not wait any more."""
 
     request: InferRequest = field(default_factory=InferRequest)
-    answer: asyncio.Future[InferResponse] = field(kw_only=True)
+    answer: Answer = field(kw_only=True)
     free: Callable[[float], None] = field(kw_only=True)
     patience: float = 0.0  # seconds it may wait for a run; 0 is as long as its caller waits
+    timer: asyncio.TimerHandle | None = None  # of its patience
     run: Run | None = None
     began: float = 0.0  # its first run
     seconds: float = 0.0  # of all its runs
@@ -49,6 +61,10 @@ class Member(Waiting):
         if not self.freed:
             self.freed = True
             self.free(wasted_seconds)
+
+    def engine_seconds(self, now: float) -> float:
+        """Of its runs; up to now, if it was given up in one."""
+        return (self.seconds or now - self.began) if self.began else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -114,30 +130,46 @@ class Batcher:
         A request may wait for less time than the model's requests usually may, not for more.
         """
         loop = asyncio.get_running_loop()
+        future: asyncio.Future[InferResponse] = loop.create_future()
+        member = self.join(request, until, future, free, loop)
+        self.look(loop)
         try:
-            member = self._member(request, until, loop.create_future(), free)
+            return await future
+        except asyncio.CancelledError:
+            self.leave(member)
+            raise
+        finally:
+            if member.timer is not None:
+                member.timer.cancel()
+            if member.began:
+                times.ran(member.began, member.engine_seconds(self._now()), member.size)
+
+    def join(
+        self,
+        request: InferRequest,
+        until: float,
+        answer: Answer,
+        free: Callable[[float], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> Member:
+        """Queue a request that `takes` said yes to, without anybody awaiting it; raises FairleadError. As `infer`.
+
+        The caller says when it has queued all it has (`look`), and when nobody waits any more (`leave`).
+        """
+        try:
+            member = self._member(request, until, answer, free)
         except BaseException:
             free(0.0)
             raise
-        patience = member.patience
-        timer = loop.call_later(patience, self._overdue, member) if patience else None
-        self._start(loop)
-        try:
-            return await member.answer
-        except asyncio.CancelledError:
-            self._leave(member)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if member.began:
-                times.ran(member.began, member.seconds or self._now() - member.began, member.size)
+        if member.patience:
+            member.timer = loop.call_later(member.patience, self._overdue, member)
+        return member
 
     def _member(
         self,
         request: InferRequest,
         until: float,
-        answer: asyncio.Future[InferResponse],
+        answer: Answer,
         free: Callable[[float], None],
     ) -> Member:
         said = self._said
@@ -168,7 +200,7 @@ class Batcher:
             self._queue.add(member)
         return member
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let a thread look, unless one is at work; it looks again by itself whenever it is done."""
         with self._lock:
             if self._busy:
@@ -188,7 +220,7 @@ class Batcher:
             if not one.answer.done():
                 one.answer.set_exception(error)
 
-    def _leave(self, member: Member) -> None:
+    def leave(self, member: Member) -> None:
         """Its caller is gone: out of the queue, or its row is left behind."""
         with self._lock:
             member.left = True
@@ -299,7 +331,7 @@ class Batcher:
     def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._look is not None:
             self._look.cancel()
-        self._look = loop.call_later(max(0.0, at - self._now()), self._start, loop)
+        self._look = loop.call_later(max(0.0, at - self._now()), self.look, loop)
 
 
 def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:

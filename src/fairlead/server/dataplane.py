@@ -25,7 +25,7 @@ from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
-from fairlead.server.batching import Batcher, no_run
+from fairlead.server.batching import Answer, Batcher, Member, no_run
 from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
@@ -98,6 +98,24 @@ class Endpoint:
         for tensor in request.tensors.values():
             elements += tensor.size
         return elements <= self._elements
+
+    @property
+    def gathers(self) -> bool:
+        """Could a request join its batches right now, without waiting for a slot?"""
+        return self.batcher is not None and self.admission.open
+
+    def join(
+        self, request: InferRequest, until: float, answer: Answer, loop: asyncio.AbstractEventLoop
+    ) -> Member | None:
+        """Put a request where the next batch is taken from, while this `gathers`; None if it must run alone.
+
+        Nobody awaits it: `answer` is told. Raises FairleadError.
+        """
+        assert self.batcher is not None
+        if not self.batcher.takes(request):
+            return None
+        self.admission.take()
+        return self.batcher.join(request, until, answer, self._free, loop)
 
     def rows(self, request: InferRequest) -> int:
         """How many items a request brings: the size of its batch dimension, 1 where there is none."""

@@ -25,12 +25,14 @@ from fairlead.server.http.exchange import (
     Scope,
     Send,
     answer,
+    ending,
     log_access,
     own_head,
     read_body,
     request_id,
     unless_left,
 )
+from fairlead.server.http.gathering import Gathering
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.oip import Control
 from fairlead.server.http.plain import PlainRoutes
@@ -79,8 +81,9 @@ class ServerApp:
         self._streamed: dict[bytes, StreamedPath] = {}
         limit = min(settings.body_limit_bytes, _MOST_ASKED_BYTES)
         self.streaming = Streaming(self._now, limit, access_log=settings.access_log)
-        self.wave = Wave(clock, access_log=settings.access_log)
         self.aside = Aside()
+        self.wave = Wave(clock, access_log=settings.access_log)
+        self.gathering = Gathering(clock, self.bodies, self.aside, access_log=settings.access_log)
         self._cold = Cold(plane, settings, clock, identity, pod_name)
 
     @property
@@ -90,7 +93,8 @@ class ServerApp:
 
     def join(self, other: ServerApp) -> None:
         """Share one process with another app: its limit of bodies, its codec thread, the waves of quick requests."""
-        self.wave, self.bodies, self.aside = other.wave, other.bodies, other.aside
+        self.wave, self.gathering = other.wave, other.gathering
+        self.bodies, self.aside = other.bodies, other.aside
 
     @property
     def ready(self) -> bool:
@@ -211,8 +215,7 @@ class ServerApp:
                 error = late(seconds_to_answer(headers, route.endpoint.deadline_seconds))
             status, body, answer_headers = route.failure(error, identity, headers)
         except asyncio.CancelledError:  # the drain time is over; this task ends with its answer
-            ending = Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
-            status, body, answer_headers = route.failure(ending, identity, headers)
+            status, body, answer_headers = route.failure(ending(), identity, headers)
         finally:
             holding.release()
             stats.in_progress -= 1

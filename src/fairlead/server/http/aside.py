@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from fairlead.api.inference import InferRequest, InferResponse
@@ -43,10 +44,13 @@ class Aside:
         seconds: float,
     ) -> Answer:
         """What the handler makes of the answers, within `seconds`; raises FairleadError."""
-        most = LARGE_ELEMENTS * (_BINARY if HEADER_LENGTH in headers else 1)
-        if sum(tensor.size for one in answers for tensor in one.tensors.values()) <= most:
+        if not is_large(answers, headers):
             return handler.encode(call, answers)
         return await self._do(lambda: handler.encode(call, answers), seconds)
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Do it in the thread, for who does not await it."""
+        return self._threads.submit(work)
 
     async def _do(self, work: Callable[[], T], seconds: float) -> T:
         try:
@@ -54,6 +58,12 @@ class Aside:
                 return await asyncio.wrap_future(self._threads.submit(work))
         except TimeoutError:
             raise late(seconds) from None
+
+
+def is_large(answers: Sequence[InferResponse], headers: Headers) -> bool:
+    """Would encoding them hold up the event loop?"""
+    most = LARGE_ELEMENTS * (_BINARY if HEADER_LENGTH in headers else 1)
+    return sum(tensor.size for one in answers for tensor in one.tensors.values()) > most
 
 
 def _json_bytes(body: bytes, headers: Headers) -> int:

@@ -37,6 +37,11 @@ class ClientLeft(Refused):
         super().__init__(Kind.CANCELLED, "the client left")
 
 
+def ending() -> Refused:
+    """What whoever is not answered when the drain time is over gets."""
+    return Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
+
+
 def request_id(headers: Headers) -> bytes:
     """The caller's id if it can stand in a header and a log, else one of our own."""
     sent = headers.get(b"x-request-id")

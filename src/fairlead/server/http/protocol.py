@@ -21,6 +21,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.encoding import is_encoded
+from fairlead.server.http.exchange import ending
+from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.wave import QuickRequest, Wave
@@ -40,6 +42,7 @@ class FastLane(Protocol):
     """What the protocol asks of the app before it makes an ASGI request of one."""
 
     wave: Wave
+    gathering: Gathering
 
     def hot_path(self, target: bytes) -> HotPath | None:
         """Who answers a POST to this target, exactly as it was sent; None is the ASGI app's business."""
@@ -94,7 +97,9 @@ class HttpProtocol(GuardedProtocol):
         else:
             self._quick = None
             quick.more_body = False
-            self._lane.wave.add(quick, self.loop)
+            lane = self._lane
+            wave = lane.gathering if isinstance(quick, GatheredRequest) else lane.wave
+            wave.add(quick, self.loop)
 
     def _joins_the_wave(self) -> QuickRequest | None:
         hot = self._lane.hot_path(self.url)
@@ -113,12 +118,21 @@ class HttpProtocol(GuardedProtocol):
             return None  # found again, and answered, by the app
         if GRPC in headers:
             route = found.grpc if found.grpc is not None and found.grpc.warm else None
-        if route is None or not route.endpoint.may_be_quick(int(length)):
-            return None
-        quick = QuickRequest(self, route, self.url, self.headers)
-        quick.headers = headers
-        quick.keep_alive = self.parser.should_keep_alive()
+        quick = None if route is None else self._in_its_place(route, int(length))
+        if quick is not None:
+            quick.headers = headers
+            quick.keep_alive = self.parser.should_keep_alive()
         return quick
+
+    def _in_its_place(self, route: HotRoute, size: int) -> QuickRequest | None:
+        """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
+        endpoint = route.endpoint
+        if endpoint.may_be_quick(size):
+            return QuickRequest(self, route, self.url, self.headers)
+        if endpoint.gathers and size <= route.most_gathered_bytes:
+            gathering = self._lane.gathering
+            return GatheredRequest(self, route, self.url, self.headers, gathering)
+        return None
 
     def _is_plain_post(self) -> bool:
         parser = self.parser
@@ -128,6 +142,11 @@ class HttpProtocol(GuardedProtocol):
             and not parser.should_upgrade()
             and not self.expect_100_continue
         )
+
+    def give_up(self) -> None:
+        """Answer what still waits for a batch: this server is ending, and its time is over."""
+        if isinstance(self.active, GatheredRequest):
+            self._lane.gathering.given_up(self.active, ending())
 
     # What a quick request needs of its connection (`wave.Connection`).
 

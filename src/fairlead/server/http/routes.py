@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from fairlead.api import grpc_status
 from fairlead.api.http_status import NO_FAULT
+from fairlead.api.pieces import LARGE_BYTES
 from fairlead.api.streaming import streams
 from fairlead.api.worker import INFER_PATH, PREDICT_PATH, ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -82,6 +83,7 @@ class HotRoute:
         "handler",
         "head",
         "json_headers",
+        "most_gathered_bytes",
         "stats",
         "statuses",
         "stream",
@@ -96,6 +98,8 @@ class HotRoute:
         self.stream: GrpcRoute | None = None
         self.handler = handler
         self.deadline_seconds = served.spec.deadline_seconds
+        # Of a body that is decoded on the event loop, on its way to a batch.
+        self.most_gathered_bytes = min(LARGE_BYTES, served.spec.settings.body_limit_bytes)
         self.stats = stats
         self.statuses, self.error_body = shape_for(stats.template.encode())
         self.json_headers = [(b"content-type", b"application/json"), *served.headers()]

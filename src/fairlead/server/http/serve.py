@@ -97,6 +97,12 @@ class Server(uvicorn.Server):
         for way in self._ways:
             way.at.announce()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.give_up()
+
     def _protocol(self, app: ServerApp, loop: asyncio.AbstractEventLoop) -> HttpProtocol:
         made = HttpProtocol(
             lane=app, config=self.config, server_state=self.server_state, app_state={}, _loop=loop

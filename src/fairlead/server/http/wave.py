@@ -21,7 +21,7 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import late
 from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
-from fairlead.server.http.handlers import Headers
+from fairlead.server.http.handlers import Answer, Headers
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
 from fairlead.server.http.timing import after_run, not_run
 
@@ -97,7 +97,7 @@ class QuickRequest:
         self.response_complete = False
         self.response_started = False
         self.more_body = True
-        self.message_event = _NOBODY_WAITS
+        self.message_event: Event = NOBODY_WAITS
         self.identity = b""
         self.start = 0.0
         self.began = 0.0  # its run, if it came to one
@@ -110,6 +110,12 @@ class QuickRequest:
         self.answer: InferResponse | bytes | None = None
 
 
+class Event(Protocol):
+    """Set when something has happened to a request, as uvicorn's protocol does."""
+
+    def set(self) -> None: ...
+
+
 class _Unheard:
     """In place of an event that nobody waits for."""
 
@@ -117,7 +123,7 @@ class _Unheard:
         """Nobody waits."""
 
 
-_NOBODY_WAITS = _Unheard()
+NOBODY_WAITS = _Unheard()
 
 
 class Wave:
@@ -138,9 +144,7 @@ class Wave:
         self._waiting.append(one)
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
-        now, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-        if self._waiting:
-            loop.call_soon(self._answer, loop)
+        now = self._take(loop)
         began = self._now()
         decoded = [one for one in now if self._decode(one)]
         decoding = (self._now() - began) / len(now)
@@ -152,6 +156,13 @@ class Wave:
         for one in encoded:
             self._count(one, ended, decoding, encoding)
             self._finish(one, OK)
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> list[QuickRequest]:
+        """What is answered in this turn."""
+        now, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+        if self._waiting:
+            loop.call_soon(self._answer, loop)
+        return now
 
     def _decode(self, one: QuickRequest) -> bool:
         route = one.route
@@ -232,16 +243,19 @@ class Wave:
 
     def _encode(self, one: QuickRequest) -> bool:
         assert isinstance(one.answer, InferResponse)
-        route = one.route
         try:
-            body, json_length = route.handler.encode(one.call, (one.answer,))
+            self._put(one, one.route.handler.encode(one.call, (one.answer,)))
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(one, error)
-        head = route.head
-        if json_length is not None:
-            head = head_of(OK, route.binary(json_length))
-        one.answer = _message(head, one, body, self._timing(one))
         return True
+
+    def _put(self, one: QuickRequest, answer: Answer) -> None:
+        """Make of what was encoded the bytes that are sent."""
+        body, json_length = answer
+        head = one.route.head
+        if json_length is not None:
+            head = head_of(OK, one.route.binary(json_length))
+        one.answer = _message(head, one, body, self._timing(one))
 
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""

@@ -1,0 +1,227 @@
+"""The fast lane for requests that share runs by waiting: read and decoded as the quick ones, answered batch by batch.
+
+What one turn of the event loop has read is decoded together and queued before a run is begun. Nobody awaits
+an answer: a run's outcomes are put down all at once, then encoded and written one after the other. A
+request costs no task, no future and no ASGI scope; its deadline is a timer that hardly ever fires.
+
+What cannot be decided at once (no slot is free, it must run alone, one call brings several documents) goes
+through ASGI, which knows how to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+
+from fairlead.api.inference import InferResponse
+from fairlead.domain.errors import Kind, Refused
+from fairlead.kits.clock import Clock
+from fairlead.server.batching import Batcher, Member
+from fairlead.server.dataplane import late
+from fairlead.server.http.aside import Aside, is_large
+from fairlead.server.http.deadlines import seconds_to_answer
+from fairlead.server.http.exchange import Bodies, ClientLeft
+from fairlead.server.http.handlers import Answer
+from fairlead.server.http.priority import PRIORITY, priority_of
+from fairlead.server.http.routes import HeaderList, HotRoute
+from fairlead.server.http.wave import NOBODY_WAITS, OK, Connection, QuickRequest, Wave
+
+
+class GatheredRequest(QuickRequest):
+    """One request that waits for a batch: its place in the queue, and where its outcome is put (`batching.Answer`).
+
+    To its connection it is the event that is set when the client has left.
+    """
+
+    __slots__ = ("decoding", "gathering", "held", "known", "member", "outcome", "timer")
+
+    def __init__(
+        self,
+        connection: Connection,
+        route: HotRoute,
+        target: bytes,
+        raw_headers: HeaderList,
+        gathering: Gathering,
+    ) -> None:
+        super().__init__(connection, route, target, raw_headers)
+        self.gathering = gathering
+        self.member: Member | None = None
+        self.timer: asyncio.TimerHandle | None = None  # of its deadline
+        self.held = 0  # bytes of its body that count as held
+        self.decoding = 0.0  # seconds
+        self.known = False  # its outcome
+        self.outcome: BaseException | None = None  # if it is an error
+
+    def done(self) -> bool:
+        return self.known
+
+    def set_result(self, result: InferResponse, /) -> None:
+        self.answer = result
+        self.gathering.settled(self)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self.outcome = exception
+        self.gathering.settled(self)
+
+    def set(self) -> None:
+        """Its client has left, or its connection has failed."""
+        if not self.response_complete:
+            self.gathering.given_up(self, ClientLeft())
+
+    def went(self, now: float) -> None:
+        """Note of its runs what its answer says."""
+        member = self.member
+        if member is not None and member.began:
+            self.began = member.began
+            self.ended = member.began + member.engine_seconds(now)
+            self.batch = member.size
+
+
+class Gathering(Wave):
+    """Collects what waits for batches, and answers what comes out of them. Belongs to one event loop."""
+
+    def __init__(self, clock: Clock, bodies: Bodies, aside: Aside, *, access_log: bool) -> None:
+        super().__init__(clock, access_log=access_log)
+        self._bodies = bodies
+        self._aside = aside
+        self._settled: list[GatheredRequest] = []
+
+    # On their way into the queue.
+
+    def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = self._take(loop)
+        began = self._now()
+        joined = [one for one in now if isinstance(one, GatheredRequest) and self._join(one, loop)]
+        decoding = (self._now() - began) / len(now)
+        batchers: set[Batcher] = set()
+        for one in joined:
+            one.decoding = decoding
+            batcher = one.route.endpoint.batcher
+            assert batcher is not None
+            batchers.add(batcher)
+        for batcher in batchers:
+            batcher.look(loop)
+
+    def _join(self, one: GatheredRequest, loop: asyncio.AbstractEventLoop) -> bool:
+        route = one.route
+        endpoint = route.endpoint
+        try:
+            if one.connection.left:
+                raise ClientLeft  # noqa: TRY301 - counted as every other end
+            seconds = seconds_to_answer(one.headers, endpoint.deadline_seconds)
+            one.until = one.start + seconds
+            self._bodies.take(len(one.body))
+            one.held = len(one.body)
+            requests, one.call = route.handler.decode(one.body, one.headers)
+            if PRIORITY in one.headers:
+                level = priority_of(one.headers)
+                for request in requests:
+                    request.priority = level
+            if len(requests) == 1 and endpoint.gathers:
+                one.member = endpoint.join(requests[0], one.until, one, loop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            return self._failed(one, error)
+        if one.member is None:
+            self._let_go(one)
+            route.stats.in_progress -= 1
+            one.connection.hand_over(one)
+            return False
+        one.body = b""  # its tensors keep what they need of it
+        one.message_event = one
+        left = one.until - self._now()
+        one.timer = loop.call_later(max(0.0, left), self._overdue, one)
+        return True
+
+    # On their way out.
+
+    def settled(self, one: GatheredRequest) -> None:
+        """Its outcome is known; it is answered together with the others whose outcome is known now."""
+        one.known = True
+        if not self._settled:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._settled.append(one)
+
+    def given_up(self, one: GatheredRequest, error: Exception) -> None:
+        """Nobody waits for it any more: it leaves its batch, and is answered with the error."""
+        if one.response_complete:
+            return
+        batcher = one.route.endpoint.batcher
+        assert batcher is not None
+        if not one.known and one.member is not None:
+            one.known = True
+            batcher.leave(one.member)
+        one.went(self._now())
+        self._failed(one, error)
+
+    def _overdue(self, one: GatheredRequest) -> None:
+        one.timer = None
+        self.given_up(one, late(one.until - one.start))
+
+    def _send(self) -> None:
+        """Answer everything whose outcome is known."""
+        settled, self._settled = self._settled, []
+        began = self._now()
+        encoded = [
+            one for one in settled if not one.response_complete and self._finishes(one, began)
+        ]
+        ended = self._now()
+        encoding = (ended - began) / (len(settled) or 1)
+        for one in encoded:
+            self._count(one, ended, one.decoding, encoding)
+            self._finish(one, OK)
+
+    def _finishes(self, one: GatheredRequest, now: float) -> bool:
+        """Encode it; False if it failed, or if that is the work of a thread."""
+        one.went(now)
+        if one.outcome is not None:
+            outcome = one.outcome
+            one.outcome = None  # a traceback that its own frame holds would be freed late
+            if not isinstance(outcome, Exception):
+                outcome = Refused(Kind.CANCELLED, "the run was cancelled")
+            return self._failed(one, outcome)
+        answer = one.answer
+        assert isinstance(answer, InferResponse)
+        if not is_large((answer,), one.headers):
+            return self._encode(one)
+        loop = asyncio.get_running_loop()
+        encode = one.route.handler.encode
+        future = self._aside.submit(lambda: encode(one.call, (answer,)))
+        future.add_done_callback(
+            lambda found: (
+                None
+                if loop.is_closed()
+                else loop.call_soon_threadsafe(self._encoded, one, found, now)
+            )
+        )
+        return False
+
+    def _encoded(self, one: GatheredRequest, found: Future[Answer], began: float) -> None:
+        """A large answer was encoded beside the event loop."""
+        if one.response_complete:
+            return
+        try:
+            self._put(one, found.result())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            self._failed(one, error)
+            return
+        now = self._now()
+        self._count(one, now, one.decoding, now - began)
+        self._finish(one, OK)
+
+    def _finish(self, one: QuickRequest, status: int) -> None:
+        if isinstance(one, GatheredRequest):
+            self._let_go(one)
+        super()._finish(one, status)
+
+    def _let_go(self, one: GatheredRequest) -> None:
+        """What it held, and what would hold it."""
+        if one.timer is not None:
+            one.timer.cancel()
+            one.timer = None
+        if one.member is not None and one.member.timer is not None:
+            one.member.timer.cancel()
+            one.member.timer = None
+        self._bodies.held -= one.held
+        one.held = 0
+        one.member = None
+        one.message_event = NOBODY_WAITS
