@@ -3,11 +3,16 @@
 import contextlib
 import signal
 import sys
+from types import ModuleType
+from typing import cast
 
 # While modules are imported nobody could say "interrupted" yet: let Ctrl-C just end the process.
 _HANDLED = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _HANDLED:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# httpx takes its own command line along where `rich` is installed: a third of what an agent costs to start.
+sys.modules.setdefault("httpx._main", cast("ModuleType", None))
 
 from fairlead.cli import guard, main as cli  # noqa: E402 - see above
 from fairlead.domain.explanations import INTERRUPTED  # noqa: E402 - see above

@@ -20,8 +20,8 @@ from fairlead.api.oip_messages import message
 from fairlead.api.tensors import shape_problem
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.dialects.oip_classes import class_problem, highest
+from fairlead.dialects.oip_model import DOCUMENTS
 from fairlead.dialects.oip_rest import (
-    DOCUMENTS,
     LONGEST_TIMEOUT,
     LOWEST_PRIORITY,
     listed,

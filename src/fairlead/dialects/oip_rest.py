@@ -26,6 +26,7 @@ from fairlead.api.tensors import array_of, list_type, not_finite, numbers, shape
 from fairlead.dialects.json_bodies import NotJson, place, read
 from fairlead.dialects.oip_binary import chunk, split, tensor_from_binary, tensor_to_binary
 from fairlead.dialects.oip_classes import class_problem, highest
+from fairlead.dialects.oip_model import DOCUMENTS
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import (
     DataType,
@@ -33,20 +34,8 @@ from fairlead.domain.signature import (
     TensorSpec,
 )
 
-# What is really there (`GET v2`); asking for another one is refused.
-EXTENSIONS = (
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "statistics",
-)
 LOWEST_PRIORITY = 999  # the last level that may be asked for
 LONGEST_TIMEOUT = (1 << 63) - 1  # microseconds; what longer ones mean nobody would live to see
-DOCUMENTS = TensorSignature(
-    (TensorSpec("request", DataType.BYTES, (-1,)),),
-    (TensorSpec("response", DataType.BYTES, (-1,)),),
-)
 _NO_DATA = msgspec.Raw()
 _NO_SEQUENCES = (
     "sequences are not served: nothing is kept from one request to the next; leave sequence_id out"

@@ -65,6 +65,20 @@ class NodeStatus:
                 found.setdefault(replica.revision, []).append(replica)
         return {revision: tuple(replicas) for revision, replicas in found.items()}
 
+    def ready_for(self, catalog: Catalog) -> dict[RevisionId, tuple[Replica, ...]]:
+        """The same, without replicas of another artifact: of a line that was deleted and made anew."""
+        named = {
+            revision.id: revision.digest
+            for service in catalog.services.values()
+            for line in service.lines.values()
+            for revision in line.revisions.values()
+        }
+        found = {
+            revision: tuple(one for one in replicas if named.get(revision, "") in ("", one.digest))
+            for revision, replicas in self.ready().items()
+        }
+        return {revision: replicas for revision, replicas in found.items() if replicas}
+
     def reasons(self) -> dict[RevisionId, str]:
         """Why each revision that has no ready replica has none."""
         ready = self.ready()

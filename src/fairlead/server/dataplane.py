@@ -10,22 +10,27 @@ and keeps its slot until it ends, because it still does the work. That work is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
+from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
 from fairlead.server.batching import Batcher, no_run
 from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
-from fairlead.server.stats import Stats
+from fairlead.server.stats import RouteStats, Stats
+from fairlead.server.stream_counts import StreamCounts
 from fairlead.server.times import Times
 
 _SHORTEST = 1e-6  # seconds in a queue: none at all would mean no limit
@@ -55,6 +60,7 @@ class Endpoint:
         self.id = identity
         self.batcher = batcher
         self.batching = ""  # how its requests share runs, or why they do not, in words
+        self.streams = StreamCounts()
         self.wasted_seconds = 0.0  # of runs whose answer nobody took
         self._clock = clock
         self.deadline_seconds = deadline_seconds
@@ -67,6 +73,13 @@ class Endpoint:
         self._elements = artifact.profile.inline_elements
         self._bytes = artifact.profile.inline_bytes
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
+        self._sharing: Sharing | None = None  # of quick requests
+        self.most_together = 1
+
+    def share_in_a_turn(self, sharing: Sharing, most: int) -> None:
+        """From now on, quick requests that are here together may share a run (`infer_together`), up to so many rows."""
+        self._sharing = sharing
+        self.most_together = min(most, self.admission.slots or most)
 
     def may_be_quick(self, size: int) -> bool:
         """Could a request with a body of `size` bytes run on the event loop right now?"""
@@ -104,6 +117,17 @@ class Endpoint:
         answer = self.model.infer(request)
         assert isinstance(answer, InferResponse)
         return answer
+
+    def together(self, request: InferRequest) -> Hashable | None:
+        """`quick` requests for which this is the same may share a run; None is for one that runs alone."""
+        if self._sharing is None or not self._sharing.count(request):
+            return None
+        return self, self._sharing.key(request)
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        """Answer `quick` requests in one run; raises FairleadError, whoever of them is at fault."""
+        assert self._sharing is not None
+        return self._sharing.run(self.model, requests)
 
     async def infer_all(
         self, requests: Sequence[InferRequest], until: float, times: Times
@@ -189,6 +213,33 @@ class Endpoint:
             raise no_run(patience) from None
         request.queue_seconds = max(_SHORTEST, patience - (self._clock.monotonic() - began))
 
+    @contextlib.asynccontextmanager
+    async def streaming(
+        self, request: InferRequest, seconds: float, times: Times
+    ) -> AsyncIterator[AsyncIterator[InferResponse]]:
+        """The answers to one request as they are made; `seconds` bound the wait for a slot.
+
+        The slot is held until the context is left, and leaving it ends the work. Raises FairleadError.
+        """
+        assert streams(self.model)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.admission.enter()
+        except TimeoutError:
+            raise late(seconds) from None
+        start = self._clock.monotonic()
+        times.ran(start, 0.0)
+        whole = False
+        try:
+            async with contextlib.aclosing(self.model.stream(request)) as responses:
+                yield responses
+            whole = True
+        finally:
+            ran = self._clock.monotonic() - start
+            times.ran(start, ran)
+            self.executions.ran(1, ran)
+            self._free(0.0 if whole else ran)
+
     async def _await(self, request: InferRequest, times: Times) -> InferResponse:
         start = self._clock.monotonic()
         try:
@@ -265,6 +316,15 @@ def _batched_input(signature: Signature) -> str:
     return next(batched, "")
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What there is to tell of a data plane, for who tells it in a thread."""
+
+    routes: list[RouteStats]
+    wasted: Mapping[EndpointId, float]
+    endpoints: list[Endpoint]
+
+
 class DataPlane:
     """Everything one process serves, and what it counts."""
 
@@ -289,6 +349,9 @@ class DataPlane:
     def wasted(self) -> dict[EndpointId, float]:
         """Seconds of runs whose answer nobody took, by endpoint, since the process began."""
         return {**self._wasted, **{one.id: one.wasted_seconds for one in self.endpoints()}}
+
+    def counted(self) -> Counted:
+        return Counted(list(self.stats), self.wasted(), self.endpoints())
 
     def remove(self, identities: Iterable[EndpointId]) -> None:
         """Unload these endpoints' model, unless others serve it too; only after they have drained."""

@@ -120,6 +120,14 @@ async def test_each_answers_for_itself_on_its_own_socket(pool: Pool) -> None:
             assert [one["service"] for one in who["serves"]] == [f"s{number}"]
 
 
+async def test_what_all_batch_is_told_at_every_socket(pool: Pool) -> None:
+    async with served(pool):
+        for number in (1, 2, 3):
+            _, told = await pool.ask(number, "GET", "/internal/batching")
+            assert {one["service"] for one in told["serves"]} == {"s1", "s2", "s3"}
+            assert all(set(one["batching"]) == {"predict"} for one in told["serves"])
+
+
 async def test_metrics_of_all_are_told_at_every_socket_and_counted_once(pool: Pool) -> None:
     async with served(pool):
         await pool.predict(1)
