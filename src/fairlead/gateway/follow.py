@@ -142,7 +142,7 @@ class Follower:
         if same and not (self._move_pause.failed and self._move_pause.over):
             return None
         self._seen = (view.catalog, there, credentials)
-        ready = view.node.ready() if view.node else {}
+        ready = view.node.ready_for(view.catalog) if view.node else {}
         reasons = view.node.reasons() if view.node else {}
         table = table_from(view.catalog, ready, reasons, view.index.table)
         replicas = {

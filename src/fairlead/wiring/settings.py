@@ -24,7 +24,8 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_POOL_SIZE": "how many small models may share one worker process (default 256; 1: each has its own)",
     "FAIRLEAD_POOL_ARTIFACT_MIB": "up to which size an ONNX model counts as small (default 16)",
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
-    "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
+    "FAIRLEAD_API_KEY": "the key `fairlead predict`, `say` and `verify` send (default: the home's demo key)",
+    "API_KEY": "the key `fairlead verify` sends, before FAIRLEAD_API_KEY",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
 # What engines must be told before they are loaded. ONNX Runtime's Linux builds send usage data to their
@@ -103,6 +104,11 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         pool_size=pool_size,
         pool_artifact_mib=pool_mib,
     )
+
+
+def shared_key() -> str | None:
+    """The key in API_KEY, where scripts that check a deployment have it (S0-16)."""
+    return os.environ.get("API_KEY") or None
 
 
 def home_at(root: Path) -> Home[Path]:

@@ -277,6 +277,30 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
         ),
         [Stop("young")],
     ),
+    "a worker of what its name meant before makes room": (
+        seen(
+            catalog=catalog({"1": 100}, revision("1", B)),
+            replicas=(worker("w", ONE),),
+            gateway=gateway(routes={}),
+        ),
+        [Drain("w"), Start((revision("1", B),))],
+    ),
+    "but not before nobody is sent to it": (
+        seen(
+            catalog=catalog({"1": 100}, revision("1", B)),
+            replicas=(worker("w", ONE),),
+            gateway=gateway("w", routes={"1": 100}),
+        ),
+        [Start((revision("1", B),))],
+    ),
+    "an artifact that no revision names any more is removed soon": (
+        seen(
+            catalog=catalog({"1": 100}, ONE),
+            replicas=(worker("w", ONE),),
+            artifacts={A: NOW, B: NOW - 1},
+        ),
+        [CleanUp(B)],
+    ),
     "an unused artifact is removed after its grace": (
         seen(replicas=(worker("w", ONE),), artifacts={A: NOW - 9_999, B: NOW - 600}),
         [CleanUp(B)],

@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 
 from fairlead.api import grpc_status
 from fairlead.api.http_status import NO_FAULT
-from fairlead.api.worker import ServingSettings, WorkerSpec
+from fairlead.api.streaming import streams
+from fairlead.api.worker import INFER_PATH, PREDICT_PATH, ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
@@ -265,11 +266,15 @@ def _routes(
     ]
     if settings.add_model_predict:
         standard.append((f"{settings.root}/model/{{m}}/predict", predict))
+    proving = [] if served.spec.has_default else [(PREDICT_PATH, predict), (INFER_PATH, infer)]
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
-        routes = [(path, predict) for path in one.paths]
+        # What streams has a table of its own for its paths.
+        routes = [] if streams(model) else [(path, predict) for path in one.paths]
         if one.name == DEFAULT_ENDPOINT:
             routes += standard
+        routes += proving
+        proving = []  # the first endpoint is enough
         for template, handler in routes:
             stats = plane.stats.route(template, "POST", endpoint.id)
             path = template.replace("{m}", name).replace("{v}", str(version))
