@@ -264,6 +264,8 @@ def test_documents_travel_as_texts() -> None:
         ("ModelMetadata", 401, None, {"message": "no key"}, (16, "no key")),
         ("ModelMetadata", 200, None, {"name": 5}, (13, None)),
         ("ModelMetadata", 502, None, None, (13, "HTTP 502")),
+        ("ModelMetadata", 502, None, {"why": "nobody knows"}, (13, "HTTP 502")),
+        ("ModelMetadata", 502, None, b"<html>Bad Gateway</html>", (13, "HTTP 502")),
     ],
 )  # fmt: skip
 def test_an_http_answer_is_translated(
@@ -271,7 +273,7 @@ def test_an_http_answer_is_translated(
 ) -> None:
     from google.protobuf.json_format import MessageToDict
 
-    raw = b"" if body is None else json.dumps(body).encode()
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     said = oip_grpc_calls.answer(method, status, code, raw)
     assert said.code == expected[0]
     if said.code == 0:
@@ -281,7 +283,22 @@ def test_an_http_answer_is_translated(
         assert said.message == expected[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("", "/v2/health/ready"),
+        ("inference.GRPCInferenceService", "/v2/health/ready"),
+        ("demo", "/v2/models/demo/ready"),
+    ],
+)
+def test_a_health_check_asks_for_the_server_or_one_model(name: str, path: str) -> None:
+    asked = message("ModelReadyRequest")(name=name).SerializeToString()  # field 1, as there
+    assert oip_grpc_calls.asks(oip_grpc_calls.CHECK, asked) == ("GET", path)
+
+
 def test_a_question_becomes_the_json_that_asks_the_same() -> None:
+    with pytest.raises(Refused, match="there is no method 'ModelSing'"):
+        oip_grpc_calls.request_body("ModelSing", b"")
     load = message("RepositoryModelLoadRequest")(model_name="m")
     load.parameters["config"].string_param = "{}"
     assert json.loads(oip_grpc_calls.request_body("RepositoryModelLoad", load.SerializeToString()))[

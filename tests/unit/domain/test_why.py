@@ -288,8 +288,9 @@ def test_a_page_that_needs_no_key_is_told_as_one() -> None:
     assert dict(found.parts)["key"].startswith("none, and this page needs none")
 
 
-@pytest.mark.parametrize("text", ["latest speech/v1 1=90 2=x", "latest speech/v1 1=90 2=20"])
+@pytest.mark.parametrize("text", ["pin speech/v1 1=90 2=x", "pin speech/v1 1=90 2=20"])
 def test_shares_that_are_no_split_are_no_rule(text: str) -> None:
+    assert read_rule("pin speech/v1 1=90 2=10") is not None
     assert read_rule(text) is None
 
 
