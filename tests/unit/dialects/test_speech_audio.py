@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 from fairlead.api.speech import SpeechRefused
 from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
-from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
-from fairlead.domain.errors import Kind
+from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE, warm
+from fairlead.domain.errors import Kind, Refused
 from support.speech import Heard, heard, heard_samples
 
 CODECS = {"mp3": ("mp3float", "mp3"), "wav": ("pcm_s16le",), "opus": ("opus", "libopus")}
@@ -109,3 +110,16 @@ def test_no_accept_header_is_an_accident(header):
         assert accept.chosen(header).name in FORMATS
     except SpeechRefused as refused:
         assert refused.kind is Kind.FORMAT
+
+
+@pytest.mark.parametrize(("name", "library"), [("mp3", "lameenc"), ("opus", "av"), ("wav", "av")])
+def test_a_form_whose_library_is_not_installed_says_which_extra_has_it(name, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(Refused, match=r"pip install 'fairlead\[speech\]'") as refused:
+        FORMATS[name].encoder(RATE)
+    assert refused.value.kind is Kind.UNAVAILABLE
+
+
+def test_the_libraries_can_be_loaded_before_anybody_waits_for_them():
+    warm()
+    assert {"av", "lameenc"} <= set(sys.modules)
