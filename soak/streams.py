@@ -247,7 +247,7 @@ async def soak(subject: Subject, minutes: float, seed: int, book: Book) -> list[
     """The rests; the first comes after a warm-up, in which every process has come up."""
     listeners = Listeners(subject, book, seed)
     end = time.monotonic() + 60 * minutes
-    rests = []
+    rests: list[Rest] = []
     while time.monotonic() < end or len(rests) < _FEWEST_RESTS:
         await listeners.listen(min(_LOAD_SECONDS, max(5.0, 60 * minutes / 4)))
         found = await rest(subject, book)
