@@ -37,9 +37,8 @@ _LOAD_SECONDS = 30.0
 _READY_SECONDS = 60.0
 _REST_SECONDS = 20.0
 _MIB = 1 << 20
-_GROWTH_BYTES = (
-    16 * _MIB
-)  # of all processes together, from the first rest to the last: allocators breathe
+_GROWTH_BYTES = 8 * _MIB  # of all processes together
+_BREATH = 8  # descriptors of connections that are kept for a while
 _DIFFERENCE = 0.02  # of two readings of the same text
 
 
