@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fairlead.api.speech import SpeechRefused
 from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
-from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
-from fairlead.domain.errors import Kind
-from support.effort import effort
+from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE, warm
+from fairlead.domain.errors import Kind, Refused
 from support.speech import Heard, heard, heard_samples
 
 CODECS = {"mp3": ("mp3float", "mp3"), "wav": ("pcm_s16le",), "opus": ("opus", "libopus")}
@@ -66,7 +66,7 @@ def test_mp3_has_the_highest_rate_of_bits_that_the_format_knows_at_24_khz():
     assert heard(data).rate == RATE
 
 
-@effort(20)
+@settings(max_examples=20, deadline=None)
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=12))
 def test_how_sound_is_cut_into_pieces_does_not_change_it(sizes):
     samples = sine(300, sum(sizes) / RATE, RATE)
@@ -110,3 +110,16 @@ def test_no_accept_header_is_an_accident(header):
         assert accept.chosen(header).name in FORMATS
     except SpeechRefused as refused:
         assert refused.kind is Kind.FORMAT
+
+
+@pytest.mark.parametrize(("name", "library"), [("mp3", "lameenc"), ("opus", "av"), ("wav", "av")])
+def test_a_form_whose_library_is_not_installed_says_which_extra_has_it(name, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(Refused, match=r"pip install 'fairlead\[speech\]'") as refused:
+        FORMATS[name].encoder(RATE)
+    assert refused.value.kind is Kind.UNAVAILABLE
+
+
+def test_the_libraries_can_be_loaded_before_anybody_waits_for_them():
+    warm()
+    assert {"av", "lameenc"} <= set(sys.modules)

@@ -144,6 +144,7 @@ def test_markup_is_nested_by_adding_and_multiplying_within_bounds():
         ("<tempo value='1'>\ud800</tempo>", "half of a character"),
         ("<tempo value='1'><!DOCTYPE a [<!ENTITY b 'c'>]></tempo>", "not well-formed"),
         ("<speak/><!DOCTYPE a>", "not well-formed"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><speak>&b;</speak><tempo value='1'/>", "not well-formed"),
     ],
 )
 def test_markup_that_is_wrong_is_refused(text, why):

@@ -14,7 +14,7 @@ import pytest
 
 from fairlead.api.inference import InferRequest
 from fairlead.api.speech import AUDIO, Speech, SpeechRefused
-from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.errors import FairleadError, Kind, SchemaMismatch
 from fairlead.engines.speech.model import SpokenModel
 from fairlead.engines.speech.tone import CRASH, pitch_of
 from support.serving import eventually
@@ -164,6 +164,14 @@ async def test_it_is_measured_as_it_is_said(tmp_path):
         assert answer.document == {"seconds": 0.12, "loudness": -15.257}
         only = InferRequest(document=Speech(0, "hm", only_check=True))
         assert (await model.infer(only)).document == {"message": "OK"}
+
+
+async def test_a_golden_example_that_is_no_request_is_refused(tmp_path):
+    with humming(tmp_path) as model:
+        for wrong in (b"{}", b'{"speaker_id": "x", "text": "a"}', b"["):
+            with pytest.raises(SchemaMismatch):
+                model.parse_document(wrong)
+        assert model.dump_document({"seconds": 0.1}) == b'{"seconds":0.1}'
 
 
 async def test_speakers_are_checked_before_and_after_the_text(tmp_path, caplog):
