@@ -17,7 +17,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.table import RoutingTable
-from fairlead.gateway.certificates import Certificate, Pair
+from fairlead.gateway.certificates import Certificate, Pair, forget
 from fairlead.gateway.follow import Follower, first_catalog, watch_catalog
 from fairlead.gateway.front import FrontDesk
 from fairlead.gateway.health import Health
@@ -168,6 +168,8 @@ class _Gateway:
         ]
         if certificate is not None:
             works.append(certificate.follow())
+        else:
+            works.append(forget(self._envoy, self._clock))
         if life_fd is not None:
             works.append(self._watch_owner(life_fd))
         async with asyncio.TaskGroup() as group:
