@@ -11,74 +11,26 @@ whose fault it is gets the error.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
-from fairlead.api.cancellation import Cancellation, running
+from fairlead.api.cancellation import running
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain.batching import DELAY, Batching
 from fairlead.domain.errors import Kind, Refused
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
-from fairlead.server.batch_queue import BatchQueue, Waiting
+from fairlead.server.batch_members import Answer, Member, Outcome, Run
+from fairlead.server.batch_queue import BatchQueue, Taken
 from fairlead.server.executions import Executions
 from fairlead.server.stats import BatchCounts
 from fairlead.server.threads import Threads
 from fairlead.server.times import Times
 
-
-class Answer(Protocol):
-    """Where a request's outcome is put, once: a future, or what needs none. `done`: nobody waits for it any more."""
-
-    def done(self) -> bool: ...
-
-    def set_result(self, result: InferResponse, /) -> None: ...
-
-    def set_exception(self, exception: BaseException, /) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Member(Waiting):
-    """One request on its way through a batch. `left`: its caller does not wait any more."""
-
-    request: InferRequest = field(default_factory=InferRequest)
-    answer: Answer = field(kw_only=True)
-    free: Callable[[float], None] = field(kw_only=True)
-    patience: float = 0.0  # seconds it may wait for a run; 0 is as long as its caller waits
-    timer: asyncio.TimerHandle | None = None  # of its patience
-    run: Run | None = None
-    began: float = 0.0  # its first run
-    seconds: float = 0.0  # of all its runs
-    share: float = 0.0  # of those seconds, by rows: what is wasted if nobody takes the answer
-    size: int = 1  # requests in its last run
-    left: bool = False
-    freed: bool = False
-
-    def let_go(self, wasted_seconds: float) -> None:
-        """Nothing is done for it any more."""
-        if not self.freed:
-            self.freed = True
-            self.free(wasted_seconds)
-
-    def engine_seconds(self, now: float) -> float:
-        """Of its runs; up to now, if it was given up in one."""
-        return (self.seconds or now - self.began) if self.began else 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One batch that was taken. `waiting`: members that still want their answer."""
-
-    waiting: int
-    cancellation: Cancellation = field(default_factory=Cancellation)
-    ran: list[tuple[int, int, float, bool]] = field(
-        default_factory=list
-    )  # requests, rows, seconds, whether it went well
-
-
-Outcome = tuple[Member, InferResponse | BaseException]
+_PATIENCE = (
+    0.125  # of the last run's seconds: how long a free engine waits for those who were answered
+)
 
 
 class Batcher:
@@ -93,6 +45,7 @@ class Batcher:
         said: Batching,
         clock: Clock,
     ) -> None:
+        self.abreast = 1  # batches that may run at once; one, unless the model is concurrent
         self.counts = BatchCounts()
         self.executions = Executions()  # its endpoint's
         self.most = queue.most
@@ -101,10 +54,15 @@ class Batcher:
         self._sharing = sharing
         self._queue = queue
         self._now = clock.monotonic
-        self._lock = threading.Lock()  # guards the queue, `_busy` and the members' `run` and `left`
-        self._busy = False
+        self._lock = (
+            threading.Lock()
+        )  # guards what follows, the queue and the members' `run` and `left`
+        self._at_work = 0  # threads
+        self._expected = 1  # requests that the last run answered: whoever asked them may ask again
+        self._back_by = 0.0  # until when a free engine waits for them
         self._look: asyncio.TimerHandle | None = None
         self._said = said
+        self._patience = 0.0 if said.max_queue_delay_microseconds else _PATIENCE
 
     def takes(self, request: InferRequest) -> bool:
         """May this request share a run?"""
@@ -201,19 +159,32 @@ class Batcher:
         return member
 
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a thread look, unless one is at work; it looks again by itself whenever it is done."""
+        """Let a thread look, unless all are at work: those look again by themselves whenever they are done."""
         with self._lock:
-            if self._busy:
+            if self._at_work >= self.abreast or not len(self._queue):
                 return
-            self._busy = True
+            later = self._back_by if self._holds(self._now()) else 0.0
+            self._at_work += not later
+        if later:
+            if later < math.inf and self._look is None:
+                self._look_again(loop, later)
+            return
         submitted = self._threads.submit(lambda: self._work(loop))
         if submitted.done() and (error := submitted.exception()) is not None:
             self._refuse_all(error)
 
+    def _holds(self, now: float) -> bool:
+        """Is it better to wait a moment?
+
+        Whoever has just been answered is about to ask again, one after the other: a run with the first of them would
+        keep all the others waiting, and they would be as many as before. Where a run answered one, nobody is waited for.
+        """
+        return len(self._queue) < self._expected and now < self._back_by
+
     def _refuse_all(self, error: BaseException) -> None:
         """Nobody works any more: the model is being unloaded."""
         with self._lock:
-            self._busy = False
+            self._at_work -= 1
             waiting = self._queue.drain()
         for one in waiting:
             one.let_go(0.0)
@@ -258,20 +229,24 @@ class Batcher:
                     return
         except BaseException:
             with self._lock:
-                self._busy = False
+                self._at_work -= 1
             raise
 
     def _one_batch(self, loop: asyncio.AbstractEventLoop) -> bool:
+        now = self._now()
         with self._lock:
-            taken = self._queue.take(self._now())
+            taken = Taken[Member]() if self._holds(now) else self._queue.take(now)
             run = Run(len(taken.batch))
             for one in taken.batch:
                 one.run = run
-            self._busy = bool(taken.batch)
+            self._at_work -= not taken.batch
         if taken.expired:
             _tell(loop, self._refuse, taken.expired)
         if taken.batch:
-            return _tell(loop, self._deliver, run, self._answers(run, taken.batch))
+            outcomes = self._answers(run, taken.batch)
+            with self._lock:
+                self._expected, self._back_by = len(outcomes), math.inf
+            return _tell(loop, self._deliver, loop, run, outcomes)
         if taken.again is not None:
             _tell(loop, self._look_again, loop, taken.again)
         return False
@@ -306,7 +281,9 @@ class Batcher:
 
     # Back on the event loop.
 
-    def _deliver(self, run: Run, outcomes: Sequence[Outcome]) -> None:
+    def _deliver(
+        self, loop: asyncio.AbstractEventLoop, run: Run, outcomes: Sequence[Outcome]
+    ) -> None:
         for requests, rows, seconds, well in run.ran:
             self.counts.ran(requests, rows, seconds)
             if well:
@@ -320,6 +297,14 @@ class Batcher:
                 member.answer.set_exception(outcome)
             else:
                 member.answer.set_result(outcome)
+        loop.call_soon(self._answered, loop, run)
+
+    def _answered(self, loop: asyncio.AbstractEventLoop, run: Run) -> None:
+        """The answers of a run have been sent."""
+        seconds = sum(seconds for _, _, seconds, _ in run.ran)
+        with self._lock:
+            self._back_by = self._now() + seconds * self._patience
+        self.look(loop)
 
     def _refuse(self, expired: Sequence[Member]) -> None:
         """Their time was over before their run."""
@@ -331,7 +316,11 @@ class Batcher:
     def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._look is not None:
             self._look.cancel()
-        self._look = loop.call_later(max(0.0, at - self._now()), self.look, loop)
+        self._look = loop.call_later(max(0.0, at - self._now()), self._due, loop)
+
+    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._look = None
+        self.look(loop)
 
 
 def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:

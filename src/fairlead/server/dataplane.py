@@ -25,7 +25,8 @@ from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
-from fairlead.server.batching import Answer, Batcher, Member, no_run
+from fairlead.server.batch_members import Answer, Member
+from fairlead.server.batching import Batcher, no_run
 from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run

@@ -18,8 +18,9 @@ from fairlead.domain.signature import TensorSignature
 from fairlead.engines.sharing import Sharing, cannot_share, misfits, sharing_of
 from fairlead.engines.together import mixes
 from fairlead.kits.clock import Clock
+from fairlead.server.batch_members import Member
 from fairlead.server.batch_queue import DEFAULT_MOST, BatchQueue
-from fairlead.server.batching import Batcher, Member
+from fairlead.server.batching import Batcher
 from fairlead.server.dataplane import Endpoint
 from fairlead.server.loading import LoadedArtifact
 

@@ -20,8 +20,9 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
 from fairlead.engines.batches import Rows
 from fairlead.kits.clock import SystemClock
+from fairlead.server.batch_members import Member
 from fairlead.server.batch_queue import BatchQueue
-from fairlead.server.batching import Batcher, Member
+from fairlead.server.batching import Batcher
 from fairlead.server.dataplane import Endpoint
 from fairlead.server.loading import LoadedArtifact, Profile
 from fairlead.server.threads import Threads

@@ -8,7 +8,6 @@ import gc
 import json
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,13 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.wave import QuickRequest
+from support.asked import Asked, Served, by_asgi, read_answer, served_at
 from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
-from support.serving import InProcess, eventually, in_process, listening
+from support.serving import eventually, in_process, listening
 
 SCALED = RevisionId("scaled", "v9", "2")
 PREDICT = "/v1/model/scaled/predict"
 INFER = "/v2/models/scaled/infer"
-
-
-@dataclass
-class Served:
-    """A server on a unix socket in this process, and its app without a server."""
-
-    running: InProcess
-    path: Path
-    stop: asyncio.Event
-    task: asyncio.Task[None]
 
 
 @contextlib.asynccontextmanager
@@ -48,41 +38,14 @@ async def served(
     endpoints = (ServedEndpoint(batching=batching or {}),)
     made = scaled_artifact(directory / "scaled")
     spec = made.spec(SCALED, settings=settings, endpoints=endpoints)
-    async with in_process(spec) as running, asyncio.TaskGroup() as group:
-        at = Socket(Listen(uds=directory / "s"))
-        stop = asyncio.Event()
-        task = group.create_task(serve(running.app, at, stop=stop, drain_seconds=5))
-        await eventually((directory / "s").exists)
-        yield Served(running, directory / "s", stop, task)
-        stop.set()
+    async with served_at(directory, spec) as found:
+        yield found
 
 
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Served]:
     async with served(tmp_path, ServingSettings(access_log=False)) as found:
         yield found
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request as it goes over the wire. `body` in several chunks is sent chunked."""
-
-    method: str
-    target: str
-    headers: tuple[tuple[str, str], ...]
-    body: tuple[bytes, ...]
-
-    def wire(self) -> bytes:
-        lines = [f"{self.method} {self.target} HTTP/1.1", "host: here"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        if len(self.body) == 1:
-            lines.append(f"content-length: {len(self.body[0])}")
-            body = self.body[0]
-        else:
-            lines.append("transfer-encoding: chunked")
-            chunks = (b"%x\r\n%b\r\n" % (len(part), part) for part in self.body if part)
-            body = b"".join(chunks) + b"0\r\n\r\n"
-        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def rows(count: int) -> bytes:
@@ -130,22 +93,6 @@ def asked(draw: st.DrawFn) -> Asked:
         return Asked("GET", target, (), (b"",))
     target = draw(st.sampled_from([PREDICT + "?a=b", PREDICT + "/", "/v1/model/other/predict"]))
     return Asked("POST", target, tuple(headers), (rows(1),))
-
-
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    pairs = (line.partition(": ") for line in head[1:] if line)
-    headers = {name.lower(): value for name, _, value in pairs}
-    body = await reader.readexactly(int(headers["content-length"]))
-    return int(head[0].split()[1]), headers, body
-
-
-async def by_asgi(running: InProcess, one: Asked) -> tuple[int, str, str, bytes]:
-    answer = await running.client.request(
-        one.method, one.target, headers=list(one.headers), content=b"".join(one.body)
-    )
-    kind, code = (answer.headers.get(name, "") for name in ("content-type", "x-error-code"))
-    return answer.status_code, kind, code, answer.content
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from concurrent.futures import Future
 from fairlead.api.inference import InferResponse
 from fairlead.domain.errors import Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.batching import Batcher, Member
+from fairlead.server.batch_members import Member
+from fairlead.server.batching import Batcher
 from fairlead.server.dataplane import late
 from fairlead.server.http.aside import Aside, is_large
 from fairlead.server.http.deadlines import seconds_to_answer
