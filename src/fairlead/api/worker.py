@@ -21,6 +21,9 @@ IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
 # GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
 REPLICAS_PATH = "/internal/replicas"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
+# GET: {"endpoints": [{"service", "line", "revision", "endpoint", "concurrency_seconds", "requests", "in_flight",
+# "queued", "idle_seconds"}]} of everybody in the process, at any socket: how much each was asked since its start.
+LOAD_PATH = "/internal/load"
 METRICS_PATH = "/metrics"  # of the whole process, at any of its sockets
 _MIB = 1024 * 1024
 
@@ -82,7 +85,8 @@ class WorkerSpec:
     `worker` is the replica's name; a process that serves several is known by its first one's. `socket` is the
     unix socket to listen on (None in a stand-alone server). `threads` is what one run may use inside the
     engine, 0 as many as turn out best. `measured` is where that is kept. With `life_fd`, end of file on that
-    descriptor means that the owner is gone.
+    descriptor means that the owner is gone. `only` names the endpoint if the replica serves just that one of a
+    revision that has others.
     """
 
     worker: str
@@ -99,6 +103,7 @@ class WorkerSpec:
     pod_name: str = "unknown_pod"
     allow_pickle: bool = False  # the node's setting: may its models load pickles?
     measured: Path | None = None
+    only: str = ""
 
     def endpoint_id(self, name: str) -> EndpointId:
         return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)
