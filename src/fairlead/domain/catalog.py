@@ -112,6 +112,12 @@ class Catalog:
             message = f"service {line_id.service!r} has no line {line_id.line!r}; lines: {there}"
             raise Refused(Kind.NOT_FOUND, message) from None
 
+    def revision(self, identity: RevisionId) -> Revision | None:
+        """That revision; None if there is none."""
+        service = self.services.get(identity.service)
+        line = service.lines.get(identity.line) if service is not None else None
+        return line.revisions.get(identity.revision) if line is not None else None
+
     def key(self, client: str) -> KeyRecord:
         """Raises Refused(NOT_FOUND) that lists the keys there are."""
         try:
