@@ -52,5 +52,4 @@ def spec_of(
 
 def _drain(endpoint: EndpointSpec, settings: AgentSettings) -> float:
     """As long as one of its requests may take, so that none is cut when its worker goes."""
-    del endpoint
-    return settings.drain_seconds
+    return float(endpoint.timeout_seconds) or settings.drain_seconds

@@ -21,8 +21,8 @@ IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
 # GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
 REPLICAS_PATH = "/internal/replicas"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
-# GET: {"endpoints": [{"service", "line", "revision", "endpoint", "concurrency_seconds", "requests", "in_flight",
-# "queued", "idle_seconds"}]} of everybody in the process, at any socket: how much each was asked since its start.
+# GET: {"endpoints": [{"service", "line", "revision", "endpoint", "concurrency_seconds", "requests", "in_flight", "queued",
+# "idle_seconds"}]}: how much is asked of everybody in the process, at any socket.
 LOAD_PATH = "/internal/load"
 METRICS_PATH = "/metrics"  # of the whole process, at any of its sockets
 _MIB = 1024 * 1024

@@ -20,7 +20,7 @@ from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json
 from fairlead.domain.versions import natural_key
 
 SCHEMA = (
-    3  # 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go
+    3  # 2: what keys may ask, by line and verb; 3: batching, delay, timeout; what a line has let go
 )
 KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
 _REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each

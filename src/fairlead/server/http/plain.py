@@ -9,12 +9,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import msgspec
 
 from fairlead.api.worker import (
     IDENTITY_PATH,
+    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
@@ -73,6 +74,7 @@ class PlainRoutes:
         self._add(METRICS_PATH, self._metrics)
         self._add(IDENTITY_PATH, self._who)
         self._add(REPLICAS_PATH, self._replicas)
+        self._add(LOAD_PATH, self._load)
         if settings.add_liveness:
             self._add(f"{settings.root}/live", self._project_live)
         if settings.add_readiness:
@@ -168,6 +170,10 @@ class PlainRoutes:
                 "replicas": [one.replica() for one in self.company()],
             }
         )
+
+    async def _load(self) -> Reply:
+        loads = ((one.id, one.load()) for one in self._plane.endpoints())
+        return _json({"endpoints": [{**asdict(name), **asdict(load)} for name, load in loads]})
 
     async def _metrics(self) -> Reply:
         # prometheus_client costs memory that a worker nobody scrapes need not have.

@@ -185,6 +185,7 @@ class Wave:
         endpoint = one.route.endpoint
         executions = endpoint.executions
         executions.ran(endpoint.rows(one.request), one.ended - one.began)
+        endpoint.ran_now(one.began, one.ended - one.began)
         queue = max(0.0, one.began - one.start - decoding)
         executions.answered(now, now - one.start, queue, decoding, encoding)
 
