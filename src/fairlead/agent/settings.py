@@ -40,9 +40,10 @@ class AgentSettings:
     hung_seconds: float = 15.0
 
     retire_pause_seconds: float = 1.0  # without a gateway to ask: after a replacement is ready
-    # A worker's own limit for what it still has in hand, where the endpoint says nothing else: as long as a
-    # request may take, so that no release cuts one.
-    drain_seconds: float = 300.0
+    # A worker's own limit for what it still has in hand, where the endpoint has no `timeoutSeconds`: longer than
+    # the gateway lets such a request take, so that no release cuts one.
+    drain_seconds: float = 35.0
+    deadline_seconds: float = 300.0  # of a request where the endpoint has none, whoever sends it
     stop_grace_seconds: float = 2.0  # on top of it, then SIGKILL
     shutdown_seconds: float = 10.0  # for all workers together, when the agent takes them along
 

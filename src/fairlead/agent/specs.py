@@ -10,7 +10,6 @@ from fairlead.api.worker import ServedEndpoint, WorkerSpec
 from fairlead.domain.batching import batching_to_json
 from fairlead.domain.catalog import Revision
 from fairlead.domain.layout import Home
-from fairlead.domain.release import EndpointSpec
 from fairlead.domain.scale_units import WHOLE, ScaleUnit, served
 
 
@@ -40,16 +39,11 @@ def spec_of(
         # Many that each took all cores for a run would take them from their neighbours.
         threads=settings.threads or (0 if alone else 1),
         pod_name=settings.pod_name,
-        drain_seconds=max(
-            (_drain(one, settings) for one in serves), default=settings.drain_seconds
-        ),
+        # As long as its requests may take, so that none is cut when the worker goes.
+        drain_seconds=max(one.timeout_seconds or settings.drain_seconds for one in serves),
+        deadline_seconds=max(one.timeout_seconds or settings.deadline_seconds for one in serves),
         life_fd=life_fd,
         allow_pickle=settings.allow_pickle,
         measured=home.measured(revision.digest),
         only=endpoint,
     )
-
-
-def _drain(endpoint: EndpointSpec, settings: AgentSettings) -> float:
-    """As long as one of its requests may take, so that none is cut when its worker goes."""
-    return float(endpoint.timeout_seconds) or settings.drain_seconds

@@ -43,6 +43,8 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         allow_pickle=found.allow_pickle,
         pool_size=found.pool_size,
         pool_artifact_bytes=found.pool_artifact_mib << 20,
+        memory_budget_bytes=found.memory_budget_bytes,
+        max_replicas=found.max_replicas,
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))
