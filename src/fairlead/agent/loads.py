@@ -23,7 +23,7 @@ from fairlead.api.agent import Wake
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.scale_units import ScaleUnit, endpoint_id, served, unit_of
-from fairlead.domain.scaling import Bounds, Counted, Scaler
+from fairlead.domain.scaling import UNLIMITED_TARGET, Bounds, Counted, Scaler
 from fairlead.domain.status import State
 
 _SERVING = (State.READY, State.DRAINING)
@@ -162,8 +162,13 @@ class Loads:
             for one in there
             if (load := asked.get(one.process.name, {}).get(endpoint)) is not None
         }
-        scaler.observe(now, counted, self.table.demands.waiting(unit, spec.name))
-        return scaler.decide(now, len(there)).replicas
+        waiting = self.table.demands.waiting(unit, spec.name)
+        scaler.observe(now, counted, waiting)
+        desired = scaler.decide(now, len(there)).replicas
+        if there:
+            return desired
+        # Of those who wait nobody knows yet how long they keep a slot: one slot for each is enough.
+        return min(desired, max(1, -(-waiting // (spec.concurrency or UNLIMITED_TARGET))))
 
     def _ready(self) -> dict[ScaleUnit, list[Worker]]:
         found: dict[ScaleUnit, list[Worker]] = {}

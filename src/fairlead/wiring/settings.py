@@ -25,6 +25,7 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_POOL_ARTIFACT_MIB": "up to which size an ONNX model counts as small (default 16)",
     "FAIRLEAD_MEMORY_BUDGET": "what all workers of the node may take, as 4Gi, 512Mi or bytes; what does not fit waits on the disk until somebody asks (default 0: no limit)",
     "FAIRLEAD_MAX_REPLICAS": "how many replicas an endpoint gets at most on this node, whatever its maxScale says (default 16)",
+    "FAIRLEAD_SCALE_WINDOW": "the seconds over which load is averaged, and without a request before an endpoint with minScale 0 goes cold (6 to 3600, default 60)",
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
 }
@@ -41,6 +42,8 @@ _LOG_FILES = 3
 _POOL_SIZE = 256
 _POOL_MIB = 16
 _MAX_REPLICAS = 16
+_WINDOW_SECONDS = 60
+_WINDOWS = range(6, 3601)  # S0-37
 _MEMORY = re.compile(r"([0-9]{1,18})(Ki|Mi|Gi|Ti)?")
 _MEMORY_UNITS = {None: 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 _LEAST_BUDGET = 64 << 20  # less than one worker takes
@@ -66,6 +69,7 @@ class Environment:
     pool_artifact_mib: int = _POOL_MIB
     memory_budget_bytes: int = 0
     max_replicas: int = _MAX_REPLICAS
+    scale_window_seconds: int = _WINDOW_SECONDS
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -93,6 +97,10 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
     pool_size = _whole(ours, "FAIRLEAD_POOL_SIZE", _POOL_SIZE, problems)
     pool_mib = _whole(ours, "FAIRLEAD_POOL_ARTIFACT_MIB", _POOL_MIB, problems)
     replicas = _whole(ours, "FAIRLEAD_MAX_REPLICAS", _MAX_REPLICAS, problems)
+    window = _whole(ours, "FAIRLEAD_SCALE_WINDOW", _WINDOW_SECONDS, problems)
+    if window not in _WINDOWS:
+        right = f"write seconds from {_WINDOWS[0]} to {_WINDOWS[-1]}"
+        problems.append(Problem("FAIRLEAD_SCALE_WINDOW", f"is {window}", right))
     budget = _memory(ours, "FAIRLEAD_MEMORY_BUDGET", problems)
     pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
     if pickle not in (*_YES, *_NO):
@@ -114,6 +122,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         pool_artifact_mib=pool_mib,
         memory_budget_bytes=budget,
         max_replicas=replicas,
+        scale_window_seconds=window,
     )
 
 
