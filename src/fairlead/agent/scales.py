@@ -38,8 +38,9 @@ def wishes(
     seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
 ) -> dict[ScaleUnit, Wish]:
     """What every unit of the needed revisions is worth, whatever memory there is."""
+    ready = _ready(seen)
     return {
-        unit: _wish(seen, revision, unit, settings)
+        unit: _wish(seen, revision, unit, settings, ready=unit in ready)
         for revision in needed.values()
         for unit in units(revision)
     }
@@ -50,18 +51,21 @@ def least_of(revision: Revision, unit: ScaleUnit) -> int:
     return max((endpoint.min_scale for endpoint in served(revision, unit)), default=1)
 
 
-def _wish(seen: Snapshot, revision: Revision, unit: ScaleUnit, settings: AgentSettings) -> Wish:
+def _wish(
+    seen: Snapshot, revision: Revision, unit: ScaleUnit, settings: AgentSettings, *, ready: bool
+) -> Wish:
     demand, why = seen.demand(unit), ""
+    cold = demand.cold and not ready  # one that has just come up stays until its load says otherwise
     least, most = least_of(revision, unit), _most(revision, unit, settings)
     number = demand.desired
     if number is None:
-        number = 0 if demand.cold else 1
+        number = 0 if cold else 1
     elif number > least:
         why = "as its load asks"
     if number == 0 and demand.waited_until > seen.now:
         number, why = 1, AWAITED
     elif (number == 0 and not demand.proved) or (
-        number == 0 and seen.gateway is None and not demand.cold
+        number == 0 and seen.gateway is None and not cold
     ):
         number = 1
     number = min(max(number, least), most)
@@ -76,14 +80,18 @@ def _most(revision: Revision, unit: ScaleUnit, settings: AgentSettings) -> int:
 
 def cold(seen: Snapshot, wished: Wishes) -> frozenset[ScaleUnit]:
     """The units without a ready replica that come up when somebody asks, or are just coming up for him."""
-    ready = {
+    ready = _ready(seen)
+    return frozenset(
+        unit for unit, wish in wished.items() if _is_cold(seen, unit, wish, ready=unit in ready)
+    )
+
+
+def _ready(seen: Snapshot) -> set[ScaleUnit]:
+    return {
         one.unit
         for one in seen.replicas
         if one.state is State.READY and one.worker not in seen.ended
     }
-    return frozenset(
-        unit for unit, wish in wished.items() if _is_cold(seen, unit, wish, ready=unit in ready)
-    )
 
 
 def _is_cold(seen: Snapshot, unit: ScaleUnit, wish: Wish, *, ready: bool) -> bool:

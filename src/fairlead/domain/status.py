@@ -100,6 +100,13 @@ class NodeStatus:
         }
         return unserved(revision, ready, self.cold)
 
+    def stands(self, revision: RevisionId) -> bool:
+        """Is all of it ready or cold, as far as this status knows of it?"""
+        known = any(one.revision_id == revision for one in self.cold) or any(
+            one.revision == revision and one.state is State.READY for one in self.replicas
+        )
+        return known and revision not in self.reasons()
+
     def up(self, catalog: Catalog) -> frozenset[RevisionId]:
         """Every revision of which each endpoint is ready, or cold."""
         ready: dict[RevisionId, set[str]] = {}
@@ -116,14 +123,20 @@ class NodeStatus:
         )
 
     def reasons(self) -> dict[RevisionId, str]:
-        """Why each revision that lacks a ready replica, of one of its endpoints at least, lacks it."""
-        ready = {replica.unit for replica in self.replicas if replica.state is State.READY}
+        """Why each revision that lacks a ready replica, of one of its endpoints at least, lacks it.
+
+        What is cold lacks none, also while it comes up.
+        """
+        fine = {replica.unit for replica in self.replicas if replica.state is State.READY}
+        fine |= {
+            ScaleUnit(one.revision_id, name) for one in self.cold for name in ("", one.endpoint)
+        }
         return {
             replica.revision: f"{replica.state}: {replica.reason}"
             if replica.reason
             else str(replica.state)
             for replica in self.replicas
-            if replica.unit not in ready and replica.state is not State.DRAINING
+            if replica.unit not in fine and replica.state is not State.DRAINING
         }
 
 
