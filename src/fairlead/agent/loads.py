@@ -86,7 +86,7 @@ class Loads:
             loaded = all(one.replica.state is State.READY for one in living)
             share = share_of(size, len(living))
             known = {one.replica.digest: share for one in living} if loaded else {}
-            self.table.measured(process.name, size, known)
+            self.table.weights.measured(process.name, size, known)
 
     async def _ask(self) -> _Loads:
         found: dict[str, Mapping[EndpointId, Load]] = {}
