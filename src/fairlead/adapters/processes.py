@@ -76,6 +76,9 @@ class ProcessLauncher:
     def signal(self, process: ProcessId, number: signal.Signals) -> bool:
         return processes.send_signal(process, number)
 
+    def memory(self, process: ProcessId) -> int | None:
+        return processes.private_bytes(process)
+
     async def wait(self, process: ProcessId) -> Exit:
         return await processes.wait_exit(process)
 

@@ -22,7 +22,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fairlead.agent.asking import WorkerClient, socket_of
-from fairlead.agent.table import Process, Table
+from fairlead.agent.entries import Process
+from fairlead.agent.table import Table
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import State
 from fairlead.kits import processes

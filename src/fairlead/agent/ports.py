@@ -38,6 +38,10 @@ class Launcher(Protocol):
         """Signal exactly this process; False if it has ended."""
         ...
 
+    def memory(self, process: ProcessId) -> int | None:
+        """The bytes that exactly this process has to itself; None if it has ended."""
+        ...
+
     async def wait(self, process: ProcessId) -> Exit:
         """Return as soon as this process has ended; at once if it has already."""
         ...

@@ -85,7 +85,8 @@ class WorkerSpec:
     `worker` is the replica's name; a process that serves several is known by its first one's. `socket` is the
     unix socket to listen on (None in a stand-alone server). `threads` is what one run may use inside the
     engine, 0 as many as turn out best. `measured` is where that is kept. With `life_fd`, end of file on that
-    descriptor means that the owner is gone.
+    descriptor means that the owner is gone. `only` names the endpoint if the replica serves just that one of a
+    revision that has others.
     """
 
     worker: str
@@ -102,6 +103,7 @@ class WorkerSpec:
     pod_name: str = "unknown_pod"
     allow_pickle: bool = False  # the node's setting: may its models load pickles?
     measured: Path | None = None
+    only: str = ""
 
     def endpoint_id(self, name: str) -> EndpointId:
         return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)

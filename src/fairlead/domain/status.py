@@ -100,6 +100,13 @@ class NodeStatus:
         }
         return unserved(revision, ready, self.cold)
 
+    def stands(self, revision: RevisionId) -> bool:
+        """Is all of it ready or cold, as far as this status knows of it?"""
+        known = any(one.revision_id == revision for one in self.cold) or any(
+            one.revision == revision and one.state is State.READY for one in self.replicas
+        )
+        return known and revision not in self.reasons()
+
     def up(self, catalog: Catalog) -> frozenset[RevisionId]:
         """Every revision of which each endpoint is ready, or cold."""
         ready: dict[RevisionId, set[str]] = {}
@@ -116,14 +123,20 @@ class NodeStatus:
         )
 
     def reasons(self) -> dict[RevisionId, str]:
-        """Why each revision that lacks a ready replica, of one of its endpoints at least, lacks it."""
-        ready = {replica.unit for replica in self.replicas if replica.state is State.READY}
+        """Why each revision that lacks a ready replica, of one of its endpoints at least, lacks it.
+
+        What is cold lacks none, also while it comes up.
+        """
+        fine = {replica.unit for replica in self.replicas if replica.state is State.READY}
+        fine |= {
+            ScaleUnit(one.revision_id, name) for one in self.cold for name in ("", one.endpoint)
+        }
         return {
             replica.revision: f"{replica.state}: {replica.reason}"
             if replica.reason
             else str(replica.state)
             for replica in self.replicas
-            if replica.unit not in ready and replica.state is not State.DRAINING
+            if replica.unit not in fine and replica.state is not State.DRAINING
         }
 
 
@@ -185,8 +198,8 @@ def node_status_to_bytes(status: NodeStatus) -> bytes:
     }
     lists = {
         "replicas": map(_replica_to_json, status.replicas),
-        "cold": map(_as_json, status.cold),
-        "scales": map(_as_json, status.scales),
+        "cold": (json.dumps(_endpoint_to_json(one)) for one in status.cold),
+        "scales": (json.dumps(asdict(one), ensure_ascii=False) for one in status.scales),
     }
     rest = "".join(f', "{key}": [{", ".join(each)}]' for key, each in lists.items())
     return f"{json.dumps(said, ensure_ascii=False)[:-1]}{rest}}}".encode()
@@ -285,9 +298,14 @@ def _replica_to_json(replica: Replica) -> str:
     return json.dumps(asdict(replica), ensure_ascii=False)
 
 
-@functools.lru_cache(maxsize=16_384)
-def _as_json(value: EndpointId | Scale) -> str:
-    return json.dumps(asdict(value), ensure_ascii=False)
+def _endpoint_to_json(one: EndpointId) -> dict[str, str]:
+    """By hand, because a node may have a thousand cold ones and tells of them twice a second."""
+    return {
+        "service": one.service,
+        "line": one.line,
+        "revision": one.revision,
+        "endpoint": one.endpoint,
+    }
 
 
 def _revision(node: Node) -> RevisionId:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import httpx
 
-from fairlead.api.agent import WAKE_PATH
+from fairlead.api.agent import WAKE_PATH, Wake, wakes_to_json
 from fairlead.domain.ids import EndpointId
 from fairlead.kits.clock import Clock
 from fairlead.kits.unixhttp import unix_client
@@ -65,15 +64,13 @@ class Waker:
         self._news.clear()
 
     async def _tell(self, waiting: dict[EndpointId, int]) -> bool:
-        document = {
-            "endpoints": [{**asdict(one), "waiting": count} for one, count in waiting.items()]
-        }
+        body = wakes_to_json(Wake(endpoint, count) for endpoint, count in waiting.items())
         try:
             async with (
                 asyncio.timeout(_LONGEST_SECONDS),
                 unix_client(self._socket, _LONGEST_SECONDS) as client,
             ):
-                answer = await client.post(WAKE_PATH, json=document)
+                answer = await client.post(WAKE_PATH, content=body)
                 answer.raise_for_status()
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             if not self._silent:

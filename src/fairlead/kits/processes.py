@@ -77,6 +77,16 @@ def resident_bytes(process: ProcessId) -> int | None:
     return pages * resource.getpagesize() if alive(process) else None
 
 
+def private_bytes(process: ProcessId) -> int | None:
+    """How much memory exactly this process has to itself: not backed by files, which others may share."""
+    try:
+        lines = (_PROC / str(process.pid) / "status").read_text(errors="replace").splitlines()
+        size = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return size * 1024 if alive(process) else None
+
+
 def holds_open(pid: int, path: Path) -> bool:
     """Has the process with this pid that very file open? A lock file tells a process from a stranger.
 

@@ -247,6 +247,15 @@ def hot_paths(
     return table
 
 
+def _standard(spec: WorkerSpec) -> str:
+    """The endpoint that the paths of every model lead to.
+
+    A replica that has no `predict` still answers there, for whoever proves it: a gateway leads nobody there.
+    """
+    names = [one.name for one in spec.endpoints]
+    return DEFAULT_ENDPOINT if DEFAULT_ENDPOINT in names else names[0]
+
+
 def _routes(
     served: ServedRevision, plane: DataPlane, settings: ServingSettings
 ) -> Iterator[tuple[str, HotRoute]]:
@@ -256,7 +265,7 @@ def _routes(
     predict = project_handler(model)
     infer = oip_handler(model, name, version, served.artifact.manifest.labels)
     called = grpc_handler(model, name, version, served.artifact.manifest.labels)
-    default = served.spec.endpoint_id(DEFAULT_ENDPOINT)
+    default = served.spec.endpoint_id(_standard(served.spec))
     grpc_stats = plane.stats.route(_GRPC_INFER, "POST", default)
     stream_stats = plane.stats.route(_GRPC_STREAM, "POST", default)
     standard = [
@@ -268,7 +277,7 @@ def _routes(
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
         routes = [(path, predict) for path in one.paths]
-        if one.name == DEFAULT_ENDPOINT:
+        if one.name == _standard(served.spec):
             routes += standard
         for template, handler in routes:
             stats = plane.stats.route(template, "POST", endpoint.id)
