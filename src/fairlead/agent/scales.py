@@ -55,7 +55,9 @@ def _wish(
     seen: Snapshot, revision: Revision, unit: ScaleUnit, settings: AgentSettings, *, ready: bool
 ) -> Wish:
     demand, why = seen.demand(unit), ""
-    cold = demand.cold and not ready  # one that has just come up stays until its load says otherwise
+    cold = (
+        demand.cold and not ready
+    )  # one that has just come up stays until its load says otherwise
     least, most = least_of(revision, unit), _most(revision, unit, settings)
     number = demand.desired
     if number is None:
@@ -64,9 +66,7 @@ def _wish(
         why = "as its load asks"
     if number == 0 and demand.waited_until > seen.now:
         number, why = 1, AWAITED
-    elif (number == 0 and not demand.proved) or (
-        number == 0 and seen.gateway is None and not cold
-    ):
+    elif (number == 0 and not demand.proved) or (number == 0 and seen.gateway is None and not cold):
         number = 1
     number = min(max(number, least), most)
     return Wish(revision, number, UNASKED if number == 0 else why)
