@@ -10,6 +10,7 @@ import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 
+from fairlead.api.deadlines import seconds_to_answer
 from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -17,7 +18,6 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane, Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
-from fairlead.server.http.deadlines import seconds_to_answer
 from fairlead.server.http.encoding import is_encoded, packed, unpacked
 from fairlead.server.http.exchange import (
     Bodies,

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
+from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.frames import Frames, WrongFrame, framed
 from fairlead.server.http.aside import Aside
-from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import Receive, Scope, Send, log_access, request_id
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import GrpcRoute
