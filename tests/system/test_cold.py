@@ -201,10 +201,10 @@ def test_memory_for_two_is_shared_by_three(node: Node) -> None:
     used, unused = sorted(before)
 
     def up() -> dict[str, list[str]] | None:
-        # As the activator does while somebody waits; and one of the others is asked all the time.
-        node.wake(ends[cold])
+        # One of the others is asked all the time; and wakes are said again while somebody waits.
         with contextlib.suppress(httpx.HTTPError):
             ask(before[used][0], used, 7)
+        node.wake(ends[cold])
         found = two()
         return found if found and cold in found else None
 

@@ -80,13 +80,16 @@ async def test_one_that_nobody_asks_goes_and_comes_back_when_somebody_does(
             (0, "scaled to zero: nobody asked for it")
         ]
         assert status.up(quick.catalogs.read()) == {revision}
+        assert quick.launcher.spare, "the next start shall be quick"
         started = len(quick.launcher.started)
         await wake(quick, PREDICT)
         await eventually(quick.ready)
         assert len(quick.launcher.started) == started + 1, "one who waits is one worker"
-        await eventually(lambda: not quick.status().cold)
+        assert not quick.status().cold
+        began = quick.clock.monotonic()
         await wake(quick, PREDICT, waiting=0)
         await gone(quick, eventually)
+        assert quick.clock.monotonic() - began > 0.2, "not before another window"
 
 
 async def test_one_that_drains_is_back_without_a_new_worker(
@@ -105,7 +108,7 @@ async def test_one_that_drains_is_back_without_a_new_worker(
 
 
 async def test_one_that_is_asked_stays(quick: Any, eventually: Eventually) -> None:
-    behaviour = Behaviour(busy=0.5)
+    behaviour = Behaviour(busy=0.1)
     quick.launcher.behave = lambda _: behaviour
     quick.release("digits/v1.1", quick.publish("digits"), 0, SLEEPY)
     route(quick)
