@@ -136,12 +136,12 @@ def test_a_memory_budget_is_bytes_or_a_quantity(text: str, size: int) -> None:
 @pytest.mark.parametrize("text", ["", "4G", "-1", "1.5Gi", "63Mi", "1", "Gi", "4 Gi"])
 def test_a_memory_budget_that_is_none_is_told(text: str) -> None:
     with pytest.raises(
-        InvalidInput, match=r"FAIRLEAD_MEMORY_BUDGET is .* write 4Gi, 512Mi or bytes"
+        InvalidInput, match=r"FAIRLEAD_MEMORY_BUDGET: is .* write 4Gi, 512Mi or bytes"
     ):
         environment({"FAIRLEAD_MEMORY_BUDGET": text})
 
 
 @pytest.mark.parametrize("text", ["5", "3601", "6s"])
 def test_a_window_is_as_long_as_knative_has_it(text: str) -> None:
-    with pytest.raises(InvalidInput, match="FAIRLEAD_SCALE_WINDOW is"):
+    with pytest.raises(InvalidInput, match="FAIRLEAD_SCALE_WINDOW: is"):
         environment({"FAIRLEAD_SCALE_WINDOW": text})
