@@ -74,8 +74,10 @@ def test_the_key_is_never_shown() -> None:
 
 
 def test_every_variable_that_is_listed_is_known() -> None:
+    others = {"FAIRLEAD_MEMORY_BUDGET": "1Gi", "FAIRLEAD_SCALE_WINDOW": "60"}
     for name in VARIABLES:
-        environment({name: "1", "FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"} | {name: "1"})
+        value = {name: others.get(name, "1")}
+        environment({"FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"} | value)
 
 
 def test_every_setting_of_the_model_server_on_the_page_is_read() -> None:
