@@ -20,7 +20,7 @@ from support.models import code_project
 from support.running import Fairlead, Reply, fairlead, until
 
 DIGITS = "/v2/models/digits/infer"
-PIXELS = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": [0.0] * 64}]}
+PIXELS = {"inputs": [{"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": [0.0] * 64}]}
 WINDOW_SECONDS = 6  # the shortest that is allowed (S0-37)
 
 SLOW = """

@@ -19,7 +19,7 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.routing import Refusal
 from fairlead.domain.status import Replica
 from fairlead.gateway.called import Visit, answered
-from fairlead.gateway.front import refusal_response
+from fairlead.gateway.front import how_it_went, refusal_response
 from fairlead.gateway.heads import END, RequestHead, is_full, read_head, told
 from fairlead.kits.clock import Clock
 
@@ -186,7 +186,9 @@ class Caller(asyncio.Protocol):
         visit = Visit(self.head.method, self.head.path, headers)
 
         async def page(visit: Visit) -> Response:
-            return refusal_response(visit, refusal, self._desk.api_version)
+            answer = refusal_response(visit, refusal, self._desk.api_version)
+            answer.headers["server-timing"] = how_it_went(visit, refusal)
+            return answer
 
         response = await answered(visit, page)
         lines = [b"HTTP/1.1 %d -" % response.status_code]
