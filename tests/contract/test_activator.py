@@ -355,3 +355,26 @@ async def test_of_limited_replicas_the_least_loaded_is_asked() -> None:
             pair = [cold.ask(**{"x-wait": "0.01"}) for _ in range(2)]
             answers = await asyncio.gather(*pair)
             assert {answer.json()["worker"] for answer in answers} == {"w1", "w2"}
+
+
+async def test_a_queue_that_is_full_refuses_in_the_dialects_shape() -> None:
+    async with cold_world(most_waiting=3) as cold:
+        asked = [asyncio.create_task(cold.ask()) for _ in range(3)]
+        await cold.waiting(3)
+        full = await cold.ask()
+        assert (full.status_code, full.headers["x-error-code"]) == (503, "overloaded")
+        assert full.json() == {"message": "pending request queue full"}
+        shaped = await cold.client.post(INFER, headers=KEY, content=b"{}")
+        assert shaped.json() == {"error": "pending request queue full"}
+        await cold.comes_up()
+        assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+        assert (await cold.metrics())["refused_total"] == 2
+
+
+async def test_large_bodies_and_answers_pass_as_they_are(cold: Cold) -> None:
+    body = os.urandom(3 << 20)
+    asked = asyncio.create_task(cold.client.post(PREDICT, headers=KEY, content=body))
+    await cold.waiting(1)
+    worker = await cold.comes_up()
+    assert (await asked).status_code == 200
+    assert int(worker.seen[-1][1]["content-length"]) == len(body)
