@@ -83,7 +83,16 @@ def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def workers(one: Fairlead) -> list[psutil.Process]:
-    return [each for each in one.processes() if "worker" in each.cmdline()]
+    return _doing(one, "worker")
+
+
+def agent_of(one: Fairlead) -> psutil.Process:
+    (agent,) = _doing(one, "agent")
+    return agent
+
+
+def _doing(one: Fairlead, what: str) -> list[psutil.Process]:
+    return [each for each in one.processes() if what in each.info["cmdline"]]
 
 
 def at_zero(one: Fairlead) -> None:
@@ -128,7 +137,7 @@ def test_one_at_a_time_grows_to_its_limit_and_loses_nobody(running: Fairlead) ->
 
 def test_an_agent_that_is_killed_while_requests_wait_loses_none(running: Fairlead) -> None:
     at_zero(running)
-    (agent,) = [each for each in running.processes() if "agent" in each.cmdline()]
+    agent = agent_of(running)
     agent.suspend()
     with ThreadPoolExecutor(5) as pool:
         asked = [pool.submit(slow, running) for _ in range(5)]
@@ -147,7 +156,7 @@ def waiting(one: Fairlead) -> float:
 
 def test_a_client_that_leaves_while_it_is_held_costs_nothing(running: Fairlead) -> None:
     at_zero(running)
-    (agent,) = [each for each in running.processes() if "agent" in each.cmdline()]
+    agent = agent_of(running)
     agent.suspend()
     try:
         body = b'{"seconds": 30}'
