@@ -97,7 +97,9 @@ class _Ledger:
         expected = PROCESS_BYTES + sum(self._need(one.digest) for one in replicas)
         if measured is None:
             return expected
-        loading = any(one.state in COMING for one in replicas)
+        # Of one that has just become ready the last measure is from before.
+        since = self.seen.now - 2 * self.settings.load_seconds
+        loading = any(one.state in COMING or one.since > since for one in replicas)
         return max(measured, expected) if loading else measured
 
     def _need(self, digest: str) -> int:

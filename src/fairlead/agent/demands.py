@@ -91,6 +91,10 @@ class Demands:
             if not before.cold:
                 self._set(unit, replace(before, cold=True, desired=None, busy=False))
 
+    def cold(self) -> int:
+        """How many are."""
+        return sum(one.cold for one in self._of.values())
+
     def were_cold(self, cold: Collection[ScaleUnit]) -> None:
         """The agent before this one had proved these, and let them go cold."""
         for unit in cold:

@@ -7,6 +7,7 @@ where memory is short, everybody, because the least recently used goes first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,12 +44,19 @@ class Loads:
     table: Table
     plan: Plan
     _scalers: dict[EndpointId, Scaler] = field(default_factory=dict)
+    _at_once: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self) -> None:
         """Look after look, until cancelled."""
         while True:
-            await self.ports.clock.sleep(self.settings.load_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.load_seconds):
+                    await self._at_once.wait()
+            woken = self._at_once.is_set()
+            self._at_once.clear()
             await self.look()
+            if woken:
+                self.table.changed.set()
 
     async def look(self) -> None:
         """Ask everybody once, and decide."""
@@ -73,7 +81,9 @@ class Loads:
                 if demands.of(unit).cold:
                     self.table.counts.wakes += 1
                     _log.info("%s is woken", unit, extra={"event": "woken"})
-                self.table.changed.set()
+                self._at_once.set()  # where somebody must make room, the workers know who was asked last
+                if not self.settings.memory_budget_bytes:
+                    self.table.changed.set()
 
     def _weigh(self) -> None:
         """What memory every process has, and what one of its replicas takes."""
@@ -86,7 +96,7 @@ class Loads:
             loaded = all(one.replica.state is State.READY for one in living)
             share = share_of(size, len(living))
             known = {one.replica.digest: share for one in living} if loaded else {}
-            self.table.measured(process.name, size, known)
+            self.table.weights.measured(process.name, size, known)
 
     async def _ask(self) -> _Loads:
         found: dict[str, Mapping[EndpointId, Load]] = {}
@@ -168,7 +178,7 @@ class Loads:
         if there:
             return desired
         # Of those who wait nobody knows yet how long they keep a slot: one slot for each is enough.
-        return min(desired, max(1, -(-waiting // (spec.concurrency or UNLIMITED_TARGET))))
+        return max(1, min(desired, -(-waiting // (spec.concurrency or UNLIMITED_TARGET))))
 
     def _ready(self) -> dict[ScaleUnit, list[Worker]]:
         found: dict[ScaleUnit, list[Worker]] = {}

@@ -267,6 +267,7 @@ class _Agent:
                 for step in plan.steps:
                     actor.act(step)
                 self._table.demands.settle(plan.cold)
+                self._keep_spare(plan)
             self._write_status(self._loads.plan)
             # A look at a thousand replicas takes its time; what happens meanwhile is looked at together.
             took = self._clock.monotonic() - began
@@ -277,6 +278,13 @@ class _Agent:
                     await self._table.changed.wait()
             except TimeoutError:
                 continue
+
+    def _keep_spare(self, plan: Plan) -> None:
+        """What is cold may be asked for any moment; but a start that is under way has the processor to itself."""
+        states = self._table.states()
+        busy = states[State.STARTING] + states[State.PROVING] > 0
+        if not busy or not plan.cold:
+            self._ports.launcher.keep_spare(self._life_fd, wanted=bool(plan.cold))
 
     async def _clear_downloads(self) -> bool:
         path = self._home.downloads
@@ -329,6 +337,7 @@ class _Agent:
             await self._metrics.scrape()
 
     async def _end(self) -> None:
+        self._ports.launcher.keep_spare(self._life_fd, wanted=False)
         if self._settings.keep_workers and self._life_fd is None:
             self._write_status(self._loads.plan)
             _log.info("%d workers are left running", len(self._table.processes))

@@ -26,6 +26,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def keep_spare(self, life_fd: int | None, *, wanted: bool) -> None:
+        """Have a process ready that the next `start` may use, or none: called again and again."""
+        ...
+
     def find(self, spec_file: Path) -> ProcessId | None:
         """The living worker that was started with that file, if there is one."""
         ...

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fairlead.agent.budget import guess
 from fairlead.agent.demands import Demands
 from fairlead.agent.entries import Counts, Process, Unrest, Worker
 from fairlead.agent.pull import mib
 from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import NEVER, NO_FAILURE, Failure, Snapshot
+from fairlead.agent.weights import Weights
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import LineId, RevisionId
@@ -46,15 +46,13 @@ class Table:
         self.led: frozenset[LineId] | None = None  # by a rollout; None: nobody has looked
         self.counts = Counts()
         self.demands = Demands(clock)
-        self.memory: dict[str, int] = {}  # of each process, as it was measured last
+        self.memory_budget_bytes = settings.memory_budget_bytes
+        self.weights = Weights()
         self.gateway: GatewayStatus | None = None
         self.gateway_at = 0.0  # when it said so at the earliest
         self._catalog_since = 0.0
         self._artifacts: dict[str, float] = {}
         self._light: set[str] = set()  # those that may share a process
-        self._needs: dict[
-            str, int
-        ] = {}  # what a replica from an artifact takes, as far as is known
         self._pulled_at = NEVER
         self._unrest: dict[RevisionId, Unrest] = {}
         self._compaction_failed_at = NEVER
@@ -102,7 +100,7 @@ class Table:
     def has(self, digest: str, *, light: bool = False, size: int = 0) -> None:
         """This artifact of so many bytes is on the disk, verified; `light`: it may share a process."""
         self._artifacts[digest] = self._clock.monotonic()
-        self._needs.setdefault(digest, guess(size))
+        self.weights.has(digest, size)
         if light:
             self._light.add(digest)
         self.changed.set()
@@ -134,7 +132,7 @@ class Table:
         """An artifact is not on the disk any more."""
         self._artifacts.pop(digest, None)
         self._light.discard(digest)
-        self._needs.pop(digest, None)
+        self.weights.lost(digest)
         self.changed.set()
 
     # The workers.
@@ -216,7 +214,7 @@ class Table:
         """A process is gone, and with it all whom it still served."""
         living = process.living()
         process.exit = how
-        self.memory.pop(process.name, None)
+        self.weights.ended(process.name)
         self.counts.deaths += any(one.replica.state is State.READY for one in living)
         for worker in living:
             self._ended(worker, reason)
@@ -290,8 +288,8 @@ class Table:
             compaction_failed_at=self._compaction_failed_at,
             demands=self.demands.view(),
             patience={name: worker.spec.drain_seconds for name, worker in workers},
-            memory=dict(self.memory),
-            needs=dict(self._needs),
+            memory=dict(self.weights.processes),
+            needs=self.weights.needs(self._light),
         )
 
     def _who_is_restless(self) -> frozenset[RevisionId]:
@@ -338,10 +336,3 @@ class Table:
         elif failure is not None and failure.reason:
             state, reason = State.FAILED, failure.reason
         return Replica("", unit.revision, digest, state, reason, endpoint=unit.endpoint)
-
-    def measured(self, process: str, size: int, shares: Mapping[str, int]) -> None:
-        """A process has taken so much memory; `shares` is what a replica of each artifact takes, if that can be told."""
-        self.memory[process] = size
-        for digest, share in shares.items():
-            if digest in self._artifacts:
-                self._needs[digest] = share

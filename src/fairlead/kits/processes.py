@@ -116,6 +116,24 @@ def find_by_argument(argument: str) -> ProcessId | None:
     return None
 
 
+def find_holder(path: Path) -> ProcessId | None:
+    """The first process of this machine, of those we may look into, that has this file open."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            pid = int(entry.name)
+            if holds_open(pid, path):
+                return identify(pid)
+    return None
+
+
+def reaped(pid: int) -> bool:
+    """Has this child of ours ended, and been waited for? True too for one that is none."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True
+
+
 def send_signal(process: ProcessId, number: signal.Signals) -> bool:
     """Signal exactly this process; False if it has ended. A stranger with its pid is never hit."""
     with _pidfd(process) as handle:

@@ -129,6 +129,7 @@ class MemoryLauncher:
         self.behave = behave or (lambda _: Behaviour())
         self.workers: list[FakeWorker] = []
         self.started: list[ProcessId] = []
+        self.spare = False  # shall one be ready?
 
     def start(self, specs: Sequence[WorkerSpec], spec_file: Path, log: Path) -> ProcessId:
         assert specs_from_json(spec_file.read_bytes()) == tuple(specs)
@@ -148,6 +149,10 @@ class MemoryLauncher:
         for worker in company:
             worker.listen()
         return process
+
+    def keep_spare(self, life_fd: int | None, *, wanted: bool) -> None:
+        del life_fd
+        self.spare = wanted
 
     def find(self, spec_file: Path) -> ProcessId | None:
         found = (one.process for one in self.running() if one.spec_file == spec_file)
