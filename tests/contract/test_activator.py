@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,16 @@ from fairlead.domain.catalog import Catalog
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import Replica, State
-from support.gateway import DIGEST, Worker, World, catalog, eventually, new_world, revision
+from support.gateway import (
+    DIGEST,
+    Worker,
+    World,
+    catalog,
+    eventually,
+    gateway_process,
+    new_world,
+    revision,
+)
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
 
@@ -300,3 +310,71 @@ async def test_a_worker_that_is_full_is_asked_again_later(cold: Cold) -> None:
     await eventually(lambda: len(worker.seen) >= 2, 5, "it was asked twice")
     worker.status, worker.code = 200, ""
     assert (await asked).status_code == 200
+
+
+def growing(least: int = 1, most: int = 4) -> EndpointSpec:
+    return EndpointSpec("predict", least, most, 1)
+
+
+async def test_a_burst_at_a_limited_endpoint_waits_for_room_and_is_not_refused() -> None:
+    async with cold_world(growing()) as cold:
+        await cold.comes_up("w1")
+        asked = [asyncio.create_task(cold.ask(**{"x-wait": "0.02"})) for _ in range(40)]
+        await eventually(lambda: cold.agent.waiting.get(str(WAY), 0) > 20, 5, "many wait")
+        assert cold.world.gateway_status()["workers"] == ["w1"], "it must not be ended"
+        assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+
+
+async def test_workers_behind_the_activator_are_asked_when_the_gateways_process_is_gone() -> None:
+    async with new_world(on_disk=True) as world:
+        world.set_catalog(speech(growing()))
+        world.set_keys({"demo": "demo-secret"})
+        await world.add_worker("w1", "speech/v1.1")
+        world.write_status()
+        life, owner = os.pipe()
+        async with gateway_process(world, life) as process, world.client() as client:
+            await world.routed(20)
+            first = await client.post(PREDICT, headers=KEY, content=b"{}")
+            assert "held;dur=" in first.headers["server-timing"]
+            process.kill()
+            await process.wait()
+            for _ in range(5):
+                answer = await client.post(PREDICT, headers=KEY, content=b"{}")
+                assert (answer.status_code, answer.json()) == (200, {"worker": "w1"})
+        os.close(life)
+        os.close(owner)
+
+
+async def test_of_limited_replicas_the_least_loaded_is_asked() -> None:
+    async with cold_world(growing(2, 2)) as cold:
+        await cold.comes_up("w1")
+        await cold.comes_up("w2")
+        status = cold.world.gateway_status
+        await eventually(lambda: status()["workers"] == ["w1", "w2"], 5, "both are routed")
+        for _ in range(25):
+            pair = [cold.ask(**{"x-wait": "0.01"}) for _ in range(2)]
+            answers = await asyncio.gather(*pair)
+            assert {answer.json()["worker"] for answer in answers} == {"w1", "w2"}
+
+
+async def test_a_queue_that_is_full_refuses_in_the_dialects_shape() -> None:
+    async with cold_world(most_waiting=3) as cold:
+        asked = [asyncio.create_task(cold.ask()) for _ in range(3)]
+        await cold.waiting(3)
+        full = await cold.ask()
+        assert (full.status_code, full.headers["x-error-code"]) == (503, "overloaded")
+        assert full.json() == {"message": "pending request queue full"}
+        shaped = await cold.client.post(INFER, headers=KEY, content=b"{}")
+        assert shaped.json() == {"error": "pending request queue full"}
+        await cold.comes_up()
+        assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+        assert (await cold.metrics())["refused_total"] == 2
+
+
+async def test_large_bodies_and_answers_pass_as_they_are(cold: Cold) -> None:
+    body = os.urandom(3 << 20)
+    asked = asyncio.create_task(cold.client.post(PREDICT, headers=KEY, content=body))
+    await cold.waiting(1)
+    worker = await cold.comes_up()
+    assert (await asked).status_code == 200
+    assert int(worker.seen[-1][1]["content-length"]) == len(body)

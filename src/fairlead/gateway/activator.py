@@ -24,12 +24,12 @@ from fairlead.domain.routing import Refusal
 from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.domain.table import told
 from fairlead.gateway.behind import endpoints_of, serving
+from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.splice import Caller, Passage
 from fairlead.gateway.state import Inputs, View
 from fairlead.gateway.waking import Waker
 from fairlead.kits.clock import Clock
 
-MOST_WAITING = 10_000  # requests of one revision (S0-40)
 FULL = "pending request queue full"  # S0-40
 _LOOK_SECONDS = 0.02  # while somebody waits
 _BACKLOG = 4096  # what the kernel allows at most, for a burst between two looks
@@ -63,10 +63,13 @@ def least_loaded(
 class Activator:
     """Everybody who waits in this process. Belongs to one event loop."""
 
-    def __init__(self, view: View, home: Home[Path], clock: Clock, api_version: str) -> None:
+    def __init__(
+        self, view: View, home: Home[Path], clock: Clock, settings: GatewaySettings
+    ) -> None:
         self.held: dict[EndpointId, Held] = {}
         self.callers: set[Caller] = set()
-        self.api_version = api_version
+        self.api_version = settings.api_version
+        self._most_waiting = settings.most_waiting
         self.clock = clock
         self._view = view
         self._inputs = Inputs(home, view, clock)
@@ -84,7 +87,7 @@ class Activator:
             caller.refuse(Refusal(Kind.INTERNAL, "the gateway led this request astray"))
             return
         held = self.held.setdefault(endpoint, Held())
-        if self._waiting(endpoint) >= MOST_WAITING:
+        if self._waiting(endpoint) >= self._most_waiting:
             held.refused += 1
             caller.refuse(Refusal(Kind.OVERLOADED, FULL))
             return

@@ -58,9 +58,15 @@ def is_held(cluster: str) -> bool:
 def activator_cluster(
     endpoint: EndpointId, replicas: Iterable[Replica], spec: EndpointSpec, socket: str
 ) -> Document:
-    """The activator, for one endpoint. It asks these workers; a kill switch it has not."""
+    """The activator, for one endpoint. It asks these workers; a kill switch it has not.
+
+    Were it gone, a retry would ask the workers directly: they are the cluster's second priority.
+    """
     there = sorted(replicas, key=lambda replica: replica.worker)
     cluster = _cluster(held_name(endpoint, there), [socket])
+    if there:
+        after = {**_group([replica.socket for replica in there]), "priority": 1}
+        cluster["load_assignment"]["endpoints"].append(after)
     return {**cluster, "metadata": _about(endpoint, there, spec)}
 
 
@@ -215,12 +221,14 @@ def _cluster(name: str, sockets: list[str]) -> Document:
         },
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [
-                {
-                    "lb_endpoints": [
-                        {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in sockets
-                    ]
-                }
-            ],
+            "endpoints": [_group(sockets)],
         },
+    }
+
+
+def _group(sockets: list[str]) -> Document:
+    return {
+        "lb_endpoints": [
+            {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in sockets
+        ]
     }

@@ -98,7 +98,7 @@ class _Gateway:
         self._view = view
         self._clock = clock
         self._stopping = asyncio.Event()
-        self._activator = Activator(view, home, clock, settings.api_version)
+        self._activator = Activator(view, home, clock, settings)
 
     async def run(self, catalogs: Catalogs, life_fd: int | None) -> int:
         desk = _Desk(self._desk(), self._home.front_socket)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from starlette.responses import Response
 
@@ -19,7 +19,7 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.routing import Refusal
 from fairlead.domain.status import Replica
 from fairlead.gateway.called import Visit, answered
-from fairlead.gateway.front import refusal_response
+from fairlead.gateway.front import how_it_went, refusal_response
 from fairlead.gateway.heads import END, RequestHead, is_full, read_head, told
 from fairlead.kits.clock import Clock
 
@@ -72,8 +72,7 @@ class Caller(asyncio.Protocol):
     # From Envoy.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
         self._desk.callers.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -187,7 +186,9 @@ class Caller(asyncio.Protocol):
         visit = Visit(self.head.method, self.head.path, headers)
 
         async def page(visit: Visit) -> Response:
-            return refusal_response(visit, refusal, self._desk.api_version)
+            answer = refusal_response(visit, refusal, self._desk.api_version)
+            answer.headers["server-timing"] = how_it_went(visit, refusal)
+            return answer
 
         response = await answered(visit, page)
         lines = [b"HTTP/1.1 %d -" % response.status_code]
@@ -259,8 +260,7 @@ class Passage(asyncio.Protocol):
     # From the worker.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
 
     def data_received(self, data: bytes) -> None:
         if self._over:

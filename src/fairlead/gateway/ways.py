@@ -22,6 +22,19 @@ _UNSENT = "connect-failure,reset-before-request"
 # Half of all routes have these, so they are short: the retry may meet the same worker again.
 _READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
 
+# Should the activator be gone, the workers behind it are asked themselves.
+_PAST_ACTIVATOR = {
+    "retry_on": _UNSENT,
+    "num_retries": 2,
+    "retry_priority": {
+        "name": "envoy.retry_priorities.previous_priorities",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            "update_frequency": 1,
+        },
+    },
+}
+
 
 def retries() -> Document:
     """Twice at most, on another worker if there is one; each cluster has a budget for it."""
@@ -70,7 +83,8 @@ def worker_route(
     action: Document = {"timeout": f"{seconds}s"}
     if any(is_held(name) for _, name, _ in shares):
         action["idle_timeout"] = f"{seconds}s"  # who is held hears nothing for so long
-    if isinstance(choice.path, ModelPath) and choice.path.verb is Verb.READ:
+        action["retry_policy"] = _PAST_ACTIVATOR
+    elif isinstance(choice.path, ModelPath) and choice.path.verb is Verb.READ:
         action["retry_policy"] = _READ_RETRIES
     route: Document = {"match": match, "route": action}
     headers = [] if seconds == settings.deadline_seconds else [deadline(seconds)]
