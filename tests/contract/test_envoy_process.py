@@ -16,6 +16,7 @@ from fairlead.adapters.envoy.files import XdsFile
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.keys import EVERYTHING, KeyRecord, Quota, Rate
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.listener import bootstrap
 from fairlead.gateway.quotas import gate_listeners
 from fairlead.gateway.run import run_gateway
@@ -33,7 +34,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def empty(world: World) -> Snapshot:
-    return snapshot(RoutingTable(), {}, {"secret": "demo"}, world.settings, world.home)
+    return snapshot(RoutingTable(), Behind(), {"secret": "demo"}, world.settings, world.home)
 
 
 async def started(world: World) -> Snapshot:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from fairlead.domain.errors import Kind, Refused
 
@@ -16,12 +17,19 @@ FULL = "pending request queue full"
 
 
 class Admission:
-    """The slots of one endpoint. Belongs to one event loop."""
+    """The slots of one endpoint. Belongs to one event loop.
 
-    def __init__(self, concurrency: int) -> None:
+    `asked` counts everybody who ever asked for one; `changed` is when somebody last came or went, by `now`.
+    """
+
+    def __init__(self, concurrency: int, now: Callable[[], float]) -> None:
         self._slots = concurrency
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._now = now
+        self._area = 0.0
+        self.asked = 0
+        self.changed = now()
 
     @property
     def slots(self) -> int:
@@ -35,6 +43,15 @@ class Admission:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def concurrency_seconds(self) -> float:
+        """The integral over time of how many are in a slot or in the queue: what scaling goes by (S0-39)."""
+        return self._area + (self._now() - self.changed) * (self._taken + len(self._waiting))
+
+    def _changes(self) -> None:
+        """Somebody comes or goes, right after this."""
+        self._area = self.concurrency_seconds()
+        self.changed = self._now()
 
     @property
     def open(self) -> bool:
@@ -50,6 +67,8 @@ class Admission:
 
         The caller bounds the wait.
         """
+        self.asked += 1
+        self._changes()
         if self.open:
             self.take()
             return
@@ -63,11 +82,13 @@ class Admission:
             if turn.done() and not turn.cancelled():
                 self.leave()  # the slot was handed over just before this request gave up
             elif turn in self._waiting:
+                self._changes()
                 self._waiting.remove(turn)
             raise
 
     def leave(self) -> None:
         """Give the slot back: to the next in the queue, if anybody waits."""
+        self._changes()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -46,6 +46,21 @@ def late(seconds: float) -> Late:
     return Late(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much is asked of an endpoint; the first two since it was loaded.
+
+    `concurrency_seconds` is the integral over time of the requests in slots and in the queue, `idle_seconds` how long
+    nobody has been there.
+    """
+
+    concurrency_seconds: float
+    requests: int
+    in_flight: int
+    queued: int
+    idle_seconds: float
+
+
 class Endpoint:
     """One endpoint of one revision, ready to answer."""
 
@@ -66,7 +81,10 @@ class Endpoint:
         self._clock = clock
         self.deadline_seconds = deadline_seconds
         self.artifact = artifact
-        self.admission = Admission(concurrency)
+        self.admission = Admission(concurrency, clock.monotonic)
+        self._quick_requests = 0
+        self._quick_seconds = 0.0
+        self._quick_at = clock.monotonic()
         self.model = artifact.model
         self.executions = batcher.executions if batcher is not None else Executions()
         self._batched = _batched_input(artifact.model.signature)
@@ -136,6 +154,24 @@ class Endpoint:
         answer = self.model.infer(request)
         assert isinstance(answer, InferResponse)
         return answer
+
+    def ran_now(self, began: float, seconds: float, requests: int = 1) -> None:
+        """So many more that ran on the event loop, together, and so took no slot."""
+        self._quick_requests += requests
+        self._quick_seconds += requests * seconds
+        self._quick_at = began
+
+    def load(self) -> Load:
+        """How much is asked of it."""
+        admission = self.admission
+        idle = self._clock.monotonic() - max(admission.changed, self._quick_at)
+        return Load(
+            admission.concurrency_seconds() + self._quick_seconds,
+            admission.asked + self._quick_requests,
+            admission.taken,
+            admission.waiting,
+            0.0 if admission.taken else max(0.0, idle),
+        )
 
     def together(self, request: InferRequest) -> Hashable | None:
         """`quick` requests for which this is the same may share a run; None is for one that runs alone."""

@@ -70,7 +70,9 @@ class _Pool:
             ]
             replica = _Replica(spec, Way(app, Socket(Listen(uds=spec.socket))))
             self.replicas.append(replica)
-        server = server_of([one.way for one in self.replicas], specs[0].drain_seconds)
+        server = server_of(
+            [one.way for one in self.replicas], max(spec.drain_seconds for spec in specs)
+        )
         for one in self.replicas:
             one.way.app.plain.retire_by(functools.partial(self._retire, one, server))
         return server

@@ -23,6 +23,7 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     from fairlead.agent.loop import run_agent as agent
     from fairlead.agent.ports import Ports
     from fairlead.agent.settings import AgentSettings
+    from fairlead.domain.scaling import Rules
 
     control = _begin(home, "agent", life_fd)
     launcher = ProcessLauncher([sys.executable, "-m", "fairlead", "worker"], child_environment())
@@ -43,6 +44,9 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         allow_pickle=found.allow_pickle,
         pool_size=found.pool_size,
         pool_artifact_bytes=found.pool_artifact_mib << 20,
+        memory_budget_bytes=found.memory_budget_bytes,
+        max_replicas=found.max_replicas,
+        scaling=Rules(window_seconds=float(found.scale_window_seconds)),
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))

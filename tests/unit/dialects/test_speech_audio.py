@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.api.speech import SpeechRefused
 from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
 from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE, warm
 from fairlead.domain.errors import Kind, Refused
+from support.effort import effort
 from support.speech import Heard, heard, heard_samples
 
 CODECS = {"mp3": ("mp3float", "mp3"), "wav": ("pcm_s16le",), "opus": ("opus", "libopus")}
@@ -66,7 +67,7 @@ def test_mp3_has_the_highest_rate_of_bits_that_the_format_knows_at_24_khz():
     assert heard(data).rate == RATE
 
 
-@settings(max_examples=20, deadline=None)
+@effort(20)
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=12))
 def test_how_sound_is_cut_into_pieces_does_not_change_it(sizes):
     samples = sine(300, sum(sizes) / RATE, RATE)

@@ -145,6 +145,21 @@ async def test_metrics_of_all_are_told_at_every_socket_and_counted_once(pool: Po
         assert later["counted"] > told["counted"], "there is something new to look at"
 
 
+async def test_how_much_is_asked_of_all_is_told_at_every_socket(pool: Pool) -> None:
+    async with served(pool):
+        await pool.predict(2)
+        await pool.predict(2)
+        _, told = await pool.ask(3, "GET", "/internal/load")
+    loads = {one["service"]: one for one in told["endpoints"]}
+    assert {name: one["requests"] for name, one in loads.items()} == {"s1": 0, "s2": 2, "s3": 0}
+    assert loads["s2"]["concurrency_seconds"] > 0.0 == loads["s1"]["concurrency_seconds"]
+    assert 0.0 <= loads["s2"]["idle_seconds"] <= loads["s1"]["idle_seconds"]
+    assert loads["s2"].keys() == {
+        *("service", "line", "revision", "endpoint"),
+        *("concurrency_seconds", "requests", "in_flight", "queued", "idle_seconds"),
+    }
+
+
 async def test_one_that_cannot_be_loaded_says_why_and_the_others_serve(pool: Pool) -> None:
     (pool.specs[1].artifact / "model.onnx").write_bytes(b"flipped")
     async with served(pool):

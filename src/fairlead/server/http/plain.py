@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import msgspec
 
@@ -17,6 +17,7 @@ from fairlead.api.speech import speaks
 from fairlead.api.worker import (
     BATCHING_PATH,
     IDENTITY_PATH,
+    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
@@ -77,6 +78,7 @@ class PlainRoutes:
         self._add(IDENTITY_PATH, self._who)
         self._add(REPLICAS_PATH, self._replicas)
         self._add(BATCHING_PATH, self._batching)
+        self._add(LOAD_PATH, self._load)
         if settings.add_liveness:
             self._add(f"{settings.root}/live", self._project_live)
         if settings.add_readiness:
@@ -194,6 +196,10 @@ class PlainRoutes:
                 "replicas": [one.replica() for one in self.company()],
             }
         )
+
+    async def _load(self) -> Reply:
+        loads = ((one.id, one.load()) for one in self._plane.endpoints())
+        return _json({"endpoints": [{**asdict(name), **asdict(load)} for name, load in loads]})
 
     async def _batching(self) -> Reply:
         return _json({"serves": [found for one in self.company() for found in one.batching()]})
