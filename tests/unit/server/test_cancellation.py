@@ -17,7 +17,7 @@ from fairlead.api.inference import InferRequest
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.kits.clock import SystemClock
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.loading import load_artifact
 from support.models import FLOAT, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import InProcess, eventually, in_process

@@ -17,7 +17,7 @@ import pytest
 
 from fairlead.domain.errors import Kind
 from fairlead.engines.speech.tone import CRASH, pitch_of
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from support.serving import InProcess, eventually, in_process, listening
 from support.speech import STREAM, VALIDATE, heard, heard_samples, hum_artifact, speech_spec
 

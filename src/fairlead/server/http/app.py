@@ -14,7 +14,8 @@ from fairlead.api.deadlines import seconds_to_answer
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Late, late
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoint import Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.encoding import is_encoded, packed, unpacked

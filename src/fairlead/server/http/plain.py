@@ -24,7 +24,8 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
-from fairlead.server.dataplane import Counted, DataPlane, Endpoint
+from fairlead.server.dataplane import Counted, DataPlane
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 

@@ -21,7 +21,8 @@ from fairlead.api.worker import INFER_PATH, PREDICT_PATH, ServingSettings, Worke
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.handlers import (
     HEADER_LENGTH,

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from fairlead.api.deadlines import is_impatient, seconds_to_answer
 from fairlead.api.http_status import NO_FAULT
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.server.dataplane import Endpoint, Late, late
-from fairlead.server.http.deadlines import is_impatient, seconds_to_answer
+from fairlead.server.endpoint import Endpoint, Late, late
 from fairlead.server.http.errors import error_code
 from fairlead.server.http.exchange import (
     Bodies,

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import late
+from fairlead.server.endpoint import late
 from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
 from fairlead.server.http.handlers import Answer, Headers
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
