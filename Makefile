@@ -4,10 +4,16 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 MODELS := build/models
 FUZZ_SECONDS ?= 300
+MINUTES ?= 60
 PURE := domain dialects kits api
+# More at once than two cores need: half of a system test is waiting.
+TESTS := $(PY) -m pytest -n 3 --dist worksteal
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
-.PHONY: help run test lint unit system slow coverage clients rollouts fuzz bench soak lock docs proto clean setup setup-dev examples fmt
+# Modules are compiled once, not in each of the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run test lint types style unit system slow coverage clients rollouts fuzz bench soak streams lock docs proto clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,28 +32,33 @@ run: examples ## Set up, build the examples, serve them on 127.0.0.1:8080 until 
 
 test: setup-dev lint ## Every check and test that needs no container engine, but for the slow suites
 	@$(PY) examples/build.py --out $(MODELS)
-	@$(PY) -m pytest -n 2 --dist worksteal -m "not slow"
+	@$(TESTS) -m "not slow"
 
 lint: setup-dev ## Style, types, layers, sizes, dependencies, spelling
+	@$(MAKE) --no-print-directory -j 2 types style
+
+types:
+	@$(PY) -m mypy src/fairlead examples bench soak
+
+style:
 	@$(PY) -m ruff check --output-format concise .
 	@$(PY) -m ruff format --check --quiet .
-	@$(PY) -m mypy
-	@$(PY) -m mypy examples bench soak
 	@.venv/bin/lint-imports
 	@.venv/bin/deptry src
 	@.venv/bin/codespell
 
 unit: setup-dev ## Only the fast tests
-	@$(PY) -m pytest tests/unit tests/architecture -n 2
+	@$(TESTS) tests/unit tests/architecture -m "not slow"
 
 system: setup-dev ## Only the tests that start real processes
 	@$(PY) -m pytest tests/contract tests/system
 
 slow: setup-dev ## The tests that would make `make test` too long
-	@$(PY) -m pytest -n 2 --dist worksteal -m slow
+	@$(TESTS) -m slow
+	@$(TESTS) tests/unit tests/contract -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 600
 
 coverage: setup-dev ## How much of the packages without side effects the tests reach: 100 % of each is the bar
-	@$(PY) -m pytest tests/unit tests/contract -n 2 --dist worksteal -m "not slow" -q -p no:randomly --timeout=60 --cov=fairlead --cov-branch --cov-report=
+	@$(TESTS) tests/unit tests/contract -m "not slow" -q -p no:randomly --timeout=60 --cov=fairlead --cov-branch --cov-report=
 	@missed=0; for package in $(PURE); do echo "== $$package"; $(PY) -m coverage report --include="src/fairlead/$$package/*" --fail-under=100 || missed=1; done; exit $$missed
 
 clients: setup-dev ## Clients nobody here wrote ask us: tritonclient, and KServe from an environment of its own
@@ -67,6 +78,9 @@ bench: setup-dev ## Side by side with the servers people use instead (needs wrk,
 
 soak: setup-dev ## 500 revisions under constant load (about 20 minutes); SOAK=--churn: models come and go (30)
 	@$(PY) soak/run.py $(SOAK)
+
+streams: setup-dev ## Streams of speech with listeners who leave, for MINUTES (60): nothing lost, stuck or grown
+	@$(PY) soak/streams.py --minutes $(MINUTES)
 
 fmt: setup-dev ## Put the code into shape
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format --quiet .

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from bench.subject import Failed
+
 # Every process below a server inherits this variable, so none is missed that has left its parent.
 _MARK = "BENCH_RUN"
 _END_SECONDS = 15.0
@@ -38,14 +40,17 @@ class Tree:
         self.environment = {**os.environ, **environment, _MARK: self._mark}
         with log.open("wb") as output:
             # A session of its own: Ctrl-C reaches only us, and we end the tree in order.
-            self._first = subprocess.Popen(
-                command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                self._first = subprocess.Popen(
+                    command,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise Failed(f"cannot be started: {error}") from None
 
     @property
     def pid(self) -> int:

@@ -17,6 +17,12 @@ def interpreter(name: str) -> Path:
     return VENVS / name / "bin" / "python"
 
 
+def _program(name: str) -> list[str]:
+    """A peer's command, by its interpreter: the path in its first line is wrong once the folder has moved."""
+    python = interpreter(name)
+    return [str(python), str(python.parent / name)]
+
+
 def _told(case: Case, threads: int | None = None) -> dict[str, str]:
     """What the peers' code wants to know."""
     return {
@@ -60,10 +66,13 @@ def _mlserver(place: Place) -> Plan:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
-    program = str(interpreter("mlserver").parent / "mlserver")
     # One process runs it inline: with both cores a batch is done sooner.
     told = _told(case, threads=os.cpu_count() if case.batches else 1)
-    return Plan([program, "start", str(folder)], told | {"PYTHONPATH": str(PEERS)}, grpc_port=grpc)
+    return Plan(
+        [*_program("mlserver"), "start", str(folder)],
+        told | {"PYTHONPATH": str(PEERS)},
+        grpc_port=grpc,
+    )
 
 
 _TRITON_MODEL = """name: "{name}"
@@ -127,8 +136,7 @@ def _litserve(place: Place) -> Plan:
 
 
 def _bentoml(place: Place) -> Plan:
-    program = str(interpreter("bentoml").parent / "bentoml")
-    command = [program, "serve", "bentoml_service:Model", "--working-dir", str(PEERS)]
+    command = [*_program("bentoml"), "serve", "bentoml_service:Model", "--working-dir", str(PEERS)]
     command += ["--host", HOST, "--port", str(place.port)]
     told = _told(place.case, threads=os.cpu_count() if place.case.batches else 1)
     home = place.home / "bentoml"

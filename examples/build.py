@@ -52,6 +52,19 @@ def _copied(name: str, *files: str) -> Callable[[], Artifacts]:
     return make
 
 
+def _folders(name: str, *versions: str) -> Callable[[], Artifacts]:
+    def make() -> Artifacts:
+        made: dict[str, Mapping[str, bytes]] = {
+            f"{name}/{version}": {
+                path.name: path.read_bytes() for path in sorted((HERE / name / version).iterdir())
+            }
+            for version in versions
+        }
+        return made, "nothing to train, its voices need no weights"
+
+    return make
+
+
 _LSH_FILES = ("model.yaml", "model.py", "golden.json", "model_card")
 EXAMPLES = (
     Example(
@@ -67,6 +80,7 @@ EXAMPLES = (
         ("scikit-learn", "numpy", "onnx", "skl2onnx"),
     ),
     Example("lsh", _copied("lsh", *_LSH_FILES), _LSH_FILES),
+    Example("speech", _folders("speech", "1", "2"), ("1", "2")),
 )
 
 

@@ -60,9 +60,22 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("process", ["fairlead.server.worker", "fairlead.gateway.run"])
-def test_who_is_not_asked_over_grpc_does_not_load_its_libraries(process: str) -> None:
-    program = f"import sys, {process}; print([name for name in ('grpc', 'google.protobuf') if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("process", "not_needed"),
+    [
+        ("fairlead.server.worker", ("grpc", "google.protobuf", "fastapi", "httpx", "yaml")),
+        ("fairlead.gateway.run", ("grpc", "google.protobuf", "fastapi", "pydantic", "numpy")),
+        ("fairlead.agent.loop", ("grpc", "google.protobuf", "fastapi", "pydantic", "numpy")),
+        ("fairlead.wiring.homes", ("yaml", "httpx", "numpy", "pydantic")),
+        ("fairlead.__main__, httpx", ("rich", "pygments")),
+    ],
+)
+def test_a_process_starts_without_libraries_that_it_may_never_need(
+    process: str, not_needed: tuple[str, ...]
+) -> None:
+    program = (
+        f"import sys, {process}; print([name for name in {not_needed!r} if name in sys.modules])"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50
     )

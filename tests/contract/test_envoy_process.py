@@ -160,12 +160,19 @@ def test_what_the_disk_does_not_take_changes_nothing(tmp_path: Path) -> None:
     assert (file.version, file.resources) == (2, [{"name": "two"}])
 
 
-async def test_a_first_start_that_envoy_refuses_is_refused_and_leaves_nothing_behind(
+async def test_a_first_start_that_envoy_refuses_is_refused_and_leaves_nothing_behind() -> None:
+    async with new_world(upload_seconds=1e15) as world:  # no duration of Envoy's
+        with pytest.raises(FairleadError, match="Envoy refused the new lds"):
+            await run_gateway(world.settings, world.home, world.catalogs, world.envoy, CLOCK)
+        assert world.envoy_pid() == 0
+
+
+async def test_a_first_start_without_a_right_certificate_is_refused_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("no certificate")
     async with new_world(certificate=wrong, private_key=wrong) as world:
-        with pytest.raises(FairleadError, match="Envoy refused the new lds"):
+        with pytest.raises(FairleadError, match="are no pair"):
             await run_gateway(world.settings, world.home, world.catalogs, world.envoy, CLOCK)
         assert world.envoy_pid() == 0

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, strategies as st
 
 from fairlead.adapters.documents import read_document
 from fairlead.adapters.jsonnet import evaluate
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.reading import Variables
 from fairlead.wiring.homes import read_releases
+from support.effort import effort
 
 RELEASE = """
 local base = import 'lib/base.libsonnet';
@@ -117,9 +118,7 @@ def test_a_variable_of_the_environment_is_not_seen(
     assert "lies outside" in words
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None
-)
+@effort(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=60) | st.text("{}[]()'\"$:+;,local importself stdfuncion=1.\n", max_size=60)
 )

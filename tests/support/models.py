@@ -19,7 +19,7 @@ from fairlead.domain.batching import Batching
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_to_bytes
 from fairlead.domain.signature import DocumentSignature
-from fairlead.engines import load_model
+from fairlead.engines.loading import load_model
 
 Port = tuple[str, int, list[Any] | None]  # name, ONNX element type, shape
 
@@ -192,7 +192,7 @@ def make_artifact(
         (directory / name).write_bytes(data)
         listed.append(ManifestFile(name, len(data), hashlib.sha256(data).hexdigest()))
     entry = next(iter(files))
-    engine = "python" if entry.endswith(".py") else "onnx"
+    engine = {".py": "python", ".json": "speech"}.get(Path(entry).suffix, "onnx")
     bio = {"model_name": ref.name, "model_card": {"made": "here"}}
     manifest = Manifest(ref, engine, entry, tuple(listed), DocumentSignature(), "golden.json", bio)
     model = load_model(directory, manifest)

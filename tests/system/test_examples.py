@@ -13,7 +13,7 @@ import xxhash
 from support.running import ROOT, Fairlead
 
 
-@pytest.mark.parametrize("name", ["sentiment", "digits", "lsh"])
+@pytest.mark.parametrize("name", ["sentiment", "digits", "lsh", "speech"])
 def test_an_examples_requests_are_answered_as_its_folder_says(
     examples: Fairlead, name: str
 ) -> None:

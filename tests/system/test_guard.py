@@ -221,6 +221,25 @@ def test_ctrl_c_at_any_moment_is_at_most_one_word(tmp_path: Path) -> None:
         assert process.returncode in (130, -signal.SIGINT), (milliseconds, errors)
 
 
+def test_ctrl_c_in_a_finalizer_is_not_lost(tmp_path: Path) -> None:
+    command = """
+import signal, time
+from fairlead.cli.guard import keep_interrupts
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(3):
+            pass
+def command():
+    Last()
+    for _ in range(2000):
+        time.sleep(0.01)
+keep_interrupts()
+"""
+    done = guarded(command, tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 # From the first line of ours on: what happens while Python itself starts is not in our hands.
 START = """
 import runpy, signal, sys

@@ -14,12 +14,12 @@ from soak.results import verdicts
 from soak.run import empty, soak
 from soak.soaking import Options
 
-REVISIONS = 5
+REVISIONS = 4
 
 
 @pytest.mark.timeout(240)
 def test_revisions_under_load_fail_no_request_and_leave_nothing(tmp_path: Path) -> None:
-    results = empty(options := Options(REVISIONS, seed=3, pace=0.5, quiet=True))
+    results = empty(options := Options(REVISIONS, seed=3, pace=0.3, quiet=True))
     soak(tmp_path, options, results)
     judged = verdicts(results)
     assert [one.text for one in judged if one.reached is False] == []

@@ -16,7 +16,6 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from support.running import FAIRLEAD, Fairlead, fairlead, free_port, until
 
@@ -69,6 +68,8 @@ def project(directory: Path, name: str, code: str, asked: Any, answered: Any) ->
 
 
 def pickled_project(directory: Path) -> Path:
+    from sklearn.linear_model import LogisticRegression  # late: it takes seconds
+
     folder = project(directory, "learned", SKLEARN, [1.0, 0.0], 1)
     model = LogisticRegression().fit(np.array([[1.0, 0.0], [0.0, 1.0]]), [1, 0])
     (folder / "model.pkl").write_bytes(pickle.dumps(model))

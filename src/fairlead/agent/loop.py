@@ -31,7 +31,7 @@ from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_byte
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
-from fairlead.domain.status import NodeStatus, State, node_status_to_bytes
+from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.kits import processes
 from fairlead.kits.files import try_lock, write_atomic
 from fairlead.kits.processes import ProcessId
@@ -87,6 +87,7 @@ class _Agent:
         self._status: NodeStatus | None = None  # as it is
         self._written: NodeStatus | None = None  # as the file says
         self._written_at = 0.0  # when, in steady seconds
+        self._texts: dict[Replica, str] = {}  # of what it says
         self._news = asyncio.Event()  # the status has changed since the last report
 
     async def run(self) -> None:
@@ -307,7 +308,7 @@ class _Agent:
             return
         path = self._home.node_status
         try:
-            write_atomic(path, node_status_to_bytes(status), durable=False)
+            write_atomic(path, node_status_to_bytes(status, self._texts), durable=False)
         except OSError as error:
             self._note("status", path, "written", error)
             return

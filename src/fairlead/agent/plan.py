@@ -36,6 +36,7 @@ from fairlead.agent.steps import (
 )
 from fairlead.domain.catalog import Line, Revision
 from fairlead.domain.ids import LineId, RevisionId
+from fairlead.domain.removal import digests_of
 from fairlead.domain.scale_units import ScaleUnit, units
 from fairlead.domain.status import Replica, State
 
@@ -215,7 +216,7 @@ def _retirements(seen: Snapshot, needed: Mapping[RevisionId, Revision]) -> Itera
         if (
             replica.worker in seen.ended
             or replica.state not in WORKING
-            or replica.revision in needed
+            or (replica.revision in needed and not seen.is_former(replica))
         ):
             continue
         # A gateway that has not read this catalog yet may be about to route to it by an older one.
@@ -303,8 +304,11 @@ def _clean_ups(
 ) -> Iterable[Step]:
     used = {revision.digest for revision in needed.values()}
     used |= {replica.digest for replica in seen.replicas} | seen.pulling
+    idle = {digest: at for digest, at in seen.artifacts.items() if digest not in used}
+    known = digests_of(seen.catalog) if idle else frozenset()
     return (
         CleanUp(digest)
-        for digest, last_used in seen.artifacts.items()
-        if digest not in used and seen.now - last_used >= settings.clean_up_seconds
+        for digest, last_used in idle.items()
+        if seen.now - last_used
+        >= (settings.clean_up_seconds if digest in known else settings.forgotten_seconds)
     )

@@ -52,7 +52,7 @@ async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> 
             await check_identity(client, spec)
             total = min(examples, len(exam.golden.examples))
             for number, example in enumerate(exam.golden.examples[:examples], start=1):
-                wrong = await _answer(client, spec, exam, example, settings)
+                wrong = await _answer(client, spec, exam, example)
                 if wrong is not None:
                     message = f"golden example {number} of {total}: {wrong.message}"
                     raise FairleadError(message, kind=wrong.kind)
@@ -78,21 +78,18 @@ async def check_identity(client: WorkerClient, spec: WorkerSpec) -> None:
 
 
 async def _answer(
-    client: WorkerClient, spec: WorkerSpec, exam: Exam, example: Example, settings: AgentSettings
+    client: WorkerClient, spec: WorkerSpec, exam: Exam, example: Example
 ) -> FairleadError | None:
-    service = spec.revision.service
     signature = exam.manifest.signature
     try:
         actual: Any
         if isinstance(signature, TensorSignature):
-            path = f"/v2/models/{service}/infer"
-            actual = await client.infer(path, signature, example.request)
+            actual = await client.infer(spec.infer_path, signature, example.request)
             named = example.response if isinstance(example.response, dict) else {}
             # An example may name only the outputs it is about.
             actual = {name: actual[name] for name in actual if name in named or not named}
         else:
-            path = f"{settings.serving.root}/model/{service}/predict"
-            actual = await client.predict(path, example.request)
+            actual = await client.predict(spec.predict_path, example.request)
     except FairleadError as error:
         return error
     wrong = difference(example.response, actual, exam.golden.tolerance)

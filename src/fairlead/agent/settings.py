@@ -70,6 +70,7 @@ class AgentSettings:
     )
     max_replicas: int = 16
     clean_up_seconds: float = 600.0  # an artifact nobody uses stays this long: for a quick way back
+    forgotten_seconds: float = 1.0  # and one that no revision of the catalog names any more
     kept_logs: int = 50  # of workers that have ended, the newest
     log_bytes: int = 32 * 1024 * 1024  # of one worker; as much again lies in the file before it
     log_seconds: float = 1.0  # between two looks at how long the logs have become

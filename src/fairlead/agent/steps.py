@@ -198,12 +198,23 @@ class Snapshot:
         return self.homes.get(worker, worker)
 
     def working(self) -> dict[ScaleUnit, list[Replica]]:
-        """The replicas that serve or come up, by what they are replicas of."""
+        """The replicas that serve or come up, by what they are replicas of; none of a revision that its name meant before."""
         found: dict[ScaleUnit, list[Replica]] = {}
         for replica in self.replicas:
-            if replica.state in WORKING and replica.worker not in self.ended:
+            if (
+                replica.state in WORKING
+                and replica.worker not in self.ended
+                and not self.is_former(replica)
+            ):
                 found.setdefault(replica.unit, []).append(replica)
         return found
+
+    def is_former(self, replica: Replica) -> bool:
+        """Does the catalog name another artifact by now? Its line was deleted and made anew."""
+        service = self.catalog.services.get(replica.revision.service)
+        line = service.lines.get(replica.revision.line) if service else None
+        revision = line.revisions.get(replica.revision.revision) if line else None
+        return revision is not None and revision.digest != replica.digest
 
     def processes(self) -> dict[str, list[Replica]]:
         """The replicas that have not ended, by process."""

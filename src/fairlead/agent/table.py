@@ -27,7 +27,7 @@ from fairlead.kits.processes import Exit
 
 # Longer than any pause between two tries: a revision that comes back at once still finds its failures.
 _FORGET_SECONDS = 600.0
-
+_KEPT_DEATHS = 20  # revisions that have left, of which it is still told how often they died
 
 _RESTLESS = 2  # deaths in a short time, after which nobody shares a process with it
 
@@ -96,6 +96,9 @@ class Table:
             if one in digests or failure.at >= old
         }
         self._unrest = {one: unrest for one, unrest in self._unrest.items() if unrest.at >= old}
+        gone = [one for one in self.counts.deaths_of if one not in wanted]
+        for one in gone[:-_KEPT_DEATHS]:
+            del self.counts.deaths_of[one]
 
     def has(self, digest: str, *, light: bool = False, size: int = 0) -> None:
         """This artifact of so many bytes is on the disk, verified; `light`: it may share a process."""

@@ -42,13 +42,14 @@ class InferRequest:
     """One question. `tensors` for a tensor signature, `document` for a document signature.
 
     `outputs` names the wanted outputs; None means all. `priority` is the level asked for, 1 before all
-    others; 0 is the model's default.
+    others; 0 is the model's default. `queue_seconds` is how long it may wait for its run; 0 is as long as others.
     """
 
     tensors: Tensors = field(default_factory=dict)
     document: Any = None
     outputs: tuple[str, ...] | None = None
     priority: int = 0
+    queue_seconds: float = 0.0
 
 
 @dataclass(slots=True)

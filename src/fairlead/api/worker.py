@@ -20,10 +20,15 @@ from fairlead.domain.reading import Node
 IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
 # GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
 REPLICAS_PATH = "/internal/replicas"
+# GET: {"serves": [{"service", "line", "revision", "digest", "batching"}]}: everybody in the process, at any socket.
+BATCHING_PATH = "/internal/batching"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
 # GET: {"endpoints": [{"service", "line", "revision", "endpoint", "concurrency_seconds", "requests", "in_flight", "queued",
 # "idle_seconds"}]}: how much is asked of everybody in the process, at any socket.
 LOAD_PATH = "/internal/load"
+# POST: the model of a revision without the endpoint `predict`, asked through its first one.
+PREDICT_PATH = "/internal/predict"
+INFER_PATH = "/internal/infer"
 METRICS_PATH = "/metrics"  # of the whole process, at any of its sockets
 _MIB = 1024 * 1024
 
@@ -104,6 +109,25 @@ class WorkerSpec:
     allow_pickle: bool = False  # the node's setting: may its models load pickles?
     measured: Path | None = None
     only: str = ""
+
+    @property
+    def predict_path(self) -> str:
+        """Where whoever proves this replica asks it in the project API's words, whatever its endpoints are called."""
+        if self.has_default:
+            return f"{self.settings.root}/model/{self.revision.service}/predict"
+        return PREDICT_PATH
+
+    @property
+    def infer_path(self) -> str:
+        """The same for the Open Inference Protocol."""
+        if self.has_default:
+            return f"/v2/models/{self.revision.service}/infer"
+        return INFER_PATH
+
+    @property
+    def has_default(self) -> bool:
+        """Has it the endpoint that the paths of the project API and the Open Inference Protocol lead to?"""
+        return any(one.name == DEFAULT_ENDPOINT for one in self.endpoints)
 
     def endpoint_id(self, name: str) -> EndpointId:
         return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)

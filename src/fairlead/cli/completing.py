@@ -78,6 +78,15 @@ def _lines(ctx: click.Context) -> Iterable[str]:
     return _service(ctx).lines
 
 
+def _targets(ctx: click.Context) -> Iterable[str]:
+    """Services, their lines and their revisions."""
+    for name, service in sorted(_catalog(ctx).services.items()):
+        yield name
+        for line in service.lines.values():
+            yield str(line.id)
+            yield from (str(revision.id) for revision in line.in_order())
+
+
 def _shares(ctx: click.Context) -> Iterable[str]:
     service = _service(ctx)
     return [f"{name}=" for name in service.lines[ctx.params["line"]].revisions]
@@ -87,6 +96,11 @@ def _versions(ctx: click.Context) -> Iterable[str]:
     lines = _service(ctx).lines
     exact = [f"{name}.{tag}" for name, line in lines.items() for tag in line.revisions]
     return ["latest", *lines, *exact]
+
+
+def _models(ctx: click.Context) -> Iterable[str]:
+    """The lines of all services: a release file's `model`."""
+    return sorted({name for service in _catalog(ctx).services.values() for name in service.lines})
 
 
 def _pins(ctx: click.Context) -> Iterable[str]:
@@ -113,9 +127,12 @@ _VALUES: Mapping[str, Values] = {
     "service": _services,
     "services": _services,
     "line": _lines,
+    "target": _targets,
     "shares": _shares,
+    "only": _models,
     "accept_version": _versions,
     "pins": _pins,
     "artifact": _artifacts,
+    "artifacts": _artifacts,
     "code": _codes,
 }

@@ -10,6 +10,7 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from fairlead.domain.explanations import (
 )
 from fairlead.kits.terminal import printable
 
+_A_MOMENT_SECONDS = 0.01
 _REPORT_TO = "please report it, with that file, to whoever maintains Fairlead"
 
 
@@ -39,6 +41,24 @@ def guarded(command: Callable[[], Any]) -> int:
     # A library's warning is no answer to a person; processes that log set up their own.
     logging.getLogger().addHandler(logging.NullHandler())
     return _finish(_run(command))
+
+
+def keep_interrupts() -> None:
+    """See to it that no Ctrl-C is lost.
+
+    One that comes while a finalizer or a weak reference's callback runs is raised in there (each import has some), and
+    Python goes on after printing it. It is raised once more a moment later, when that is over.
+    """
+    tell = sys.unraisablehook
+
+    def told(ignored: Any) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _A_MOMENT_SECONDS)
+        else:
+            tell(ignored)
+
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    sys.unraisablehook = told
 
 
 def _run(command: Callable[[], Any]) -> int:

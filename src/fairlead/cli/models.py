@@ -1,9 +1,10 @@
-"""Artifacts: publish, list, show."""
+"""Artifacts: publish, list, show, remove."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.measured import Measured, measured_from_bytes
 from fairlead.domain.signature import TensorSignature, TensorSpec
 from fairlead.kits.terminal import one_line
+
+if TYPE_CHECKING:
+    from fairlead.control.shelf import Removed
 
 _LABELS_SHOWN = 8
 _OUTCOMES = {
@@ -98,10 +102,7 @@ def show(artifact: str, home: Path | None) -> int:
     """Show one ARTIFACT (<name>/<version>): files, signature, digest."""
     from fairlead.wiring.control import control_for
 
-    try:
-        ref = ArtifactRef.parse(artifact)
-    except ValueError as error:
-        raise InvalidInput("", [Problem("ARTIFACT", f"is {artifact!r}", str(error))]) from None
+    ref = _ref(artifact)
     control = control_for(home, say)
     manifest = control.artifacts.manifest(ref)
     click.echo(
@@ -125,6 +126,79 @@ def show(artifact: str, home: Path | None) -> int:
     for file in manifest.files:
         click.echo(f"file      {file.path} ({file.size} bytes, sha256:{file.sha256})")
     return 0
+
+
+@models.command()
+@click.argument("artifacts", nargs=-1, required=True, metavar="NAME/VERSION...")
+@home_option
+def rm(artifacts: tuple[str, ...], home: Path | None) -> int:
+    """Remove artifacts from the store, with the files that no other artifact shares.
+
+    One that a revision names is refused, with traffic or without: `fairlead delete` that revision first.
+
+    Example: fairlead models rm sentiment/1
+    """
+    from fairlead.control.shelf import remove
+    from fairlead.wiring.control import control_for
+
+    refs = list(dict.fromkeys(map(_ref, artifacts)))
+    control = control_for(home, say)
+    return _told(remove(control.catalogs, control.artifacts, control.clock, refs))
+
+
+@models.command()
+@home_option
+@click.option(
+    "--keep",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0),
+    help="The newest versions of each name that stay in any case.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def prune(home: Path | None, keep: int, dry_run: bool) -> int:
+    """Remove the artifacts that no revision names, and what interrupted uploads have left.
+
+    The newest versions of each name stay, and all that a revision names, with traffic or without.
+    """
+    from fairlead.control import shelf
+    from fairlead.wiring.control import control_for
+
+    control = control_for(home, say)
+    if dry_run:
+        used = shelf.users(control.catalogs.read())
+        refs = shelf.old(control.artifacts.refs(), used, keep)
+        size = sum(meta.size for meta in control.artifacts.unnamed(refs))
+        for ref in refs:
+            click.echo(f"would remove {ref}")
+        click.echo(f"{_amount(len(refs))}, {_mebibytes(size)} would be freed")
+        return 0
+    return _told(shelf.prune(control.catalogs, control.artifacts, control.clock, keep))
+
+
+def _told(removed: Removed) -> int:
+    for ref in removed.refs:
+        click.echo(f"removed {ref}")
+    if removed.problem:
+        say(f"their files stay until the next removal: {removed.problem}")
+        return 1
+    click.echo(f"{_amount(len(removed.refs))}, {_mebibytes(removed.freed)} freed")
+    return 0
+
+
+def _amount(count: int) -> str:
+    return f"{count} artifact{'' if count == 1 else 's'}"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _ref(text: str) -> ArtifactRef:
+    try:
+        return ArtifactRef.parse(text)
+    except ValueError as error:
+        raise InvalidInput("", [Problem("ARTIFACT", f"is {text!r}", str(error))]) from None
 
 
 def _measured(path: Path) -> Measured | None:

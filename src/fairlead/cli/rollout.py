@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fairlead.cli.common import home_option, json_option, say, table
+from fairlead.cli.showing import clear, show
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.judge import Policy
 from fairlead.domain.rollout import Outcome, Record, record_to_json
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _DEFAULT = Policy()
 _MIB = 1 << 20
-_SHOWN = 100  # columns of a progress line on a terminal
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -93,9 +92,9 @@ def rollout(file: Path | None, home: Path | None, as_json: bool, **options: Any)
     if len(given) + (file is not None) != 1:
         raise click.UsageError("name one release file, or --resume ID, or --abort ID")
     policy = _policy(options)
-    rolling = Rolling(control_for(home, say), _tell, _show)
+    rolling = Rolling(control_for(home, say), _tell, show)
     record = _run(rolling, file, policy, options)
-    _clear()
+    clear()
     if as_json:
         click.echo(json.dumps(record_to_json(record), indent=1))
     else:
@@ -177,16 +176,5 @@ def _last_word(record: Record) -> str:
 
 
 def _tell(line: str) -> None:
-    _clear()
+    clear()
     say(line)
-
-
-def _show(line: str) -> None:
-    """One line that the next one replaces; nothing where nobody watches."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{line[:_SHOWN]}", err=True, nl=False)
-
-
-def _clear() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)

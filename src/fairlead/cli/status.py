@@ -17,7 +17,10 @@ from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
     from fairlead.domain.status import OpenSwitch
+    from fairlead.wiring.batches import Batches
     from fairlead.wiring.observe import Observed
+
+_HEADER = ("SERVICE", "VERSION", "ARTIFACT", "TRAFFIC", "STATE", "BATCHING", "WORKERS", "WHY")
 
 
 @click.command()
@@ -26,18 +29,22 @@ if TYPE_CHECKING:
 def status(home: Path | None, as_json: bool) -> int:
     """Show services, lines, revisions and their traffic, with the reason for whatever does not serve.
 
+    BATCHING says whether requests share runs of the model, and how many times the rows the machine does then.
+
     Exits with 1 if something that should serve does not.
     """
+    from fairlead.wiring.batches import batches
     from fairlead.wiring.control import control_for
     from fairlead.wiring.observe import observe
     from fairlead.wiring.rolling import open_rollouts
 
     control = control_for(home, say)
     seen = observe(control)
+    batched = batches(control, seen.node)
     rollouts = open_rollouts(control)
     problems = seen.problems()
     if as_json:
-        click.echo(json.dumps(_document(seen) | {"rollouts": rollouts}, indent=1))
+        click.echo(json.dumps(_document(seen, batched) | {"rollouts": rollouts}, indent=1))
         return 1 if problems else 0
     where = (
         f"running at {seen.running['url']} (pid {seen.running['pid']})"
@@ -45,12 +52,10 @@ def status(home: Path | None, as_json: bool) -> int:
         else "not running"
     )
     click.echo(f"{where}; catalog generation {seen.catalog.generation}")
-    rows = [_cells(row) for service in _services(seen) for row in _rows(seen, service)]
+    rows = [_cells(row) for service in _services(seen) for row in _rows(seen, service, batched)]
     if rows:
         click.echo()
-        click.echo(
-            table(("SERVICE", "VERSION", "ARTIFACT", "TRAFFIC", "STATE", "WORKERS", "WHY"), rows)
-        )
+        click.echo(table(_HEADER, rows))
     scales = [_scale_cells(scale) for scale in _scales(seen)]
     if scales:
         click.echo()
@@ -117,7 +122,7 @@ def _services(seen: Observed) -> list[Service]:
     return sorted(seen.catalog.services.values(), key=lambda service: service.name)
 
 
-def _rows(seen: Observed, service: Service) -> list[dict[str, Any]]:
+def _rows(seen: Observed, service: Service, batched: Batches) -> list[dict[str, Any]]:
     rows = []
     for name in sorted(service.lines, key=natural_key):
         line = service.lines[name]
@@ -134,6 +139,7 @@ def _rows(seen: Observed, service: Service) -> list[dict[str, Any]]:
                     "wantedPercent": _share(line.traffic, revision.id.revision),
                     "state": state,
                     "workers": [{"worker": one.worker, "pid": one.pid} for one in ready],
+                    "batching": dict(batched.get(revision.id, {})),
                     "why": why,
                 }
             )
@@ -141,6 +147,8 @@ def _rows(seen: Observed, service: Service) -> list[dict[str, Any]]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    from fairlead.wiring.batches import in_words
+
     now, wanted = row["percent"], row["wantedPercent"]
     return (
         row["service"],
@@ -148,6 +156,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["artifact"],
         f"{wanted} %" if now == wanted else f"{now} % (wanted {wanted} %)",
         row["state"],
+        in_words(row["batching"]),
         " ".join(f"{one['worker']}:{one['pid']}" for one in row["workers"]) or "-",
         row["why"],
     )
@@ -181,13 +190,16 @@ def _state(seen: Observed, service: Service, revision: Revision) -> tuple[str, s
     return "not ready", seen.node.reasons().get(revision.id, "not started")
 
 
-def _document(seen: Observed) -> dict[str, object]:
+def _document(seen: Observed, batched: Batches) -> dict[str, object]:
+    rows = [row for service in _services(seen) for row in _rows(seen, service, batched)]
+    for row in rows:
+        row["batching"] = {name: asdict(one) for name, one in row["batching"].items()}
     return {
         "generation": seen.catalog.generation,
         "running": seen.running,
         "problems": seen.problems(),
         "killSwitches": [asdict(switch) for switch in seen.switches()],
-        "revisions": [row for service in _services(seen) for row in _rows(seen, service)],
+        "revisions": rows,
         "scales": _scales(seen),
         "pins": {service.name: service.pin.line for service in _services(seen)},
     }

@@ -18,15 +18,17 @@ _PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.2
 
 
-def change(catalogs: Catalogs, clock: Clock, what: Change, message: str) -> Catalog:
-    """Apply a pure change to the newest catalog. A change that changes nothing writes nothing.
+def change(
+    catalogs: Catalogs, clock: Clock, what: Change, message: str, *, always: bool = False
+) -> Catalog:
+    """Apply a pure change to the newest catalog. A change that changes nothing writes nothing, unless `always`.
 
     `what` may run several times, each time over a newer catalog; it raises to refuse.
     """
     for attempt in range(_MOST_TRIES):
         before = catalogs.read()
         after = what(before)
-        if after == before:
+        if after == before and not always:
             return before
         try:
             return catalogs.commit(after, message)

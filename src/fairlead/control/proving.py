@@ -49,7 +49,7 @@ Prover = Callable[[Path, Manifest], Awaitable[Proof]]
 async def prove_model(directory: Path, manifest: Manifest) -> Proof:
     """Prove the model in this process; raises FairleadError with what is wrong with it."""
     # Only here: whoever leaves the proof to a child needs no engine.
-    from fairlead.engines import load_model  # noqa: PLC0415 - see above
+    from fairlead.engines.loading import load_model  # noqa: PLC0415 - see above
     from fairlead.engines.proof import prove  # noqa: PLC0415 - see above
     from fairlead.engines.sharing import misfits, sharing_of  # noqa: PLC0415 - see above
     from fairlead.engines.together import mixes  # noqa: PLC0415 - see above

@@ -23,7 +23,7 @@ from fairlead.engines.pickles import check_files
 
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
-_ENTRY = {"onnx": "model.onnx", "python": "model.py"}
+_ENTRY = {"onnx": "model.onnx", "python": "model.py", "speech": "voice.json"}
 _KEYS = ("name", "version", "engine", "file", "golden", "description", "batching", "labels")
 _SKIPPED = re.compile(r"(^|/)(\.|__pycache__(/|$))|\.pyc$")
 _CHUNK = 1 << 20

@@ -95,10 +95,11 @@ def apply(
     in_use: Collection[RevisionId] | None = None,
 ) -> tuple[Plan, Catalog]:
     """Plan over the newest catalog and commit it. Returns the plan and the catalog that now stands."""
-    manifests = manifests_of(artifacts, releases)
     made: list[Plan] = []
 
     def what(catalog: Catalog) -> Catalog:
+        # Read anew with each catalog: whoever removes an artifact commits after it is gone.
+        manifests = manifests_of(artifacts, releases)
         made.append(plan(catalog, releases, manifests, clock.now(), in_use))
         return made[-1].catalog
 
@@ -134,7 +135,7 @@ def _plan_one(
     manifest = manifests[str(release.artifact)]
     _check_batching(sourced, manifest)
     wanted = Revision(
-        revision_id, manifest.ref, manifest.digest, release.endpoints, release.digest(), now
+        revision_id, manifest.ref, manifest.digest, release.endpoints, release.digest(), now, now
     )
     current = _revision(catalog, revision_id)
     if (
@@ -154,6 +155,7 @@ def _plan_one(
             current.endpoints,
             wanted.applied,
             current.created_at,
+            now,
         )
     _check_paths(catalog, sourced)
     changes = []

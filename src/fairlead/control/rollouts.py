@@ -65,9 +65,9 @@ class Desk:
         The journal comes first: a rollout that is killed right here is found there. Raises InvalidInput or
         Refused, before anything has changed, if the file cannot be rolled out now.
         """
-        manifests = releases.manifests_of(artifacts, [sourced])
 
         def planned(catalog: Catalog) -> Catalog:
+            manifests = releases.manifests_of(artifacts, [sourced])
             return releases.plan(catalog, [sourced], manifests, self.clock.now()).catalog
 
         before = self.catalogs.read()

@@ -20,8 +20,9 @@ from fairlead.api.oip_messages import message
 from fairlead.api.tensors import shape_problem
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.dialects.oip_classes import class_problem, highest
+from fairlead.dialects.oip_model import DOCUMENTS
 from fairlead.dialects.oip_rest import (
-    DOCUMENTS,
+    LONGEST_TIMEOUT,
     LOWEST_PRIORITY,
     listed,
     texts_of,
@@ -46,20 +47,24 @@ _CONTENTS: Mapping[DataType, str] = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
+_WHOLE = frozenset({"int64_param", "uint64_param"})  # of a parameter's value
 # Types that are narrower than their field, which therefore can hold too large a number.
 _NARROW = frozenset({DataType.INT8, DataType.INT16, DataType.UINT8, DataType.UINT16})
 
 
-def _priority(parameters: Any) -> int:  # noqa: ANN401 - of a ModelInferRequest
-    """The level asked for, as over REST; raises Refused (INVALID)."""
-    if "priority" not in parameters:
+def _whole(parameters: Any, name: str, most: int) -> int:  # noqa: ANN401 - of a ModelInferRequest
+    """A parameter that is a whole number, 0 if it is not there, as over REST; raises Refused (INVALID)."""
+    if name not in parameters:
         return 0
-    given = parameters["priority"]
-    level = int(given.uint64_param or given.int64_param)
-    if not 0 <= level <= LOWEST_PRIORITY:
-        message = f"priority is {level}; write a whole number from 0 to {LOWEST_PRIORITY}"
+    given = parameters[name]
+    if given.WhichOneof("parameter_choice") not in _WHOLE:
+        message = f"{name} is no whole number; send it as int64_param, from 0 to {most}"
         raise Refused(Kind.INVALID, message)
-    return level
+    number = int(given.uint64_param or given.int64_param)
+    if not 0 <= number <= most:
+        message = f"{name} is {number}; write a whole number from 0 to {most}"
+        raise Refused(Kind.INVALID, message)
+    return number
 
 
 def read_request(body: bytes) -> Any:  # noqa: ANN401 - a ModelInferRequest, whose class is made at run time
@@ -126,7 +131,11 @@ class TensorCodec:
             missing = next(name for name in self._inputs if name not in tensors)
             problem = f"input {missing!r} is missing; the model takes {listed(self._inputs)}"
             raise Refused(Kind.INVALID, problem)
-        request = InferRequest(tensors, priority=_priority(asked.parameters))
+        said = asked.parameters
+        request = InferRequest(tensors)
+        if said:
+            request.priority = _whole(said, "priority", LOWEST_PRIORITY)
+            request.queue_seconds = _whole(said, "timeout", LONGEST_TIMEOUT) / 1e6
         if not asked.outputs:
             return Call(request, asked.id, bool(raw))
         classes = self._wanted(asked.outputs)

@@ -9,9 +9,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairlead.dialects.oip_rest import DOCUMENTS, EXTENSIONS
-from fairlead.domain.signature import DataType, DocumentSignature, Signature, TensorSpec
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSignature,
+    TensorSpec,
+)
 
+# What is really there (`GET v2`); asking for another one is refused.
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+# How a model of documents shows itself to clients of tensors.
+DOCUMENTS = TensorSignature(
+    (TensorSpec("request", DataType.BYTES, (-1,)),),
+    (TensorSpec("response", DataType.BYTES, (-1,)),),
+)
 PLATFORMS = {"onnx": "onnxruntime_onnx", "python": "python"}
 _BACKENDS = {"onnx": "onnxruntime", "python": "python"}
 READY = "READY"

@@ -26,6 +26,7 @@ from fairlead.api.tensors import array_of, list_type, not_finite, numbers, shape
 from fairlead.dialects.json_bodies import NotJson, place, read
 from fairlead.dialects.oip_binary import chunk, split, tensor_from_binary, tensor_to_binary
 from fairlead.dialects.oip_classes import class_problem, highest
+from fairlead.dialects.oip_model import DOCUMENTS
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import (
     DataType,
@@ -33,19 +34,8 @@ from fairlead.domain.signature import (
     TensorSpec,
 )
 
-# What is really there (`GET v2`); asking for another one is refused.
-EXTENSIONS = (
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "statistics",
-)
 LOWEST_PRIORITY = 999  # the last level that may be asked for
-DOCUMENTS = TensorSignature(
-    (TensorSpec("request", DataType.BYTES, (-1,)),),
-    (TensorSpec("response", DataType.BYTES, (-1,)),),
-)
+LONGEST_TIMEOUT = (1 << 63) - 1  # microseconds; what longer ones mean nobody would live to see
 _NO_DATA = msgspec.Raw()
 _NO_SEQUENCES = (
     "sequences are not served: nothing is kept from one request to the next; leave sequence_id out"
@@ -80,6 +70,7 @@ class _Parameters(msgspec.Struct, gc=False):
     binary_data_output: bool = False
     sequence_id: int | str | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=LOWEST_PRIORITY)] = 0
+    timeout: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_TIMEOUT)] = 0  # microseconds
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -199,21 +190,17 @@ class TensorCodec:
         except msgspec.ValidationError as error:
             raise Refused(Kind.INVALID, _sentence(error)) from None
         every = False
-        if parsed.parameters is not None:
-            every = parsed.parameters.binary_data_output
-            if parsed.parameters.sequence_id:
+        request = InferRequest()
+        said = parsed.parameters
+        if said is not None:
+            every = said.binary_data_output
+            request.priority, request.queue_seconds = said.priority, said.timeout / 1e6
+            if said.sequence_id:
                 raise Refused(Kind.INVALID, _NO_SEQUENCES)
-        tensors = self._tensors(parsed.inputs, binary)
-        level = parsed.parameters.priority if parsed.parameters is not None else 0
+        request.tensors = self._tensors(parsed.inputs, binary)
         if parsed.outputs:
-            return self._wanted(
-                parsed.outputs, InferRequest(tensors, priority=level), parsed.id, every=every
-            )
-        return Call(
-            InferRequest(tensors, priority=level),
-            parsed.id,
-            frozenset(self._outputs) if every else frozenset(),
-        )
+            return self._wanted(parsed.outputs, request, parsed.id, every=every)
+        return Call(request, parsed.id, frozenset(self._outputs) if every else frozenset())
 
     def encode(self, call: Call, response: InferResponse) -> tuple[bytes, int | None]:
         """The answer's bytes; with binary outputs, also how many of them are JSON."""

@@ -19,9 +19,9 @@ from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
 from fairlead.domain.versions import natural_key
 
-SCHEMA = (
-    3  # 2: what keys may ask, by line and verb; 3: batching, delay, timeout; what a line has let go
-)
+# 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go
+# 4: when applied, delay and timeout of an endpoint
+SCHEMA = 4
 KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
 _REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each
 _LONGEST_MESSAGE = 500  # characters
@@ -29,7 +29,10 @@ _LONGEST_MESSAGE = 500  # characters
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One immutable revision. `applied` is the digest of the release file last applied for it."""
+    """One immutable revision. `applied` is the digest of the release file last applied for it.
+
+    When that was is `applied_at`; 0 in catalogs from before it was written down.
+    """
 
     id: RevisionId
     artifact: ArtifactRef
@@ -37,6 +40,7 @@ class Revision:
     endpoints: tuple[EndpointSpec, ...]
     applied: str
     created_at: float
+    applied_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,18 @@ class Line:
         """The revisions that traffic names: the ones that should run."""
         return tuple(
             self.revisions[share.tag] for share in self.traffic if share.tag in self.revisions
+        )
+
+    def in_order(self) -> list[Revision]:
+        """Its revisions, oldest name first."""
+        return [self.revisions[tag] for tag in sorted(self.revisions, key=natural_key)]
+
+    def last_applied(self) -> Revision | None:
+        """The revision whose file was applied last; None in a line without revisions."""
+        return max(
+            self.revisions.values(),
+            key=lambda one: (one.applied_at or one.created_at, natural_key(one.id.revision)),
+            default=None,
         )
 
 
@@ -169,10 +185,14 @@ def without_oldest(
     gone = [one.id.revision for one in idle[: max(0, len(idle) - KEPT_REVISIONS)]]
     if not gone:
         return catalog, []
+    return _with_line(catalog, catalog.service(line_id.service), line_without(line, gone)), gone
+
+
+def line_without(line: Line, gone: Collection[str]) -> Line:
+    """The line without these revisions; their names are remembered, so that none of them comes back."""
     kept = {tag: one for tag, one in line.revisions.items() if tag not in gone}
     let_go = (*line.let_go, *gone)[-_REMEMBERED:]
-    line = replace(line, revisions=kept, let_go=let_go)
-    return _with_line(catalog, catalog.service(line_id.service), line), gone
+    return replace(line, revisions=kept, let_go=let_go)
 
 
 def with_traffic(catalog: Catalog, line_id: LineId, traffic: tuple[TrafficShare, ...]) -> Catalog:
@@ -285,6 +305,7 @@ def _revision_to_json(revision: Revision) -> dict[str, Any]:
         "endpoints": {endpoint.name: endpoint_to_json(endpoint) for endpoint in revision.endpoints},
         "applied": revision.applied,
         "createdAt": revision.created_at,
+        "appliedAt": revision.applied_at,
     }
 
 
@@ -325,7 +346,7 @@ def _line_from_json(line_id: LineId, node: Node) -> Line:
 
 def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
     node.mapping(
-        ["artifact", "digest", "endpoints", "applied", "createdAt"],
+        ["artifact", "digest", "endpoints", "applied", "createdAt", "appliedAt"],
         ["artifact", "digest", "endpoints"],
     )
     try:
@@ -340,4 +361,5 @@ def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
         tuple(read_endpoint(name, child) for name, child in node.child("endpoints").items()),
         node.child("applied").text(),
         node.child("createdAt").number(),
+        node.child("appliedAt").number() if node.has("appliedAt") else 0.0,
     )

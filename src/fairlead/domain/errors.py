@@ -23,6 +23,7 @@ class Kind(StrEnum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD = "method"  # the path exists, the method does not
+    FORMAT = "format"  # the caller takes no form that the answer can have
     CONFLICT = "conflict"  # the state of the store says no
     TOO_LARGE = "too_large"
     OVERLOADED = "overloaded"  # a limit of ours is reached: try again later

@@ -78,6 +78,11 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
         ("GET where POST is meant",),
         "The header `Allow` lists the methods.",
     ),
+    Kind.FORMAT: Explanation(
+        "The caller takes no form that the answer can have.",
+        ("an `Accept` header that names only forms of sound that are not made here",),
+        "Accept `audio/mpeg`, `audio/ogg` (Opus), `audio/wav` or `audio/pcm`, or send no `Accept`.",
+    ),
     Kind.CONFLICT: Explanation(
         "The present state says no.",
         (

@@ -20,7 +20,7 @@ from fairlead.domain.signature import Signature, signature_from_json, signature_
 
 SCHEMA = 2  # 2: batching; what says nothing of it is written as 1 and keeps its digest
 _OLDEST = 1
-ENGINES = ("onnx", "python")
+ENGINES = ("onnx", "python", "speech")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_PART = 255  # bytes a file system takes for one name

@@ -6,7 +6,6 @@ so each side works with the other one, the control and the store away.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -91,6 +90,20 @@ class NodeStatus:
                 found.setdefault(replica.revision, []).append(replica)
         return {revision: tuple(replicas) for revision, replicas in found.items()}
 
+    def ready_for(self, catalog: Catalog) -> dict[RevisionId, tuple[Replica, ...]]:
+        """The same, without replicas of another artifact: of a line that was deleted and made anew."""
+        named = {
+            revision.id: revision.digest
+            for service in catalog.services.values()
+            for line in service.lines.values()
+            for revision in line.revisions.values()
+        }
+        found = {
+            revision: tuple(one for one in replicas if named.get(revision, "") in ("", one.digest))
+            for revision, replicas in self.ready().items()
+        }
+        return {revision: replicas for revision, replicas in found.items() if replicas}
+
     def unserved(self, revision: Revision) -> tuple[EndpointId, ...]:
         """The endpoints of a revision that are neither ready nor cold; none of one that is up."""
         ready = {
@@ -109,10 +122,10 @@ class NodeStatus:
 
     def up(self, catalog: Catalog) -> frozenset[RevisionId]:
         """Every revision of which each endpoint is ready, or cold."""
-        ready: dict[RevisionId, set[str]] = {}
-        for replica in self.replicas:
-            if replica.state is State.READY:
-                ready.setdefault(replica.revision, set()).add(replica.endpoint)
+        ready = {
+            revision: {one.endpoint for one in replicas}
+            for revision, replicas in self.ready_for(catalog).items()
+        }
         cold = frozenset(self.cold)
         there = ready.keys() | {endpoint.revision_id for endpoint in cold}
         return frozenset(
@@ -186,8 +199,16 @@ class GatewayStatus:
     switches: tuple[OpenSwitch, ...] = ()  # the kill switches that are open
 
 
-def node_status_to_bytes(status: NodeStatus) -> bytes:
-    """The node's status as its file holds it."""
+def node_status_to_bytes(status: NodeStatus, kept: dict[Replica, str] | None = None) -> bytes:
+    """The node's status as its file holds it.
+
+    `kept` belongs to whoever writes a status again and again: the texts of the last one, because a node says the
+    same of most of its thousand replicas twice a second. What is not said any more is not kept either.
+    """
+    kept = {} if kept is None else kept
+    texts = [kept.get(one) or _replica_to_json(one) for one in status.replicas]
+    kept.clear()
+    kept.update(zip(status.replicas, texts, strict=True))
     said = {
         "schema": SCHEMA,
         "node": status.node,
@@ -197,7 +218,7 @@ def node_status_to_bytes(status: NodeStatus) -> bytes:
         "problem": status.problem,
     }
     lists = {
-        "replicas": map(_replica_to_json, status.replicas),
+        "replicas": texts,
         "cold": (json.dumps(_endpoint_to_json(one)) for one in status.cold),
         "scales": (json.dumps(asdict(one), ensure_ascii=False) for one in status.scales),
     }
@@ -292,9 +313,7 @@ def health_problems(catalog: Catalog, node: NodeStatus) -> list[str]:
     ]
 
 
-@functools.lru_cache(maxsize=8_192)
 def _replica_to_json(replica: Replica) -> str:
-    """Kept, because a node says the same of most of its thousand replicas twice a second."""
     return json.dumps(asdict(replica), ensure_ascii=False)
 
 

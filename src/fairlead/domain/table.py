@@ -152,7 +152,13 @@ def _line_route(
     reasons: Mapping[RevisionId, str],
     before: LineRoute | None,
 ) -> LineRoute:
-    routed = {tag for tag, route in before.revisions.items() if route.routable} if before else set()
+    # By its artifact too: a line that was deleted and made anew has the names, but not the workers.
+    there = before.revisions.items() if before else ()
+    routed = {
+        tag
+        for tag, route in there
+        if route.routable and tag in line.revisions and line.revisions[tag].digest == route.digest
+    }
 
     def routable(tag: str) -> bool:
         return RevisionId(line.id.service, line.id.line, tag) in ready or tag in routed
@@ -163,8 +169,11 @@ def _line_route(
     if waiting:
         stuck = RevisionId(line.id.service, line.id.line, waiting[0])
         reason = _said_of_line(stuck, reasons.get(stuck, ""))
-        old = before.traffic if before else ()
-        traffic = old if all(share.tag in line.revisions for share in old) else ()
+        flowing = before.traffic if before else ()
+        # A share without traffic may go with its revision; nobody is sent to it.
+        old = tuple(one for one in flowing if one.percent or one.tag in line.revisions)
+        flows = (not one.percent or routable(one.tag) for one in old if one.tag in line.revisions)
+        traffic = old if sum(flows) == len(old) else ()
     tags = {share.tag for share in (*line.traffic, *traffic)}
     revisions = {
         tag: RevisionRoute(

@@ -1,12 +1,6 @@
 """Engines: one module per way to run a model: load, read its signature, run.
 
-An engine answers `InferRequest` with `InferResponse` and knows no wire protocol. `load_model` picks
+An engine answers `InferRequest` with `InferResponse` and knows no wire protocol. `loading` picks
 the engine an artifact's manifest names and imports only that one; `proof` asks a loaded model its
-golden examples.
+golden examples. Nothing is imported here: a voice's process (`speech/process.py`) lives in this package too.
 """
-
-from __future__ import annotations
-
-from fairlead.engines.loading import load_model
-
-__all__ = ["load_model"]

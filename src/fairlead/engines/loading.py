@@ -6,7 +6,9 @@ from pathlib import Path
 
 from fairlead.api.inference import Model
 from fairlead.domain.errors import Kind, Refused
-from fairlead.domain.manifest import Manifest
+from fairlead.domain.manifest import ENGINES, Manifest
+
+_MOST_VOICES = 16  # processes of one artifact: texts that are said at once
 
 
 def load_model(directory: Path, manifest: Manifest, *, threads: int = 1) -> Model:
@@ -28,5 +30,9 @@ def load_model(directory: Path, manifest: Manifest, *, threads: int = 1) -> Mode
             from fairlead.engines.python import load_python_model  # noqa: PLC0415 - see above
 
             return load_python_model(directory, manifest.entry)
+        case "speech":
+            from fairlead.engines.speech.model import SpokenModel  # noqa: PLC0415 - see above
+
+            return SpokenModel(directory, manifest.entry, threads, limit=_MOST_VOICES)
         case other:
-            raise Refused(Kind.INVALID, f"no engine {other!r}; there are onnx and python")
+            raise Refused(Kind.INVALID, f"no engine {other!r}; there are {', '.join(ENGINES)}")

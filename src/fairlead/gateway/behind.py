@@ -65,7 +65,8 @@ def behind(table: RoutingTable, node: NodeStatus | None, before: Behind) -> Behi
     replicas: dict[RevisionId, tuple[Replica, ...]] = {}
     held, cold = set(), set()
     for revision in routable(table):
-        there = ready.get(revision.id, ())
+        # A name may have meant another artifact before: its line was deleted and made anew.
+        there = tuple(one for one in ready.get(revision.id, ()) if one.digest == revision.digest)
         kept: dict[str, Replica] = {}
         for endpoint, spec in endpoints_of(revision):
             own = serving(there, endpoint)

@@ -15,6 +15,7 @@ Document = dict[str, Any]
 
 ROUTES = "fairlead"  # name of the one route configuration
 LISTENER = "gateway"  # name of the one listener that callers reach
+CERTIFICATE = "gateway"  # name of the one pair for TLS
 STAT_PREFIX = "ingress"
 INNER_STAT_PREFIX = "quota"
 ACCESS_LOG = "access.jsonl"
@@ -95,7 +96,7 @@ def listener(settings: GatewaySettings, home: Home[Any]) -> Document:
         ]
     }
     if settings.secure:
-        chain["transport_socket"] = _tls(settings)
+        chain["transport_socket"] = _tls(home)
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": LISTENER,
@@ -246,7 +247,8 @@ def _http_filters() -> list[Document]:
     ]
 
 
-def _tls(settings: GatewaySettings) -> Document:
+def _tls(home: Home[Any]) -> Document:
+    """TLS with a pair that comes by itself: another certificate is no other listener, which would cut streams."""
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -254,11 +256,8 @@ def _tls(settings: GatewaySettings) -> Document:
             "common_tls_context": {
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "tls_certificates": [
-                    {
-                        "certificate_chain": {"filename": str(settings.certificate)},
-                        "private_key": {"filename": str(settings.private_key)},
-                    }
+                "tls_certificate_sds_secret_configs": [
+                    {"name": CERTIFICATE, "sds_config": _watched(home, "sds")}
                 ],
             },
         },

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from starlette.responses import Response
 
-from fairlead.dialects import oip_model, oip_rest
+from fairlead.dialects import oip_model
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import LATEST, RevisionId
 from fairlead.domain.keys import KeyRecord, Verb
@@ -33,7 +33,7 @@ from fairlead.gateway.state import View
 from fairlead.kits.unixhttp import unix_client
 
 # What of the protocol is here: all but loading and unloading.
-EXTENSIONS = tuple(name for name in oip_rest.EXTENSIONS if name != "model_repository")
+EXTENSIONS = tuple(name for name in oip_model.EXTENSIONS if name != "model_repository")
 _ASK_SECONDS = 2.0
 _ASKED_AT_ONCE = 32
 _COMING = {State.PULLING, State.STARTING, State.PROVING}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairlead.api.speech_openapi import operations
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import LATEST
 from fairlead.domain.layout import Home
@@ -26,6 +27,7 @@ from fairlead.gateway.settings import GatewaySettings
 
 Document = dict[str, Any]
 
+_SPEECH = "speech"  # the engine whose models have an API of their own
 _SECURITY: list[Document] = [{"key": []}]
 _REFUSALS = {
     "400": "Something is wrong with the request",
@@ -80,6 +82,9 @@ def openapi_document(
         service = table.services[name]
         shown = _shown(service)
         manifest = manifest_of(shown.digest) if shown else None
+        if shown is not None and manifest is not None and manifest.engine == _SPEECH:
+            paths.update(_speech_paths(service, shown))
+            continue
         paths.update(_service_paths(service, manifest, schemas, table.api_version))
     return {
         "openapi": "3.1.0",
@@ -155,6 +160,23 @@ def _service_paths(
             "post": operation("Infer (OIP)", infer_response, infer_request)
         },
     }
+
+
+def _speech_paths(service: ServiceRoute, shown: RevisionRoute) -> Document:
+    """A speech model has paths of its own only."""
+    parameters = [_version_parameter(service), _sticky_parameter()]
+    found: Document = {}
+    for endpoint in shown.endpoints:
+        for path in endpoint.paths:
+            found[path] = {
+                method: {
+                    **operation,
+                    "parameters": [*parameters, *operation.get("parameters", [])],
+                    "security": _SECURITY,
+                }
+                for method, operation in operations(path, endpoint.name, service.name).items()
+            }
+    return found
 
 
 def _version_parameter(service: ServiceRoute) -> Document:

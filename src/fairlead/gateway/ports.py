@@ -11,7 +11,7 @@ Document = dict[str, Any]
 class Envoy(Protocol):
     """One Envoy process and the files it reads.
 
-    The three `set_` methods write only what differs from what lies there, wait until Envoy has taken it,
+    The `set_` methods write only what differs from what lies there, wait until Envoy has taken it,
     and say whether anything was written. They raise FairleadError of kind INVALID with Envoy's own words if
     it refuses, and of kind DEADLINE if it is too slow; what was there before then stays in force, and on
     disk. OSError: the disk took nothing. Asked once more, they do it all again.
@@ -33,6 +33,10 @@ class Envoy(Protocol):
     async def set_routes(self, routes: Document) -> bool: ...
 
     async def set_listeners(self, listeners: Sequence[Document]) -> bool: ...
+
+    async def set_certificate(self, certificate: Document) -> bool:
+        """The pair that new TLS connections get; those there are stay. Set before a listener asks for it."""
+        ...
 
     def clusters(self) -> Mapping[str, Document]:
         """The clusters set last, by name; also by the gateway before this one."""

@@ -18,6 +18,7 @@ from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.activator import Activator
+from fairlead.gateway.certificates import Certificate, Pair
 from fairlead.gateway.follow import Follower, first_catalog, watch_catalog
 from fairlead.gateway.front import FrontDesk
 from fairlead.gateway.health import Health
@@ -152,6 +153,9 @@ class _Gateway:
     async def _work(self, catalogs: Catalogs, life_fd: int | None, *, first: bool) -> None:
         using = self._activator.using
         follower = Follower(self._settings, self._home, self._envoy, self._view, self._clock, using)
+        certificate = self._certificate()
+        if certificate is not None:
+            await self._first_certificate(certificate, first=first)
         if first:
             await follower.step()
             if follower.refused:
@@ -168,6 +172,8 @@ class _Gateway:
             Switches(self._envoy, self._view, self._settings.kill_switch, self._clock).follow(),
             KeyUse(self._home, self._view, self._clock).follow(),
         ]
+        if certificate is not None:
+            works.append(certificate.follow())
         if life_fd is not None:
             works.append(self._watch_owner(life_fd))
         async with asyncio.TaskGroup() as group:
@@ -182,6 +188,22 @@ class _Gateway:
         # that had not moved to a revision yet, because that was not ready, has not moved at a restart either.
         with contextlib.suppress(FileNotFoundError):
             self._home.gateway_status.replace(self._home.gateway_last_status)
+
+    def _certificate(self) -> Certificate | None:
+        settings = self._settings
+        if settings.certificate is None or settings.private_key is None:
+            return None
+        pair = Pair(settings.certificate, settings.private_key)
+        return Certificate(pair, self._envoy, self._view, self._clock)
+
+    async def _first_certificate(self, certificate: Certificate, *, first: bool) -> None:
+        """Before any listener asks for it. One who has served before goes on with the pair it had."""
+        try:
+            await certificate.set()
+        except (FairleadError, OSError) as error:
+            if first:
+                await self._envoy.stop(0.0)
+                raise FairleadError(str(error)) from error
 
     async def _keep_envoy(self) -> None:
         """Start Envoy again as soon as it has ended; it finds its last configuration on disk."""

@@ -34,7 +34,7 @@ class View:
     """What is in force now, for the front desk; only the follower changes it.
 
     `index` and `previous` are the last two tables: a request that Envoy sent here by the one before is
-    refused by it too. `problems` maps a part (store, cache, status, keys, routes, clusters, envoy, disk) to what is wrong with it.
+    refused by it too. `problems` maps a part (store, cache, status, keys, routes, clusters, certificate, envoy, disk) to what is wrong with it.
     """
 
     index: TableIndex
@@ -151,10 +151,13 @@ def table_before(catalog: Catalog, status: GatewayStatus | None, api_version: st
     if status is None:
         return RoutingTable(api_version=api_version)
     services: dict[str, ServiceRoute] = {}
-    for line_id, shares in status.effective.items():
+    for line_id, flowing in status.effective.items():
         service = catalog.services.get(line_id.service)
         line = service.lines.get(line_id.line) if service else None
-        if service is None or line is None or any(one.tag not in line.revisions for one in shares):
+        if service is None or line is None:
+            continue
+        shares = tuple(one for one in flowing if one.percent or one.tag in line.revisions)
+        if any(one.tag not in line.revisions for one in shares):
             continue
         routed = {share.tag for share in shares if share.percent}
         revisions = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 _HEAD = struct.Struct(">BI")
+HEAD_BYTES = _HEAD.size
 
 
 class WrongFrame(Exception):

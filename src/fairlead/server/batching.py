@@ -35,6 +35,7 @@ class Member(Waiting):
     request: InferRequest = field(default_factory=InferRequest)
     answer: asyncio.Future[InferResponse] = field(kw_only=True)
     free: Callable[[float], None] = field(kw_only=True)
+    patience: float = 0.0  # seconds it may wait for a run; 0 is as long as its caller waits
     run: Run | None = None
     began: float = 0.0  # its first run
     seconds: float = 0.0  # of all its runs
@@ -93,6 +94,11 @@ class Batcher:
         """May this request share a run?"""
         return self._sharing.count(request) > 0
 
+    def most_of(self, slots: int) -> int:
+        """How many requests of one call may come at once; `slots` are its endpoint's, 0 is no limit."""
+        limits = (self.most, slots, self._said.max_queue_size)
+        return min(one for one in limits if one)
+
     @property
     def waiting(self) -> int:
         return len(self._queue)
@@ -104,6 +110,8 @@ class Batcher:
 
         `free` is called once, when nothing is done for it any more, with the seconds that were wasted on it. `until`
         is when its caller stops waiting, which is the caller's own business: this only spares the run.
+
+        A request may wait for less time than the model's requests usually may, not for more.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -111,8 +119,8 @@ class Batcher:
         except BaseException:
             free(0.0)
             raise
-        overdue = self._said.default_timeout_microseconds
-        timer = loop.call_later(overdue / 1e6, self._overdue, member) if overdue else None
+        patience = member.patience
+        timer = loop.call_later(patience, self._overdue, member) if patience else None
         self._start(loop)
         try:
             return await member.answer
@@ -150,6 +158,7 @@ class Batcher:
             request=request,
             answer=answer,
             free=free,
+            patience=_shorter(request.queue_seconds, said.default_timeout_microseconds),
         )
         with self._lock:
             most = said.max_queue_size
@@ -201,10 +210,8 @@ class Batcher:
                 return
             late = self._queue.remove(member)
         if late and not member.answer.done():
-            seconds = (self._said.default_timeout_microseconds or 0) / 1e6
-            message = f"no run within {seconds:g} s, as long as a request may wait for it"
             member.let_go(0.0)
-            member.answer.set_exception(Refused(Kind.DEADLINE, message))
+            member.answer.set_exception(no_run(member.patience))
 
     # In the model's thread.
 
@@ -301,6 +308,18 @@ def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> Non
         one.seconds += seconds
         one.share += seconds * one.rows / rows
     run.ran.append((len(live), rows, seconds, well))
+
+
+def no_run(seconds: float) -> Refused:
+    """What a request gets that has waited for its run as long as it may."""
+    message = f"no run within {round(seconds, 6):g} s, as long as this request may wait for it"
+    return Refused(Kind.DEADLINE, message)
+
+
+def _shorter(own: float, default_microseconds: int | None) -> float:
+    """Seconds; 0 is no limit."""
+    default = (default_microseconds or 0) / 1e6
+    return min(own, default) if own and default else own or default
 
 
 def _late() -> Refused:

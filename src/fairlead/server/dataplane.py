@@ -10,24 +10,30 @@ and keeps its slot until it ends, because it still does the work. That work is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
+from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.admission import Admission
-from fairlead.server.batching import Batcher
+from fairlead.server.batching import Batcher, no_run
 from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
 from fairlead.server.runs import Run
-from fairlead.server.stats import Stats
+from fairlead.server.stats import RouteStats, Stats
+from fairlead.server.stream_counts import StreamCounts
 from fairlead.server.times import Times
+
+_SHORTEST = 1e-6  # seconds in a queue: none at all would mean no limit
 
 
 class Late(Refused):
@@ -69,6 +75,7 @@ class Endpoint:
         self.id = identity
         self.batcher = batcher
         self.batching = ""  # how its requests share runs, or why they do not, in words
+        self.streams = StreamCounts()
         self.wasted_seconds = 0.0  # of runs whose answer nobody took
         self._clock = clock
         self.deadline_seconds = deadline_seconds
@@ -84,6 +91,13 @@ class Endpoint:
         self._elements = artifact.profile.inline_elements
         self._bytes = artifact.profile.inline_bytes
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
+        self._sharing: Sharing | None = None  # of quick requests
+        self.most_together = 1
+
+    def share_in_a_turn(self, sharing: Sharing, most: int) -> None:
+        """From now on, quick requests that are here together may share a run (`infer_together`), up to so many rows."""
+        self._sharing = sharing
+        self.most_together = min(most, self.admission.slots or most)
 
     def may_be_quick(self, size: int) -> bool:
         """Could a request with a body of `size` bytes run on the event loop right now?"""
@@ -122,10 +136,10 @@ class Endpoint:
         assert isinstance(answer, InferResponse)
         return answer
 
-    def ran_now(self, began: float, seconds: float) -> None:
-        """One more that ran on the event loop, and so took no slot."""
-        self._quick_requests += 1
-        self._quick_seconds += seconds
+    def ran_now(self, began: float, seconds: float, requests: int = 1) -> None:
+        """So many more that ran on the event loop, together, and so took no slot."""
+        self._quick_requests += requests
+        self._quick_seconds += requests * seconds
         self._quick_at = began
 
     def load(self) -> Load:
@@ -140,6 +154,62 @@ class Endpoint:
             0.0 if admission.taken else max(0.0, idle),
         )
 
+    def together(self, request: InferRequest) -> Hashable | None:
+        """`quick` requests for which this is the same may share a run; None is for one that runs alone."""
+        if self._sharing is None or not self._sharing.count(request):
+            return None
+        return self, self._sharing.key(request)
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        """Answer `quick` requests in one run; raises FairleadError, whoever of them is at fault."""
+        assert self._sharing is not None
+        return self._sharing.run(self.model, requests)
+
+    async def infer_all(
+        self, requests: Sequence[InferRequest], until: float, times: Times
+    ) -> list[InferResponse]:
+        """Answer the requests of one call, in their order, by `until`; the first error is the call's.
+
+        Where they may share runs, as many at once as fit into one, and never more than its slots and its queue take: a
+        call must not be refused for its own sake.
+        """
+        at_once = 1 if self.batcher is None else self.batcher.most_of(self.admission.slots)
+        answers: list[InferResponse] = []
+        for first in range(0, len(requests), at_once):
+            some = requests[first : first + at_once]
+            left = until - self._clock.monotonic()
+            if len(some) == 1:
+                answers.append(await self.infer(some[0], left, times))
+            else:
+                answers += await self._together(some, left, times)
+        return answers
+
+    async def _together(
+        self, requests: Sequence[InferRequest], seconds: float, times: Times
+    ) -> list[InferResponse]:
+        each = [Times(times.started) for _ in requests]
+
+        async def outcome(request: InferRequest, own: Times) -> InferResponse | Exception:
+            try:
+                return await self.infer(request, seconds, own)
+            except Exception as error:  # noqa: BLE001 - it is raised again, when all have their outcome
+                return error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(outcome(*one)) for one in zip(requests, each, strict=True)
+                ]
+        finally:
+            times.ran_together(each)
+        answers: list[InferResponse] = []
+        for task in tasks:
+            found = task.result()
+            if isinstance(found, Exception):
+                raise found
+            answers.append(found)
+        return answers
+
     async def infer(
         self, request: InferRequest, seconds: float, times: Times | None = None
     ) -> InferResponse:
@@ -151,7 +221,7 @@ class Endpoint:
         until = self._clock.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds):
-                await self.admission.enter()
+                await self._enter(request)
                 if self.batcher is not None and self.batcher.takes(request):
                     return await self.batcher.infer(request, until, times, self._free)
                 before = times.engine_seconds
@@ -164,6 +234,47 @@ class Endpoint:
                 return answer
         except TimeoutError:
             raise late(seconds) from None
+
+    async def _enter(self, request: InferRequest) -> None:
+        """Take a slot, waiting for it no longer than the request says; what is left of that time stays in it."""
+        patience = request.queue_seconds
+        if not patience or self.admission.open:
+            await self.admission.enter()
+            return
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                await self.admission.enter()
+        except TimeoutError:
+            raise no_run(patience) from None
+        request.queue_seconds = max(_SHORTEST, patience - (self._clock.monotonic() - began))
+
+    @contextlib.asynccontextmanager
+    async def streaming(
+        self, request: InferRequest, seconds: float, times: Times
+    ) -> AsyncIterator[AsyncIterator[InferResponse]]:
+        """The answers to one request as they are made; `seconds` bound the wait for a slot.
+
+        The slot is held until the context is left, and leaving it ends the work. Raises FairleadError.
+        """
+        assert streams(self.model)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.admission.enter()
+        except TimeoutError:
+            raise late(seconds) from None
+        start = self._clock.monotonic()
+        times.ran(start, 0.0)
+        whole = False
+        try:
+            async with contextlib.aclosing(self.model.stream(request)) as responses:
+                yield responses
+            whole = True
+        finally:
+            ran = self._clock.monotonic() - start
+            times.ran(start, ran)
+            self.executions.ran(1, ran)
+            self._free(0.0 if whole else ran)
 
     async def _await(self, request: InferRequest, times: Times) -> InferResponse:
         start = self._clock.monotonic()
@@ -182,12 +293,16 @@ class Endpoint:
         self.artifact.busy += 1
         run = Run(self.model, request, self._clock)
         future = self.artifact.threads.submit(run)
+        overdue = _Overdue(future, request.queue_seconds, loop)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
+            if overdue.happened:
+                raise no_run(request.queue_seconds) from None
             run.cancellation.cancel()
             raise
         finally:
+            overdue.spare()
             if run.began:
                 times.ran(run.began, run.seconds or self._clock.monotonic() - run.began)
             if future.done():
@@ -210,12 +325,40 @@ class Endpoint:
         self.admission.leave()
 
 
+class _Overdue:
+    """Takes a run out of its threads' queue when its time there is over; one that has begun goes on."""
+
+    def __init__(
+        self, run: Future[InferResponse], seconds: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.happened = False
+        self._run = run
+        self._timer = loop.call_later(seconds, self._give_up) if seconds else None
+
+    def spare(self) -> None:
+        """It has ended, one way or the other."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _give_up(self) -> None:
+        self.happened = self._run.cancel()
+
+
 def _batched_input(signature: Signature) -> str:
     """The first input with a batch dimension; empty if there is none."""
     if isinstance(signature, DocumentSignature):
         return ""
     batched = (spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == -1)
     return next(batched, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What there is to tell of a data plane, for who tells it in a thread."""
+
+    routes: list[RouteStats]
+    wasted: Mapping[EndpointId, float]
+    endpoints: list[Endpoint]
 
 
 class DataPlane:
@@ -242,6 +385,9 @@ class DataPlane:
     def wasted(self) -> dict[EndpointId, float]:
         """Seconds of runs whose answer nobody took, by endpoint, since the process began."""
         return {**self._wasted, **{one.id: one.wasted_seconds for one in self.endpoints()}}
+
+    def counted(self) -> Counted:
+        return Counted(list(self.stats), self.wasted(), self.endpoints())
 
     def remove(self, identities: Iterable[EndpointId]) -> None:
         """Unload these endpoints' model, unless others serve it too; only after they have drained."""

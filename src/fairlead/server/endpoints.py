@@ -23,15 +23,20 @@ from fairlead.server.batching import Batcher, Member
 from fairlead.server.dataplane import Endpoint
 from fairlead.server.loading import LoadedArtifact
 
-_QUICK = "a run is so quick that sharing it would gain nothing"
+_QUICK = "a run is so quick that nobody waits for it"
+_IN_A_TURN = "what arrives in the same moment shares a run; nobody waits for others"
 
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """`sharing` is None if its requests run one by one; `why` says why, or what is gained."""
+    """`sharing` is None if its requests run one by one; `why` says why, or what is gained.
+
+    `in_a_turn`: there is no queue; only what one turn of the event loop has read shares a run.
+    """
 
     sharing: Sharing | None
     why: str
+    in_a_turn: bool = False
 
 
 async def endpoints_of(spec: WorkerSpec, artifact: LoadedArtifact, clock: Clock) -> list[Endpoint]:
@@ -46,7 +51,7 @@ async def _endpoint(
     decision = await _decide(said, artifact)
     batcher = None
     how = decision.why
-    if decision.sharing is not None:
+    if decision.sharing is not None and not decision.in_a_turn:
         most = said.most or _measured_most(artifact)
         queue: BatchQueue[Member] = BatchQueue(said, most)
         batcher = Batcher(artifact.model, artifact.threads, decision.sharing, queue, said, clock)
@@ -62,6 +67,8 @@ async def _endpoint(
         batcher,
     )
     endpoint.batching = how
+    if decision.sharing is not None and decision.in_a_turn:
+        endpoint.share_in_a_turn(decision.sharing, said.most or DEFAULT_MOST)
     return endpoint
 
 
@@ -86,9 +93,9 @@ async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:
         # Of most models that take documents nobody has ever thought that they could be batched.
         expected = said or isinstance(artifact.model.signature, TensorSignature)
         return _Decision(None, f"one by one: {reason}" if expected else "")
-    if measured is None and not said.enabled:
-        return _Decision(None, f"one by one: {_QUICK}" if said else "")
     sharing = sharing_of(artifact.model, said)
+    if measured is None and not said.enabled:
+        return await _in_a_turn(said, artifact, sharing)
     mixed = measured.mixed if measured else ""
     if measured is None or said != artifact.manifest.batching:
         mixed = await _mixed(artifact, sharing, said.most) or ""
@@ -108,13 +115,28 @@ async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:
     )
 
 
+async def _in_a_turn(said: Batching, artifact: LoadedArtifact, sharing: Sharing) -> _Decision:
+    """Of a model that is run on the event loop: it needs no queue, and no measurement to know what calls cost it."""
+    alone = _Decision(None, f"one by one: {_QUICK}" if said else "")
+    if not artifact.profile.inline or not artifact.model.concurrent:
+        return alone
+    # Not in the model's own threads: one that runs on the event loop never has any.
+    if await asyncio.to_thread(_mixes, artifact, sharing, said.most) is not None:
+        return alone
+    return _Decision(sharing, _IN_A_TURN, in_a_turn=True)
+
+
 async def _mixed(artifact: LoadedArtifact, sharing: Sharing, most: int | None) -> str | None:
     """The proof again, for settings it was not proved with."""
+    return await asyncio.wrap_future(
+        artifact.threads.submit(lambda: _mixes(artifact, sharing, most))
+    )
+
+
+def _mixes(artifact: LoadedArtifact, sharing: Sharing, most: int | None) -> str | None:
     name = artifact.manifest.golden
     golden = golden_from_bytes((artifact.directory / name).read_bytes(), name)
-    return await asyncio.wrap_future(
-        artifact.threads.submit(lambda: mixes(artifact.model, golden, sharing, most))
-    )
+    return mixes(artifact.model, golden, sharing, most)
 
 
 def _measured_most(artifact: LoadedArtifact) -> int:

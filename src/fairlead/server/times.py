@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class Times:
     """Of one request. Moments are the clock's seconds; 0 where something has not happened."""
@@ -22,3 +24,11 @@ class Times:
         if not self.began:
             self.began = began
         self.engine_seconds += seconds
+
+    def ran_together(self, each: Sequence[Times]) -> None:
+        """Add the runs of several requests that were made side by side: from their first begin to their last end."""
+        ran = [one for one in each if one.began]
+        if ran:
+            began = min(one.began for one in ran)
+            ended = max(one.began + one.engine_seconds for one in ran)
+            self.ran(began, ended - began, max(one.batch for one in ran))

@@ -29,6 +29,38 @@ class Answer:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to reach a gateway: its base URL, what the project API's paths start with, the key.
+
+    `verify`: whether its certificate must be known; our own machine's may be self-made.
+    """
+
+    base: str
+    root: str
+    key: str
+    verify: bool
+
+    def __repr__(self) -> str:
+        return f"Way({self.base})"  # never the key
+
+
+def way_to(control: Control | None, url: str | None, key: str | None) -> Way:
+    """The way to the gateway at `url`, or to the one that runs in this home, with this key or the home's.
+
+    Raises FairleadError if nothing runs here, or no key is known.
+    """
+    here = running(control) if control else None
+    if url is None and here is None:
+        where = f" in {control.home.root}" if control else ""
+        message = f"nothing runs{where}: start it with `fairlead up`, or name a gateway"
+        raise FairleadError(message, kind=Kind.UNAVAILABLE)
+    base = url or str(here["url"])  # type: ignore[index]
+    root = str(here["root"]) if here else "/v1"
+    known = key or environment().api_key or _demo_key(control)
+    return Way(base.rstrip("/"), root, _sendable(known), verify=url is not None)
+
+
 def ask(  # noqa: PLR0913 - each is an option of the command
     control: Control,
     service: str,
@@ -40,31 +72,23 @@ def ask(  # noqa: PLR0913 - each is an option of the command
     url: str | None,
 ) -> Answer:
     """Send one predict request. Raises FairleadError if nothing runs here or no key is known."""
-    here = running(control)
-    if url is None and here is None:
-        message = f"nothing runs in {control.home.root}: start it with `fairlead up`, or name a gateway with --url"
-        raise FairleadError(message, kind=Kind.UNAVAILABLE)
-    base = url or str(here["url"])  # type: ignore[index]
-    root = str(here["root"]) if here else "/v1"
-    headers = {"X-Api-Key": _sendable(key or environment().api_key or _demo_key(control))}
+    way = way_to(control, url, key)
+    headers = {"X-Api-Key": way.key}
     if accept_version:
         headers["Accept-Version"] = accept_version
     if sticky_key:
         headers["X-Sticky-Key"] = sticky_key
     body = _body(control, service, instances)
-    verify = not (
-        url is None and base.startswith("https")
-    )  # our own machine's certificate may be self-made
     try:
         answer = httpx.post(
-            f"{base}{root}/model/{service}/predict",
+            f"{way.base}{way.root}/model/{service}/predict",
             json=body,
             headers=headers,
             timeout=_TIMEOUT_SECONDS,
-            verify=verify,
+            verify=way.verify,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise FairleadError(f"{base} does not answer: {error}", kind=Kind.UNAVAILABLE) from None
+        raise FairleadError(f"{way.base} does not answer: {error}", kind=Kind.UNAVAILABLE) from None
     return Answer(
         answer.status_code,
         answer.reason_phrase,
@@ -102,9 +126,9 @@ def _sendable(key: str) -> str:
     return key
 
 
-def _demo_key(control: Control) -> str:
-    path = control.home.demo_key
-    if not path.exists():
+def _demo_key(control: Control | None) -> str:
+    path = control.home.demo_key if control else None
+    if path is None or not path.exists():
         raise FairleadError(
             "no key: give one with --key or FAIRLEAD_API_KEY", kind=Kind.UNAUTHENTICATED
         )

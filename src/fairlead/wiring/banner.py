@@ -6,8 +6,10 @@ import json
 import shlex
 from typing import Any
 
+from fairlead.api.speech_openapi import Use, use_of
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.golden import golden_from_bytes
+from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.domain.manifest import Manifest
 from fairlead.domain.signature import DocumentSignature, TensorSignature
 from fairlead.wiring.homes import Control
@@ -39,15 +41,26 @@ def banner(control: Control, url: str, root: str, seconds: float) -> str:
     for service in sorted(catalog.services.values(), key=lambda service: service.name):
         live = service.lines[service.pin.line].live()
         body = _example(control, live[-1]) if live else None
-        if body is None:
+        path, into = _path(control, live[-1], root) if live else (None, "")
+        if body is None or path is None:
             lines.append(f"  fairlead predict {service.name}")
             continue
         quoted = shlex.quote(json.dumps(body, ensure_ascii=False))
-        lines.append(
-            f"  curl {insecure}-s -H 'X-Api-Key: {key}' {url}{root}/model/{service.name}/predict -d {quoted}"
-        )
+        lines.append(f"  curl {insecure}-s -H 'X-Api-Key: {key}' {url}{path} -d {quoted}{into}")
     lines += ["", "From another terminal: fairlead status, fairlead predict, fairlead logs.", ""]
     return "\n".join(lines)
+
+
+def _path(control: Control, revision: Revision, root: str) -> tuple[str | None, str]:
+    """Where the revision is asked, and where its answer goes: sound is nothing for a terminal."""
+    service = revision.id.service
+    if any(one.name == DEFAULT_ENDPOINT for one in revision.endpoints):
+        return f"{root}/model/{service}/predict", ""
+    if control.artifacts.manifest(revision.artifact).engine != "speech":
+        return None, ""
+    uses = {path: use_of(path, one.name) for one in revision.endpoints for path in one.paths}
+    path = next((path for path, use in uses.items() if use is Use.SPEAK), None)
+    return path, f" -o {service}.mp3"
 
 
 def _amount(catalog: Catalog) -> str:

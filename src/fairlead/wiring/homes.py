@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairlead.adapters.documents import read_document
 from fairlead.adapters.secrets import SecretsFile
 from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.adapters.store.catalogs import StoredCatalogs
@@ -92,6 +91,8 @@ def read_releases(paths: list[Path], variables: Variables = NO_VARIABLES) -> lis
     if variables and not any(path.suffix == ".jsonnet" for path in paths):
         wrong, right = "is given, but no file is Jsonnet", "leave it out, or name a .jsonnet file"
         raise InvalidInput("", [Problem("--var", wrong, right)])
+    from fairlead.adapters.documents import read_document  # YAML: most that open a home read none
+
     return [
         SourcedRelease(str(path), release_from_document(read_document(path, variables), str(path)))
         for path in paths

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fairlead
-from fairlead.kits import jsonlog
+from fairlead.kits import jsonlog, memory
 from fairlead.wiring.homes import Control, make_sockets, open_home
 from fairlead.wiring.running import run
 from fairlead.wiring.settings import child_environment, environment
@@ -84,6 +84,7 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
 
 
 def _begin(home: Path, name: str, life_fd: int | None) -> Control:
+    memory.stay_small()
     control = open_home(home)
     make_sockets(control.home)
     jsonlog.setup(name, file=control.home.logs / f"{name}.jsonl" if life_fd is not None else None)

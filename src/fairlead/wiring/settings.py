@@ -27,7 +27,8 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_MAX_REPLICAS": "how many replicas an endpoint gets at most on this node, whatever its maxScale says (default 16)",
     "FAIRLEAD_SCALE_WINDOW": "the seconds over which load is averaged, and without a request before an endpoint with minScale 0 goes cold (6 to 3600, default 60)",
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
-    "FAIRLEAD_API_KEY": "the key `fairlead predict` sends (default: the home's demo key)",
+    "FAIRLEAD_API_KEY": "the key `fairlead predict`, `say` and `verify` send (default: the home's demo key)",
+    "API_KEY": "the key `fairlead verify` sends, before FAIRLEAD_API_KEY",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
 # What engines must be told before they are loaded. ONNX Runtime's Linux builds send usage data to their
@@ -124,6 +125,11 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         max_replicas=replicas,
         scale_window_seconds=window,
     )
+
+
+def shared_key() -> str | None:
+    """The key in API_KEY, where scripts that check a deployment have it (S0-16)."""
+    return os.environ.get("API_KEY") or None
 
 
 def home_at(root: Path) -> Home[Path]:

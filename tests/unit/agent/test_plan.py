@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.agent.plan import next_steps, wanted
 from fairlead.agent.scales import wishes
@@ -32,6 +32,7 @@ from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
+from support.effort import effort
 
 SETTINGS = AgentSettings(
     pulls_ahead=0, cores=2, retire_pause_seconds=1.0, drain_seconds=10.0, stop_grace_seconds=2.0
@@ -278,6 +279,30 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
         ),
         [Stop("young")],
     ),
+    "a worker of what its name meant before makes room": (
+        seen(
+            catalog=catalog({"1": 100}, revision("1", B)),
+            replicas=(worker("w", ONE),),
+            gateway=gateway(routes={}),
+        ),
+        [Drain("w"), Start((revision("1", B),))],
+    ),
+    "but not before nobody is sent to it": (
+        seen(
+            catalog=catalog({"1": 100}, revision("1", B)),
+            replicas=(worker("w", ONE),),
+            gateway=gateway("w", routes={"1": 100}),
+        ),
+        [Start((revision("1", B),))],
+    ),
+    "an artifact that no revision names any more is removed soon": (
+        seen(
+            catalog=catalog({"1": 100}, ONE),
+            replicas=(worker("w", ONE),),
+            artifacts={A: NOW, B: NOW - 1},
+        ),
+        [CleanUp(B)],
+    ),
     "an unused artifact is removed after its grace": (
         seen(replicas=(worker("w", ONE),), artifacts={A: NOW - 9_999, B: NOW - 600}),
         [CleanUp(B)],
@@ -352,7 +377,7 @@ REPLICAS = st.lists(
     age=st.floats(0, 10_000),
     generation=st.integers(4, 6),
 )
-@hypothesis_settings(max_examples=300, deadline=None)
+@effort(150)
 def test_whatever_is_seen_a_routed_worker_is_never_stopped(
     replicas: list[Replica],
     routed: set[str],

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.agent.plan import next_steps, wanted
 from fairlead.agent.pools import processes_for
@@ -30,6 +30,7 @@ from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
+from support.effort import effort
 
 NOW = 10_000.0
 LONG_AGO = NOW - 5_000
@@ -209,7 +210,7 @@ def nodes(draw: st.DrawFn) -> Node:
 
 
 @given(node=nodes())
-@hypothesis_settings(max_examples=250, deadline=None)
+@effort(120)
 def test_from_any_state_it_comes_to_the_fewest_processes_and_rests(node: Node) -> None:
     node.run()
     assert node.ready() == {one.id for one in node.revisions}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.agent import pull as pulling
 from fairlead.domain.errors import FairleadError, Kind
@@ -20,6 +20,7 @@ from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import Manifest, ManifestFile, manifest_from_bytes, manifest_to_bytes
 from fairlead.domain.signature import DocumentSignature
+from support.effort import effort
 
 FILES = {
     "model.py": b"model " * 500,
@@ -189,7 +190,7 @@ class TestDamage:
         assert pulling.verify(home, shelf.served.digest) is None
 
     @given(keep=st.integers(0, len(FILES["model.py"]) - 1), piece=st.integers(100, 4_000))
-    @settings(max_examples=25, deadline=None)
+    @effort(20)
     async def test_a_truncated_file_is_named_wherever_it_ends(self, keep: int, piece: int) -> None:
         shelf = Shelf(FILES, piece)
         shelf.blobs[sha(FILES["model.py"])] = FILES["model.py"][:keep]
@@ -280,7 +281,7 @@ class TestRemoving:
 KILLER = """
 import asyncio, os, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import test_pull as here
 from fairlead.domain.layout import Home
 
@@ -323,7 +324,9 @@ def memory() -> Iterator[Path]:
 async def test_killed_at_any_moment_nothing_half_is_there_and_the_next_pull_completes(
     memory: Path,
 ) -> None:
-    script = KILLER.format(tests=str(Path(__file__).parent), root=str(memory))
+    script = KILLER.format(
+        tests=[str(Path(__file__).parent), str(Path(__file__).parents[2])], root=str(memory)
+    )
     done = subprocess.run(  # noqa: ASYNC221 - nothing else runs in this loop; our own script
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
     )

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.pieces import (
@@ -21,6 +21,7 @@ from fairlead.api.pieces import (
 from fairlead.dialects.project import TensorCodec
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
+from support.effort import effort
 
 raws_of: Any = msgspec.json.Decoder(list[msgspec.Raw]).decode
 shapes = st.sampled_from(
@@ -28,7 +29,7 @@ shapes = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@effort(30)
 @given(shapes, st.integers(0, 2**32), st.sampled_from(["FP32", "INT64", "BOOL", "BYTES"]))
 def test_a_tensor_is_read_and_written_as_if_at_once(
     shape: tuple[int, ...], seed: int, kind: str

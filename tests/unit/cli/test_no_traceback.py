@@ -67,6 +67,12 @@ CALLS = [
     ("models", "ls"),
     ("models", "ls", "--json"),
     ("models", "show", "echo/1"),
+    ("models", "prune", "--dry-run"),
+    ("models", "rm", "echo/1"),
+    ("revisions",),
+    ("revisions", "echo/v1", "--json"),
+    ("bump", "{release}", "--dry-run"),
+    ("verify", "{release}"),
     ("plan", "{release}"),
     ("apply", "{release}", "--no-wait"),
     ("keys", "ls"),
@@ -87,6 +93,9 @@ CALLS = [
     ("rollouts",),
     ("why", "rollout"),
     ("rollout", "--abort", "echo-1"),
+    ("say", "hello", "-o", "/nowhere/x.mp3"),
+    ("delete", "echo", "--yes", "--no-wait"),
+    ("models", "prune", "--keep", "0"),
 ]
 FILES = [
     "home.json",

@@ -6,6 +6,7 @@ The files go through the same reader as the command's; the store is the one in m
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import xxhash
 import yaml
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, strategies as st
 
 from fairlead.adapters.memory.artifacts import MemoryArtifacts
 from fairlead.adapters.memory.store import MemoryObjectStore
@@ -28,6 +29,7 @@ from fairlead.domain.routing import Ask, Forward, route
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.kits.clock import FakeClock
 from fairlead.wiring.homes import read_releases
+from support.effort import effort
 
 pytestmark = pytest.mark.timeout(60)  # generating is slow on a busy machine
 
@@ -199,10 +201,10 @@ def new_catalogs() -> StoredCatalogs:
     return StoredCatalogs(MemoryObjectStore(), FakeClock())
 
 
-CHECKS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+checks = functools.partial(effort, suppress_health_check=[HealthCheck.too_slow])
 
 
-@CHECKS
+@checks(30)
 @given(files=written(right()))
 def test_right_files_are_taken_by_validate_plan_and_apply(
     directory: Path, files: list[tuple[str, bytes]]
@@ -216,7 +218,7 @@ def test_right_files_are_taken_by_validate_plan_and_apply(
     check_applied(catalogs, wanted)
 
 
-@settings(CHECKS, max_examples=60)
+@checks(40)
 @given(files=written(nearly_right()))
 def test_nearly_right_files_are_refused_in_words_or_applied_whole(
     directory: Path, files: list[tuple[str, bytes]]
@@ -240,7 +242,7 @@ def test_nearly_right_files_are_refused_in_words_or_applied_whole(
             check_applied(catalogs, wanted)
 
 
-@settings(CHECKS, max_examples=60)
+@checks(40)
 @given(data=st.binary(max_size=60), name=st.sampled_from(["a.json", "a.yaml", "a.yml", "a.txt"]))
 def test_any_bytes_are_a_release_file_or_refused_by_name(
     directory: Path, data: bytes, name: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.adapters.memory.artifacts import MemoryArtifacts
 from fairlead.adapters.memory.scene import Manner, MemoryScene
@@ -31,6 +31,7 @@ from fairlead.domain.rollout import (
     record_to_json,
 )
 from fairlead.kits.clock import FakeClock
+from support.effort import effort
 
 LINE = LineId("speech", "v9")
 POLICY = Policy(step_seconds=10, min_requests=20, timeout_seconds=120)
@@ -442,7 +443,7 @@ manners = st.builds(
     chosen_at=st.sampled_from([None, 1, 10, 50, 100]),
     killed_at=st.sampled_from([None, 1, 10, 50, 100]),
 )
-@settings(max_examples=60, deadline=None)
+@effort(40)
 def test_whatever_happens_a_rollout_ends_with_all_nothing_or_somebody_elses_choice(
     manner: Manner, rate: float, choice: int, chosen_at: int | None, killed_at: int | None
 ) -> None:

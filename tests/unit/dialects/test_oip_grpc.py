@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.api.grpc_status import GRPC_STATUS, encoded
 from fairlead.api.inference import NUMPY_TYPES, InferResponse
@@ -16,6 +16,7 @@ from fairlead.dialects import oip_grpc_calls, oip_rest
 from fairlead.dialects.oip_grpc import DocumentCodec, TensorCodec
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
+from support.effort import effort
 
 FIELDS = {
     "BOOL": "bool_contents",
@@ -222,7 +223,7 @@ def test_what_only_messages_can_say_wrong_is_told() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200)
+@effort(100)
 def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
     with pytest.raises(Refused):
         TensorCodec("m", 3, TWO).decode(body)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fairlead.api.bf16 import from_floats
@@ -19,6 +19,7 @@ from fairlead.dialects import oip_model, oip_rest, project
 from fairlead.dialects.oip_binary import tensor_from_binary, tensor_to_binary
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature, TensorSpec
+from support.effort import effort
 
 SIGNATURE = TensorSignature(
     (TensorSpec("x", DataType.FP32, (-1, 2)), TensorSpec("t", DataType.BYTES, (-1,))),
@@ -305,7 +306,7 @@ NEARLY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@effort(150)
 @given(data=st.binary(max_size=200), header=st.none() | st.binary(max_size=4))
 def test_any_bytes_are_a_request_or_a_refusal(data: bytes, header: bytes | None) -> None:
     try:
@@ -314,7 +315,7 @@ def test_any_bytes_are_a_request_or_a_refusal(data: bytes, header: bytes | None)
         assert error.message
 
 
-@settings(max_examples=300)
+@effort(150)
 @given(
     inputs=st.lists(NEARLY | st.sampled_from([X, T]), max_size=4) | JSON,
     outputs=st.lists(st.fixed_dictionaries({"name": st.sampled_from(["y", "u", "z"])}), max_size=3)
@@ -360,7 +361,7 @@ def tensors(draw: st.DrawFn) -> tuple[str, Any]:
     return datatype, array
 
 
-@settings(max_examples=200)
+@effort(100)
 @given(tensor=tensors(), nested=st.booleans(), unaligned=st.integers(0, 7))
 def test_every_tensor_survives_json_and_binary_both_ways(
     tensor: tuple[str, Any], nested: bool, unaligned: int

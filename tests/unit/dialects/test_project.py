@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.api.inference import InferResponse
 from fairlead.dialects import project
 from fairlead.domain.errors import FairleadError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature, TensorSpec
+from support.effort import effort
 
 SINGLE = TensorSignature(
     (TensorSpec("x", DataType.FP32, (-1, 2)),), (TensorSpec("y", DataType.FP32, (-1,)),)
@@ -139,7 +140,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@effort(150)
 @given(data=st.binary(max_size=60) | JSON.map(body))
 def test_any_bytes_are_a_request_or_a_refusal(data: bytes) -> None:
     for codec in (ONE, MANY):

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.domain.catalog import (
     Catalog,
@@ -34,6 +34,7 @@ from fairlead.domain.signature import (
 )
 from fairlead.domain.status import gateway_status_from_bytes, node_status_from_bytes
 from fairlead.domain.versions import natural_key, split_version, version_key
+from support.effort import effort
 
 TEXT = st.text(["a", "b", ".", "\\", '"', "\n", "\0", "é", "😀"], max_size=4)
 JSON = st.recursive(
@@ -148,7 +149,6 @@ def catalogs(draw: st.DrawFn) -> Catalog:
     return Catalog(draw(st.integers(0, 10**9)), services, keys)
 
 
-@settings(deadline=None)
 @given(manifests())
 def test_any_manifest_reads_back_with_its_digest(manifest: Manifest) -> None:
     again = manifest_from_bytes(manifest_to_bytes(manifest))
@@ -156,7 +156,7 @@ def test_any_manifest_reads_back_with_its_digest(manifest: Manifest) -> None:
     assert again.digest == manifest.digest
 
 
-@settings(deadline=None, max_examples=30)
+@effort(25)
 @given(catalogs())
 def test_any_catalog_reads_back(catalog: Catalog) -> None:
     data = catalog_to_bytes(catalog)
@@ -186,7 +186,7 @@ def odd_bytes(draw: st.DrawFn, documents: st.SearchStrategy[bytes]) -> bytes:
     return json.dumps(document, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
 
 
-@settings(deadline=None, max_examples=50)
+@effort(40)
 @given(odd_bytes(manifests().map(manifest_to_bytes)) | st.binary(max_size=40))
 def test_any_bytes_are_a_manifest_that_can_be_written_or_an_error_in_words(data: bytes) -> None:
     try:
@@ -197,7 +197,7 @@ def test_any_bytes_are_a_manifest_that_can_be_written_or_an_error_in_words(data:
         assert manifest_from_bytes(manifest_to_bytes(manifest)) == manifest
 
 
-@settings(deadline=None, max_examples=50)
+@effort(40)
 @given(odd_bytes(catalogs().map(catalog_to_bytes)) | st.binary(max_size=40))
 def test_any_bytes_are_a_catalog_that_can_be_written_or_an_error_in_words(data: bytes) -> None:
     try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.judge import Decision, Policy, Window, judge
@@ -22,6 +22,7 @@ from fairlead.domain.samples import (
     surely_more,
     wilson,
 )
+from support.effort import effort
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0)
 POLICY = Policy(step_seconds=10, min_requests=100, timeout_seconds=60)
@@ -172,7 +173,7 @@ def samples(draw: st.DrawFn) -> Sample:
 
 
 @given(samples(), samples(), st.floats(0, 100))
-@settings(max_examples=300)
+@effort(150)
 def test_any_window_has_a_verdict_with_a_reason(one: Sample, other: Sample, seconds: float) -> None:
     found = verdict(one, other, seconds)
     assert found.reasons
@@ -184,7 +185,7 @@ def test_any_window_has_a_verdict_with_a_reason(one: Sample, other: Sample, seco
 
 
 @given(samples(), st.floats(0, 59))
-@settings(max_examples=200)
+@effort(100)
 def test_a_revision_that_did_the_same_as_the_stable_one_never_goes_back(
     one: Sample, seconds: float
 ) -> None:
@@ -192,7 +193,7 @@ def test_a_revision_that_did_the_same_as_the_stable_one_never_goes_back(
 
 
 @given(samples(), samples())
-@settings(max_examples=200)
+@effort(100)
 def test_more_failures_never_make_a_verdict_better(one: Sample, other: Sample) -> None:
     ranks = [Decision.GO_ON, Decision.WAIT, Decision.ROLL_BACK]
     worse = replace(one, failed=one.requests)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import xxhash
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.domain.catalog import (
     Catalog,
@@ -34,6 +34,7 @@ from fairlead.domain.routing import (
     route,
 )
 from fairlead.domain.table import RoutingTable, table_from
+from support.effort import effort
 
 PREDICT = "/v1/model/speech/predict"
 INFER = "/v2/models/speech/infer"
@@ -238,7 +239,7 @@ def test_the_bucket_is_the_sticky_keys_or_else_the_clients() -> None:
     )
 
 
-@settings(max_examples=50)
+@effort(40)
 @given(st.integers(0, 100), st.integers(0, 100), st.lists(st.text(max_size=8), max_size=40))
 def test_raising_a_canary_moves_nobody_out_of_it(first: int, second: int, users: list[str]) -> None:
     low, high = sorted((first, second))

@@ -126,6 +126,28 @@ def test_together_is_the_same_as_alone_whatever_is_asked(
             assert given_back.tensors[name].tolist() == tensor.tolist()
 
 
+class Answering:
+    """A model that answers as `answer` does."""
+
+    signature = SIGNATURE
+    concurrent = True
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        return answer(request)
+
+
+@given(st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=3), min_size=1, max_size=6))
+def test_rows_that_are_not_filled_up_take_the_short_way_to_the_same_answers(
+    asked: list[list[int]],
+) -> None:
+    requests = [ask([[value] for value in column]) for column in asked]
+    answers = rows().run(Answering(), requests)  # type: ignore[arg-type] # only what is asked of it
+    for request, given_back in zip(requests, answers, strict=True):
+        assert {name: found.tolist() for name, found in given_back.tensors.items()} == {
+            name: found.tolist() for name, found in answer(request).tensors.items()
+        }
+
+
 @pytest.mark.parametrize(
     ("signature", "reason"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.golden import Example, Golden
-from fairlead.engines import load_model
+from fairlead.engines.loading import load_model
 from fairlead.engines.proof import differences, prove
 from support.models import echo_artifact, example, make_artifact, scaled, scaled_artifact, two_ways
 

@@ -10,7 +10,7 @@ from examples import build
 
 from fairlead.control.publish import read_folder
 from fairlead.domain.golden import difference, golden_from_bytes
-from fairlead.engines import load_model
+from fairlead.engines.loading import load_model
 from fairlead.engines.proof import prove
 
 # Training and the first import of scikit-learn take longer than a unit test may.

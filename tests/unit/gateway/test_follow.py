@@ -14,7 +14,7 @@ import pytest
 from fairlead.adapters.memory.envoy import MemoryEnvoy
 from fairlead.adapters.memory.store import MemoryObjectStore
 from fairlead.adapters.store.catalogs import StoredCatalogs
-from fairlead.domain.catalog import Catalog, with_key
+from fairlead.domain.catalog import Catalog, Service, with_key
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.keys import Quota, Rate
 from fairlead.domain.layout import Home
@@ -109,6 +109,33 @@ async def test_clusters_come_before_routes_and_routes_before_the_listener(node: 
     assert node.envoy.told == ["clusters", "routes", "listener"]
     assert node.says()["workers"] == ["w1"]
     assert node.says()["generation"] == 1
+
+
+async def test_a_worker_of_what_a_name_meant_before_gets_no_request(node: Node) -> None:
+    await moved_to_two(node)
+    assert node.routed() == {"speech/v1.2"}
+    node.view.catalog = replace(at("2", 3), services=made_anew(at("2", 3)))
+    await node.step()
+    assert node.routed() == set()
+    node.has(replace(worker("2", name="fresh"), digest="sha256:" + "1" * 64), worker("2"))
+    await node.step()
+    assert node.routed() == {"speech/v1.2"}
+    routed = {name for name in node.envoy.clusters() if name.startswith("speech/v1.2")}
+    text = json.dumps([node.envoy.clusters()[name] for name in routed & named(node)])
+    assert "/run/fresh.sock" in text
+    assert "/run/w2.sock" not in text
+
+
+def named(node: Node) -> set[str]:
+    return set(named_clusters(node.envoy.routes()))
+
+
+def made_anew(wanted: Catalog) -> dict[str, Service]:
+    """The same names, but the artifact is another."""
+    service = wanted.services["speech"]
+    line = service.lines["v1"]
+    anew = {tag: replace(one, digest="sha256:" + "1" * 64) for tag, one in line.revisions.items()}
+    return {"speech": replace(service, lines={"v1": replace(line, revisions=anew)})}
 
 
 def gated(wanted: Catalog, requests: int) -> Catalog:

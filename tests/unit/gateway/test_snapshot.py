@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from fairlead.domain.catalog import Catalog, Kill, with_key, with_kill
@@ -28,6 +28,7 @@ from fairlead.gateway.clusters import (
 from fairlead.gateway.memo import Memo
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.snapshot import Snapshot, snapshot as take
+from support.effort import effort
 from support.gateway import DIGEST, catalog, revision
 
 HOME: Home[PurePosixPath] = Home(PurePosixPath("/home"), PurePosixPath("/run/f"))
@@ -195,7 +196,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
     return with_kill(found, "speech", kill)
 
 
-@settings(deadline=None, max_examples=30)
+@effort(25)
 @given(st.lists(catalogs(), min_size=2, max_size=5))
 def test_what_is_remembered_from_the_last_table_is_what_would_be_made_anew(
     wanted: list[Catalog],

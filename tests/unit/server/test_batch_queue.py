@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.domain.batching import Batching
 from fairlead.server.batch_queue import PATIENCE, BatchQueue, Waiting
+from support.effort import effort
 
 FOREVER = 1e9
 
@@ -173,7 +174,7 @@ steps = st.lists(
 sizes = st.lists(st.integers(1, 8), unique=True).map(lambda found: tuple(sorted(found)))
 
 
-@settings(max_examples=300, deadline=None)
+@effort(150)
 @given(steps, sizes, st.sampled_from([0, 3_000_000]))
 def test_whatever_comes_nobody_is_lost_or_taken_twice_and_no_batch_is_wrong(
     moves: list[tuple[str, Any]], preferred: tuple[int, ...], delay: int

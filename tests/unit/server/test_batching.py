@@ -260,14 +260,95 @@ async def test_a_full_queue_refuses_at_once_and_names_its_limit(model: Gated) ->
 
 
 async def test_a_request_that_waits_too_long_for_its_run_is_refused(model: Gated) -> None:
-    one = endpoint(model, default_timeout_microseconds=20_000)
+    one = endpoint(model, default_timeout_microseconds=200_000)  # enough for the first, always
     async with asyncio.TaskGroup() as group:
         group.create_task(one.infer(request(0), 5))
         await eventually(lambda: len(model.runs) == 1)
         late = await _refused(one, request(1))
         assert late.kind is Kind.DEADLINE
-        assert late.message == "no run within 0.02 s, as long as a request may wait for it"
+        assert late.message == "no run within 0.2 s, as long as this request may wait for it"
         assert one.admission.taken == 1
+        model.gate.set()
+    assert model.runs == [[0]]
+
+
+async def test_a_request_may_shorten_its_wait_and_not_lengthen_it(model: Gated) -> None:
+    for default, own, waits in ((0, 0.02, 0.02), (5_000_000, 0.02, 0.02), (20_000, 5.0, 0.02)):
+        one = endpoint(model, default_timeout_microseconds=default)
+        model.runs.clear()
+        model.gate.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one.infer(request(0), 5))
+            await eventually(lambda: len(model.runs) == 1)
+            patient = request(1)
+            patient.queue_seconds = own
+            late = await _refused(one, patient)
+            assert late.kind is Kind.DEADLINE
+            assert late.message.startswith(f"no run within {waits:g} s")
+            model.gate.set()
+        assert model.runs == [[0]]
+        assert one.admission.taken == 0
+
+
+async def test_the_wait_for_a_slot_is_a_part_of_it(model: Gated) -> None:
+    one = endpoint(model, concurrency=1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.infer(request(0), 5))
+        await eventually(lambda: len(model.runs) == 1)
+        patient = request(1)
+        patient.queue_seconds = 0.02
+        assert (await _refused(one, patient)).kind is Kind.DEADLINE
+        assert one.admission.waiting == 0
+        model.gate.set()
+    quick = request(2)
+    quick.queue_seconds = 5.0
+    assert (await one.infer(quick, 5)).tensors["y"].tolist() == [[4, 4]]
+
+
+async def test_the_requests_of_one_call_share_runs_in_their_order(model: Gated) -> None:
+    one, times = endpoint(model, 4), Times(0.0)
+    model.gate.set()
+    until = SystemClock().monotonic() + 5
+    answers = await one.infer_all([request(n) for n in range(10)], until, times)
+    assert [answer.tensors["y"][0, 0] for answer in answers] == [2 * n for n in range(10)]
+    assert sorted(value for run in model.runs for value in run) == list(range(10))
+    assert max(map(len, model.runs)) > 1
+    assert times.batch == len(model.runs[-1])
+    assert times.engine_seconds > 0
+    assert one.admission.taken == 0
+
+
+@pytest.mark.parametrize(("concurrency", "said"), [(2, {}), (0, {"max_queue_size": 2})])
+async def test_a_call_is_not_refused_because_of_its_own_length(
+    model: Gated, concurrency: int, said: dict[str, Any]
+) -> None:
+    one = endpoint(model, 8, concurrency, **said)
+    model.gate.set()
+    until = SystemClock().monotonic() + 5
+    answers = await one.infer_all([request(n) for n in range(40)], until, Times(0.0))
+    assert [answer.tensors["y"][0, 0] for answer in answers] == [2 * n for n in range(40)]
+    assert max(map(len, model.runs)) <= 2
+
+
+async def test_a_bad_request_of_a_call_is_what_the_call_hears(model: Gated) -> None:
+    one = endpoint(model, 4)
+    model.gate.set()
+    until = SystemClock().monotonic() + 5
+    with pytest.raises(Refused, match="a bad row"):
+        await one.infer_all([request(n) for n in (0, BAD, 2)], until, Times(0.0))
+    assert one.admission.taken == 0
+
+
+async def test_a_call_whose_caller_leaves_waits_for_nothing(model: Gated) -> None:
+    one = endpoint(model, 4)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.infer(request(0), 5))
+        await eventually(lambda: len(model.runs) == 1)
+        until = SystemClock().monotonic() + 5
+        call = group.create_task(one.infer_all([request(n) for n in (1, 2, 3)], until, Times(0.0)))
+        await eventually(lambda: waiting(one) == 3)
+        call.cancel()
+        await eventually(lambda: waiting(one) == 0)
         model.gate.set()
     assert model.runs == [[0]]
 

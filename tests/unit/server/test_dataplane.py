@@ -144,6 +144,21 @@ async def test_waiting_and_running_end_at_the_deadline(gated: Gated) -> None:
     await eventually(lambda: (one.admission.taken, one.artifact.busy) == (0, 0))
 
 
+async def test_a_request_waits_no_longer_for_its_run_than_it_says(gated: Gated) -> None:
+    gated.concurrent = False
+    one = endpoint(gated, 0)  # no slots: it is the model's one thread that requests wait for
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(one.infer(InferRequest(document=1, queue_seconds=0.02), 5))
+        await eventually(lambda: gated.seen == [1])
+        with pytest.raises(FairleadError, match=r"no run within 0\.02 s") as late:
+            await one.infer(InferRequest(document=2, queue_seconds=0.02), 5)
+        assert late.value.kind is Kind.DEADLINE
+        gated.gate.set()
+    assert first.result().document == 1  # one that runs is not ended by it
+    assert gated.seen == [1]
+    await eventually(lambda: (one.admission.taken, one.artifact.busy) == (0, 0))
+
+
 async def test_what_is_too_large_for_the_event_loop_goes_to_a_thread(tmp_path: Path) -> None:
     made = scaled_artifact(tmp_path)
     loaded = await load_artifact(made.directory, made.digest, 1, SystemClock())

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind
@@ -110,7 +110,6 @@ async def test_a_bomb_is_given_up_before_it_is_unpacked_whole() -> None:
     assert bodies.held <= 4 * LIMIT
 
 
-@settings(deadline=None)  # threads
 @given(body=st.binary(max_size=3000), times=st.integers(1, 400), name=st.sampled_from(list(PACK)))
 async def test_what_is_encoded_here_is_decoded_here(body: bytes, times: int, name: str) -> None:
     small, how = await packed(body * times, {b"accept-encoding": name.encode()})
@@ -121,7 +120,6 @@ async def test_what_is_encoded_here_is_decoded_here(body: bytes, times: int, nam
     )
 
 
-@settings(deadline=None)
 @given(body=st.binary(max_size=300), name=st.sampled_from(["gzip", "deflate"]))
 async def test_any_bytes_are_a_body_or_a_refusal(body: bytes, name: str) -> None:
     try:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from onnx import helper
 
-from fairlead.api.worker import ServingSettings
+from fairlead.api.worker import ServedEndpoint, ServingSettings
 from fairlead.domain.ids import RevisionId
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
@@ -42,8 +42,12 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(directory: Path, settings: ServingSettings) -> AsyncIterator[Served]:
-    spec = scaled_artifact(directory / "scaled").spec(SCALED, settings=settings)
+async def served(
+    directory: Path, settings: ServingSettings, batching: dict[str, Any] | None = None
+) -> AsyncIterator[Served]:
+    endpoints = (ServedEndpoint(batching=batching or {}),)
+    made = scaled_artifact(directory / "scaled")
+    spec = made.spec(SCALED, settings=settings, endpoints=endpoints)
     async with in_process(spec) as running, asyncio.TaskGroup() as group:
         at = Socket(Listen(uds=directory / "s"))
         stop = asyncio.Event()
@@ -170,7 +174,6 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio
         runner.run(leave(found))
 
 
-@settings(deadline=None)  # the first that asks for metadata builds the app that answers it
 @given(
     requests=st.lists(asked(), min_size=1, max_size=6),
     cuts=st.lists(st.integers(1, 4000), max_size=6),
@@ -222,6 +225,41 @@ async def test_many_at_once_get_their_own_answers(server: Served) -> None:
     assert sum(route.requests for route in hot) == 150 * 20
 
 
+def _runs(served: Served) -> tuple[int, int]:
+    """How many runs there were, and how many rows they had."""
+    (endpoint,) = served.running.plane.endpoints()
+    sizes = endpoint.executions.by_size
+    return sum(one.count for one in sizes.values()), sum(
+        rows * one.count for rows, one in sizes.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "shared"), [({}, True), ({"maxBatchSize": 3}, True), ({"enabled": False}, False)]
+)
+async def test_what_one_turn_reads_shares_a_run_unless_it_may_not(
+    tmp_path: Path, said: dict[str, Any], shared: bool
+) -> None:
+    async with served(tmp_path, ServingSettings(access_log=False), batching=said) as found:
+        streams = [await asyncio.open_unix_connection(str(found.path)) for _ in range(12)]
+        for number, (_, writer) in enumerate(streams):
+            body = json.dumps({"instances": [[number, 1, 0]] * (1 + number % 2)}).encode()
+            writer.write(Asked("POST", PREDICT, (), (body,)).wire())
+        batches = []
+        for number, (reader, writer) in enumerate(streams):
+            status, headers, body = await read_answer(reader)
+            assert status == 200
+            wanted = [[2 * number, 2, 0]] * (1 + number % 2)
+            assert json.loads(body) == {"predictions": wanted}
+            batches.append(int(headers["server-timing"].split("batch;desc=")[1].split(",")[0]))
+            writer.close()
+        ran, rows_run = _runs(found)
+        assert rows_run == 18
+        assert (ran < 12) == shared == (max(batches) > 1)
+        if said.get("maxBatchSize"):
+            assert max(batches) <= 3
+
+
 async def test_one_that_fails_in_a_wave_fails_alone(tmp_path: Path) -> None:
     node = helper.make_node("Gather", ["w", "x"], ["y"])
     model = onnx_bytes([("x", INT64, ["n"])], [("y", FLOAT, ["n"])], [node], {"w": _table()})
@@ -270,13 +308,23 @@ async def test_a_server_that_stops_answers_what_it_has_begun_to_read(server: Ser
     writer.write(wire[:-5])
     await eventually(lambda: _being_read(server.running.app))
     server.stop.set()
-    await eventually(lambda: not server.path.exists())
+    await eventually(lambda: _refuses(server.path))
     writer.write(wire[-5:])
     status, headers, body = await read_answer(reader)
     assert (status, headers["connection"]) == (200, "close")
     assert json.loads(body) == {"predictions": [[0, 5, 0], [2, 5, -2]]}
     assert await reader.read() == b""
     writer.close()
+
+
+async def _refuses(path: Path) -> bool:
+    """Does nobody listen any more?"""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return True
+    writer.close()
+    return False
 
 
 def _being_read(app: ServerApp) -> bool:

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from fairlead.api.grpc_status import MARKER, MESSAGE, PROTOBUF, STATUS
 from fairlead.api.oip_messages import message
+from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.frames import Frames, framed
@@ -166,6 +167,29 @@ async def test_what_is_no_message_ends_a_stream_with_its_words(server: InProcess
         assert words in second.error_message
     (wrong,) = await streamed(server, [framed(b"\xff")])
     assert wrong.error_message == "the message is not a ModelInferRequest"
+
+
+async def test_a_stream_holds_what_it_has_not_answered_and_no_more_than_there_is_room(
+    tmp_path: Path,
+) -> None:
+    one = framed(asking(1, 2, 3))
+    settings = ServingSettings(bodies_limit_bytes=3 * len(one))
+    spec = scaled_artifact(tmp_path / "scaled").spec(SCALED, settings=settings)
+    async with in_process(spec) as server:
+        whole = await streamed(server, [one] * 9)
+        assert [answer.error_message for answer in whole] == [""] * 9
+        (full,) = await streamed(server, [4 * one])
+        limit = f"may hold {3 * len(one)} bytes together"
+        assert limit in full.error_message
+        assert server.app.bodies.held == 0
+        server.app.bodies.take(3 * len(one))  # somebody else's
+        (full,) = await streamed(server, [one])
+        assert limit in full.error_message
+        assert server.app.bodies.held == 3 * len(one)
+        counted = {one.template: one for one in server.plane.stats}
+        assert counted["/inference.GRPCInferenceService/ModelStreamInfer"].errors == {
+            Kind.OVERLOADED: 2
+        }
 
 
 async def test_a_caller_that_leaves_ends_its_stream(server: InProcess) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
-from fairlead.dialects.oip_rest import EXTENSIONS
+from fairlead.dialects.oip_model import EXTENSIONS
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.signature import DataType, element_schema
 from support.models import echo_artifact, example, make_artifact, scaled_artifact

@@ -126,13 +126,25 @@ async def test_a_model_whose_rows_notice_each_other_is_never_batched(tmp_path: P
     assert "is answered otherwise in a batch of 2" in caught.value.message
 
 
-async def test_a_quick_model_is_not_measured_and_runs_as_ever(tmp_path: Path) -> None:
+async def test_a_quick_model_is_not_measured_and_shares_runs_within_a_turn(tmp_path: Path) -> None:
     record = tmp_path / "measured.json"
     one = await endpoint_of(scaled_artifact(tmp_path / "a"), record)
-    assert (one.batcher, one.batching) == (None, "")
+    assert one.batcher is None
+    assert one.batching.startswith("what arrives in the same moment shares a run")
+    assert one.most_together == 64
     assert not record.exists()
     assert one.may_be_quick(10)
     one.artifact.close()
+    mixed = await endpoint_of(mixing(tmp_path / "m"))
+    assert mixed.may_be_quick(10)
+    assert mixed.together(mixed.artifact.sample) is None
+    mixed.artifact.close()
+    never = await endpoint_of(scaled_artifact(tmp_path / "n"), enabled=False)
+    assert (never.batching, never.together(never.artifact.sample)) == (
+        "one by one, as it was said",
+        None,
+    )
+    never.artifact.close()
     insisted = await endpoint_of(scaled_artifact(tmp_path / "b"), enabled=True)
     assert insisted.batcher is not None
     assert not insisted.may_be_quick(10)

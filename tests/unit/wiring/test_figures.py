@@ -29,7 +29,7 @@ def said(worker: str, *, wrong: tuple[Kind, ...] = ()) -> str:
     route = stats.route("/stream", "POST", EndpointId("speech", "v9", "2", "stream"))
     for kind in wrong:
         route.error(kind)
-    text = exposition(plane, "app", "pod").decode().removesuffix("# EOF\n")
+    text = exposition(plane.counted(), "app", "pod").decode().removesuffix("# EOF\n")
     return text.replace('revision="2"', f'revision="2",worker="{worker}"')
 
 

@@ -12,8 +12,8 @@ from fairlead.kits import files
 
 Document = dict[str, Any]
 
-KINDS = ("cds", "lds", "rds")
-_MODE = 0o600  # the routes hold the keys
+KINDS = ("cds", "lds", "rds", "sds")
+_MODE = 0o600  # the routes hold the keys, and sds the certificate's private one
 
 
 class XdsFile:

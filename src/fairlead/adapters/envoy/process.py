@@ -44,6 +44,7 @@ _STATS = {
     "cds": "cluster_manager.cds",
     "lds": "listener_manager.lds",
     "rds": "http.ingress.rds.fairlead",
+    "sds": "sds.gateway",
 }
 _log = logging.getLogger(__name__)
 
@@ -129,6 +130,9 @@ class EnvoyProcess:
         if changed:
             await self._wait_taken("rds", None)
         return changed
+
+    async def set_certificate(self, certificate: Document) -> bool:
+        return await self._set("sds", [certificate])
 
     def clusters(self) -> Mapping[str, Document]:
         return {one["name"]: one for one in self._files["cds"].resources}
@@ -286,7 +290,7 @@ class EnvoyProcess:
 
         `rejected` is how many it had refused before; if that is not known, its first answer tells.
         """
-        if not self._files["lds" if kind == "rds" else kind].resources:
+        if not self._has_readers(kind):
             return
         file = self._files[kind]
         deadline = self._clock.monotonic() + _TAKE_SECONDS
@@ -305,6 +309,10 @@ class EnvoyProcess:
             if rejected is None:
                 rejected = refused
             elif refused is not None and refused > rejected:
+                if (
+                    kind == "sds"
+                ):  # asked for its reason, Envoy would be given the private key once more
+                    raise FairleadError("Envoy refused the certificate", kind=Kind.INVALID)
                 why = await refusal(
                     self._places.binary,
                     kind,
@@ -314,6 +322,13 @@ class EnvoyProcess:
             await self._clock.sleep(_POLL_SECONDS)
         message = f"Envoy did not take the new {kind} within {_TAKE_SECONDS:.0f} s"
         raise FairleadError(message, kind=Kind.DEADLINE)
+
+    def _has_readers(self, kind: str) -> bool:
+        """Is there something to read, and a listener that does?"""
+        listeners = self._files["lds"].resources
+        if kind == "sds":
+            return any("sds_config" in json.dumps(one) for one in listeners)
+        return bool(listeners if kind == "rds" else self._files[kind].resources)
 
     def _words(self, seen: int) -> str:
         """What Envoy wrote into its log since."""

@@ -20,10 +20,11 @@ class MemoryEnvoy:
         self._clusters: dict[str, Document] = {}
         self._routes: Document = {}
         self._listeners: dict[str, Document] = {}
+        self.certificate: Document = {}
         self.numbers: dict[str, int] = {}
         self.off: dict[str, frozenset[str]] = {}  # sockets with too many failures, by cluster
         self.alive = False
-        self.refuse = ""  # the kind it refuses: clusters, routes or listener
+        self.refuse = ""  # the kind it refuses: clusters, routes, listener or certificate
         self.slow: asyncio.Event | None = None  # nothing is taken before it is set
         self._end = asyncio.Event()
 
@@ -56,6 +57,13 @@ class MemoryEnvoy:
             return False
         await self._take("listener")
         self._listeners = wanted
+        return True
+
+    async def set_certificate(self, certificate: Document) -> bool:
+        if certificate == self.certificate:
+            return False
+        await self._take("certificate")
+        self.certificate = certificate
         return True
 
     def clusters(self) -> Mapping[str, Document]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from fairlead.domain.ports import ObjectStore
-from fairlead.domain.status import NodeStatus, node_status_from_bytes, node_status_to_bytes
+from fairlead.domain.status import (
+    NodeStatus,
+    Replica,
+    node_status_from_bytes,
+    node_status_to_bytes,
+)
 
 _PREFIX = "nodes/"
 
@@ -13,9 +18,11 @@ class StoredReports:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._texts: dict[Replica, str] = {}  # of the last status
 
     def write(self, status: NodeStatus) -> None:
-        self._store.put(f"{_PREFIX}{status.node}.json", node_status_to_bytes(status))
+        data = node_status_to_bytes(status, self._texts)
+        self._store.put(f"{_PREFIX}{status.node}.json", data)
 
     def read(self) -> list[NodeStatus]:
         """What every node said last, however long ago. Raises FairleadError if the store is away or one is damaged."""

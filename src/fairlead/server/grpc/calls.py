@@ -19,7 +19,7 @@ from fairlead.kits import reflection
 from fairlead.kits.clock import Clock
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.called import ask
-from fairlead.server.http.exchange import Message, Scope
+from fairlead.server.http.exchange import Bodies, Holding, Message, Scope
 from fairlead.server.http.routes import GRPC, HeaderList
 from fairlead.server.http.streams import answer_message, refusal
 
@@ -34,6 +34,7 @@ _TOLD = (
     b"x-error-code",
 )
 _OURS = {GRPC, b"grpc-timeout", b"content-type", b"content-length", b"te"}
+_BODIES = {f"/{grpc_status.SERVICE}/{name}" for name in ("ModelInfer", "ModelStreamInfer")}
 _MOST_MILLISECONDS = 99_999_999  # what eight digits can say
 _WATCH_SECONDS = 0.5
 Context = Any  # grpc.aio.ServicerContext, which has no types
@@ -73,8 +74,11 @@ class Calls:
             **dict.fromkeys(reflection.SERVICES, reflects),
         }
         return [
-            grpc.method_handlers_generic_handler(name, methods)
-            for name, methods in services.items()
+            _Full(self._app.bodies),
+            *(
+                grpc.method_handlers_generic_handler(name, methods)
+                for name, methods in services.items()
+            ),
         ]
 
     async def _call(self, method: str, body: bytes, context: Context) -> bytes:
@@ -128,14 +132,25 @@ class Calls:
         headers = dict(_headers("ModelStreamInfer", context))
         until = _until(context, self._clock.monotonic())
         async for body in messages:
+            holding = Holding(self._app.bodies)
             try:
-                route = self._stream_route(body, headers)
-            except FairleadError as error:
-                yield refusal(error, body)
-                continue
-            yield await answer_message(
-                route, body, headers, self._clock.monotonic, until, self._app.aside
-            )
+                holding.take(len(body))
+            except Refused as full:
+                await context.abort(_CODES[grpc_status.GRPC_STATUS[full.kind]], full.message)
+            try:
+                answered = await self._streamed(body, headers, until)
+            finally:
+                holding.release()
+            yield answered
+
+    async def _streamed(self, body: bytes, headers: dict[bytes, bytes], until: float) -> bytes:
+        try:
+            route = self._stream_route(body, headers)
+        except FairleadError as error:
+            return refusal(error, body)
+        return await answer_message(
+            route, body, headers, self._clock.monotonic, until, self._app.aside
+        )
 
     def _stream_route(self, body: bytes, headers: dict[bytes, bytes]) -> Any:  # noqa: ANN401 - a GrpcRoute
         _, path = oip_grpc_calls.asks("ModelInfer", body)
@@ -165,6 +180,26 @@ class Calls:
         headers, answered = await self._asked(scope, body)
         code = int(dict(headers)[_STATUS])
         return answered if code == grpc_status.OK else oip_grpc_calls.SERVICE_UNKNOWN
+
+
+class _Full(grpc.GenericRpcHandler):  # type: ignore[misc] # the library ships no types
+    """Refuses to infer before the message is read, while the server holds as much as it may."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+
+    def service(self, details: Any) -> grpc.RpcMethodHandler | None:  # noqa: ANN401 - the library ships no types
+        if details.method not in _BODIES or not self._bodies.full:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    async def _refuse(
+        self, messages: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        del messages
+        full = self._bodies.refusal()
+        await context.abort(_CODES[grpc_status.GRPC_STATUS[full.kind]], full.message)
+        yield b""  # never: it makes this a stream
 
 
 async def _reflect(

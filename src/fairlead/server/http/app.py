@@ -11,7 +11,6 @@ import importlib
 from collections.abc import Mapping, Sequence
 
 from fairlead.api.deadlines import seconds_to_answer
-from fairlead.api.inference import InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
@@ -46,11 +45,14 @@ from fairlead.server.http.routes import (
     ServedRevision,
     hot_paths,
 )
+from fairlead.server.http.speech import StreamedPath, streamed_paths
+from fairlead.server.http.streamed import Streaming
 from fairlead.server.http.timing import as_header, so_far
 from fairlead.server.http.wave import Wave
 from fairlead.server.times import Times
 
 OK = 200
+_MOST_ASKED_BYTES = 1 << 20  # of a request whose answer streams: it is words
 _MESSAGES = "fairlead.dialects.oip_grpc"
 
 
@@ -74,6 +76,9 @@ class ServerApp:
         self._limit = settings.body_limit_bytes
         self.bodies = Bodies(settings.bodies_limit_bytes)
         self._hot: dict[bytes, HotPath] = {}
+        self._streamed: dict[bytes, StreamedPath] = {}
+        limit = min(settings.body_limit_bytes, _MOST_ASKED_BYTES)
+        self.streaming = Streaming(self._now, limit, access_log=settings.access_log)
         self.wave = Wave(clock, access_log=settings.access_log)
         self.aside = Aside()
         self._cold = Cold(plane, settings, clock, identity, pod_name)
@@ -97,6 +102,7 @@ class ServerApp:
         `versioned`: judge Accept-Version here, because no gateway has.
         """
         self._hot = hot_paths(served, self._plane, self._settings, versioned=versioned)
+        self._streamed = streamed_paths(served, self._plane, versioned=versioned)
         self._cold.serve(served, versioned=versioned)
 
     def hot_path(self, target: bytes) -> HotPath | None:
@@ -105,7 +111,7 @@ class ServerApp:
 
     def forget(self) -> None:
         """Serve nothing any more: the models are unloaded."""
-        self._hot = {}
+        self._hot, self._streamed = {}, {}
         self._cold.forget()
 
     def give_control(self, control: Control | None, reason: str) -> None:
@@ -122,7 +128,9 @@ class ServerApp:
             await _decline(scope, receive, send)
             return
         hot = self._hot.get(scope["raw_path"])
-        if hot is None and any(name == GRPC for name, _ in scope["headers"]):
+        if hot is None and scope["raw_path"] in self._streamed:
+            await self._run_streamed(self._streamed[scope["raw_path"]], scope, receive, send)
+        elif hot is None and any(name == GRPC for name, _ in scope["headers"]):
             await _call(self._cold, scope, receive, send)
         elif hot is None:
             await self._cold(scope, receive, send)
@@ -147,12 +155,29 @@ class ServerApp:
             route = route.grpc
         await self._served(route, headers, scope, receive, send)
 
+    async def _run_streamed(
+        self, path: StreamedPath, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            route = path.only or path.choose(dict(scope["headers"]))
+        except FairleadError as error:
+            await self._cold.refuse(scope, error, send)
+            return
+        if scope["method"] not in route.stats:
+            allowed = ", ".join(route.stats)
+            message = f"{scope['method']} is not for this path; use {allowed.replace(', ', ' or ')}"
+            wrong = Refused(Kind.METHOD, message)
+            await self._cold.refuse(scope, wrong, send, allow=allowed.encode())
+            return
+        await self.streaming.answer(route, scope, receive, send, self.bodies)
+
     async def _stream(self, route: GrpcRoute, scope: Scope, receive: Receive, send: Send) -> None:
         # Protobuf: a worker that nobody asks over gRPC need not have it.
-        from fairlead.server.http.streams import Stream  # noqa: PLC0415 - see above
+        from fairlead.server.http.streams import Limits, Stream  # noqa: PLC0415 - see above
 
+        limits = Limits(self._limit, self.bodies, self.aside)
         try:
-            await Stream(route, scope, self._limit, self._now, self.aside).run(receive, send)
+            await Stream(route, scope, limits, self._now).run(receive, send)
         except FairleadError as error:  # nothing has been sent yet
             headers: Headers = dict(scope["headers"])
             _, body, told = route.failure(error, request_id(headers), headers)
@@ -236,13 +261,7 @@ class ServerApp:
             answer = handler.encode(call, (quickly,))
             endpoint.answered(times, decoded, times.began + times.engine_seconds)
             return answer
-
-        async def one_by_one() -> list[InferResponse]:
-            return [
-                await endpoint.infer(request, until - self._now(), times) for request in requests
-            ]
-
-        answers = await unless_left(one_by_one(), receive)
+        answers = await unless_left(endpoint.infer_all(requests, until, times), receive)
         ran = self._now()
         answer = await self.aside.encode(handler, call, answers, headers, until - ran)
         endpoint.answered(times, decoded, ran)

@@ -55,9 +55,18 @@ class Bodies:
     def take(self, size: int) -> None:
         """Hold more; raises Refused (OVERLOADED), and holds nothing more, if that is too much."""
         if self.held + size > self._most:
-            message = "the requests that are being answered hold as much memory as they may; try again later"
-            raise Refused(Kind.OVERLOADED, message)
+            raise self.refusal()
         self.held += size
+
+    @property
+    def full(self) -> bool:
+        """Is there no room for anything?"""
+        return self.held >= self._most
+
+    def refusal(self) -> Refused:
+        """What whoever finds no room gets."""
+        message = f"the requests that are being answered may hold {self._most} bytes together, and do; try again later"
+        return Refused(Kind.OVERLOADED, message)
 
 
 class Holding:
@@ -72,6 +81,11 @@ class Holding:
     def take(self, size: int) -> None:
         self._all.take(size)
         self._own += size
+
+    def give(self, size: int) -> None:
+        """Hold so much less: a part of it is answered."""
+        self._all.held -= size
+        self._own -= size
 
     def release(self) -> None:
         self._all.held -= self._own

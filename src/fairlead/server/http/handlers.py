@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,11 +103,19 @@ class _OipDocuments:
     ) -> tuple[Sequence[InferRequest], oip_rest.DocumentCall]:
         call = self._codec.decode(body, headers.get(HEADER_LENGTH))
         parse = self._model.parse_document
-        return [InferRequest(document=parse(text)) for text in call.texts], call
+        return _documents(call.call.request, map(parse, call.texts)), call
 
     def encode(self, call: oip_rest.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
         dump = self._model.dump_document
         return self._codec.encode(call, [dump(response.document) for response in responses])
+
+
+def _documents(asked: InferRequest, parsed: Iterable[Any]) -> Sequence[InferRequest]:
+    """One request for each document of a call; what the call says of itself holds for each."""
+    return [
+        InferRequest(document=one, priority=asked.priority, queue_seconds=asked.queue_seconds)
+        for one in parsed
+    ]
 
 
 class _GrpcTensors:
@@ -154,7 +162,7 @@ class _GrpcDocuments:
         del headers
         call = self.codec.decode(body)
         parse = self._model.parse_document
-        return [InferRequest(document=parse(text)) for text in call.texts], call
+        return _documents(call.call.request, map(parse, call.texts)), call
 
     def encode(self, call: oip_grpc.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
         dump = self._model.dump_document

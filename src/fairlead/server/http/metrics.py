@@ -1,6 +1,7 @@
 """Metrics as OpenMetrics text: our own families by endpoint, and the families of S3-7 by route.
 
-Computed from the counts when somebody scrapes; nothing happens per request.
+Computed from the counts when somebody scrapes, in a thread: a pool's text takes longer than its requests may
+wait. So counts may move while they are read; what may grow is copied first.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from fairlead.api.speech import speaks
+from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import Counted, Endpoint
 from fairlead.server.stats import BATCH_BUCKETS, BUCKETS, RouteStats, Totals
 
 K = TypeVar("K")
@@ -28,10 +31,12 @@ _ENDPOINT = ["service", "line", "revision", "endpoint"]
 _ROUTE = ["method", "path", "app_name", "pod_name"]
 
 
-def exposition(plane: DataPlane, app_name: str, pod_name: str) -> bytes:
+def exposition(found: Counted, app_name: str, pod_name: str) -> bytes:
+    """The text; may be called in a thread."""
     registry = CollectorRegistry()
-    registry.register(_Families(list(plane.stats), plane.wasted(), app_name, pod_name))
-    registry.register(_Batches(plane.endpoints()))
+    registry.register(_Families(found.routes, found.wasted, app_name, pod_name))
+    registry.register(_Batches(found.endpoints))
+    registry.register(_Streams(found.endpoints))
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it ships no types for this one
     return text
 
@@ -69,7 +74,7 @@ class _Families(Collector):
             if route.endpoint is None:
                 continue
             totals.setdefault(route.endpoint, Totals()).add(route)
-            for kind, count in route.errors.items():
+            for kind, count in route.errors.copy().items():
                 key = (route.endpoint, kind)
                 kinds[key] = kinds.get(key, 0) + count
         for endpoint, total in totals.items():
@@ -120,9 +125,9 @@ class _Families(Collector):
             requests.add_metric(labels, total.requests)
             seconds.add_metric(labels, _buckets(total.buckets), total.seconds)
             progress.add_metric(labels, total.in_progress)
-            for status, count in _summed(route.statuses for route in routes).items():
+            for status, count in _summed(route.statuses.copy() for route in routes).items():
                 responses.add_metric([method, path, str(status), *self._app], count)
-            for name, count in _summed(route.exceptions for route in routes).items():
+            for name, count in _summed(route.exceptions.copy() for route in routes).items():
                 exceptions.add_metric([method, path, name, *self._app], count)
         yield from (info, requests, responses, seconds, exceptions, progress)
 
@@ -159,6 +164,51 @@ class _Batches(Collector):
             waits.add_metric(labels, _buckets(counts.wait_buckets), counts.wait_seconds)
             waiting.add_metric(labels, batcher.waiting)
         yield from (sizes, rows, engine, waits, waiting)
+
+
+class _Streams(Collector):
+    """What was streamed, of the endpoints that do."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._streaming = [(one.id, one.streams) for one in endpoints if streams(one.model)]
+        self._speaking = [(one.id, one.streams) for one in endpoints if speaks(one.model)]
+
+    def collect(self) -> Iterator[Metric]:
+        if self._streaming:
+            yield from self._of_all()
+        if self._speaking:
+            yield from self._of_voices()
+
+    def _of_all(self) -> Iterator[Metric]:
+        first = HistogramMetricFamily(
+            "fairlead_stream_first_byte_seconds",
+            "Time from request to the first byte of its answer",
+            labels=_ENDPOINT,
+        )
+        broken = CounterMetricFamily(
+            "fairlead_streams_broken",
+            "Answers that were begun and not ended",
+            labels=[*_ENDPOINT, "kind"],
+        )
+        for endpoint, counts in self._streaming:
+            first.add_metric(
+                _labels(endpoint), _buckets(counts.first_buckets), counts.first_seconds
+            )
+            for kind, count in counts.broken.items():
+                broken.add_metric([*_labels(endpoint), str(kind)], count)
+        yield from (first, broken)
+
+    def _of_voices(self) -> Iterator[Metric]:
+        sound = CounterMetricFamily(
+            "fairlead_speech_sound_seconds", "Seconds of sound that were made", labels=_ENDPOINT
+        )
+        characters = CounterMetricFamily(
+            "fairlead_speech_characters", "Characters that were said", labels=_ENDPOINT
+        )
+        for endpoint, counts in self._speaking:
+            sound.add_metric(_labels(endpoint), counts.sound_seconds)
+            characters.add_metric(_labels(endpoint), counts.characters)
+        yield from (sound, characters)
 
 
 def _labels(endpoint: EndpointId) -> list[str]:

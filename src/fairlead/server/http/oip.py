@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 import fairlead
-from fairlead.dialects import oip_model, oip_rest
+from fairlead.dialects import oip_model
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.domain.paths import (
@@ -131,7 +131,7 @@ class OipPages:
     def _extensions(self) -> list[str]:
         """Those that are really here."""
         absent = "" if self.control is not None else "model_repository"
-        return [name for name in oip_rest.EXTENSIONS if name != absent]
+        return [name for name in oip_model.EXTENSIONS if name != absent]
 
     def _find(self, match: ModelPath, headers: Headers) -> ServedRevision:
         reason = self.control.missing(match.service) if self.control is not None else None

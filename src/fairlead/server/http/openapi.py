@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairlead.api import speech_openapi
+from fairlead.api.speech import speaks
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.signature import (
     DocumentSignature,
@@ -97,6 +99,11 @@ def _add_model(
 ) -> None:
     name = served.revision.service
     signature = served.artifact.model.signature
+    if speaks(served.artifact.model):
+        for endpoint in served.spec.endpoints:
+            for path in endpoint.paths:
+                paths[path] = speech_openapi.operations(path, endpoint.name, name)
+        return
     if isinstance(signature, TensorSignature):
         request, response = _project_tensors(signature)
     else:

@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 
 import msgspec
 
+from fairlead.api.speech import speaks
 from fairlead.api.worker import (
+    BATCHING_PATH,
     IDENTITY_PATH,
     LOAD_PATH,
     METRICS_PATH,
@@ -22,13 +24,14 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import Counted, DataPlane, Endpoint
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 
 _log = logging.getLogger(__name__)
 _JSON = b"application/json"
 _HEARTBEAT_SECONDS = 5.0
+_HEALTHY = "/healthy"  # of speech models (S0-28)
 
 Reply = tuple[int, bytes, bytes]  # status, content type, body
 
@@ -74,6 +77,7 @@ class PlainRoutes:
         self._add(METRICS_PATH, self._metrics)
         self._add(IDENTITY_PATH, self._who)
         self._add(REPLICAS_PATH, self._replicas)
+        self._add(BATCHING_PATH, self._batching)
         self._add(LOAD_PATH, self._load)
         if settings.add_liveness:
             self._add(f"{settings.root}/live", self._project_live)
@@ -99,6 +103,9 @@ class PlainRoutes:
             ):
                 self._add(path, self._ready, template, one.headers())
                 self._own.append(path.encode())
+            if speaks(one.artifact.model):
+                self._add(_HEALTHY, self._healthy, headers=one.headers())
+                self._own.append(_HEALTHY.encode())
         self.ready = True
 
     def forget(self) -> None:
@@ -120,6 +127,22 @@ class PlainRoutes:
         of = {name: self._identity.get(name) for name in ("worker", "digest")}
         return {**of, "ready": self.ready, "failed": self.failed}
 
+    def batching(self) -> list[dict[str, object]]:
+        """How each endpoint of what is served here batches, and why."""
+        return [
+            {
+                "service": one.revision.service,
+                "line": one.revision.line,
+                "revision": one.revision.revision,
+                "digest": one.artifact.digest,
+                "batching": {
+                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
+                    for given in one.spec.endpoints
+                },
+            }
+            for one in self._served
+        ]
+
     def _add(
         self,
         path: str,
@@ -135,6 +158,9 @@ class PlainRoutes:
 
     async def _ready(self) -> Reply:
         return _json({"ready": self.ready}, 200 if self.ready else 503)
+
+    async def _healthy(self) -> Reply:
+        return 200, b"text/plain; charset=utf-8", b"ok"
 
     async def _project_live(self) -> Reply:
         if self._settings.betterstack_enable:
@@ -175,30 +201,24 @@ class PlainRoutes:
         loads = ((one.id, one.load()) for one in self._plane.endpoints())
         return _json({"endpoints": [{**asdict(name), **asdict(load)} for name, load in loads]})
 
-    async def _metrics(self) -> Reply:
-        # prometheus_client costs memory that a worker nobody scrapes need not have.
-        from fairlead.server.http.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - see above
+    async def _batching(self) -> Reply:
+        return _json({"serves": [found for one in self.company() for found in one.batching()]})
 
-        text = exposition(self._plane, self._settings.fastapi_name, self._pod_name)
-        return 200, CONTENT_TYPE, text
+    async def _metrics(self) -> Reply:
+        # In a thread: requests are answered meanwhile, also while the library is imported.
+        counted, name = self._plane.counted(), self._settings.fastapi_name
+        return await asyncio.to_thread(_exposition, counted, name, self._pod_name)
 
     async def _who(self) -> Reply:
         import psutil  # noqa: PLC0415 - only who asks pays for it
 
         served = [
             {
-                "service": one.revision.service,
-                "line": one.revision.line,
-                "revision": one.revision.revision,
-                "digest": one.artifact.digest,
+                **said,
                 "inline": one.artifact.profile.inline,
                 "run_microseconds": round(one.artifact.profile.run_microseconds, 1),
-                "batching": {
-                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
-                    for given in one.spec.endpoints
-                },
             }
-            for one in self._served
+            for one, said in zip(self._served, self.batching(), strict=True)
         ]
         document = {
             **self._identity,
@@ -210,6 +230,13 @@ class PlainRoutes:
             "serves": served,
         }
         return _json(document)
+
+
+def _exposition(counted: Counted, app_name: str, pod_name: str) -> Reply:
+    # prometheus_client costs memory that a worker nobody scrapes need not have.
+    from fairlead.server.http.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - see above
+
+    return 200, CONTENT_TYPE, exposition(counted, app_name, pod_name)
 
 
 async def _heartbeat(settings: ServingSettings) -> None:

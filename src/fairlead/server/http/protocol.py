@@ -26,6 +26,7 @@ from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
+BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
 _CLOSE = b"connection: close\r\n\r\n"
 _LARGE_BYTES = 256 * 1024  # what is worth not being copied once more
 _MOST_DIGITS = 9  # of a length that is worth reading as a number
@@ -190,7 +191,10 @@ class HttpProtocol(GuardedProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's own type
         scope: Any = cycle.scope
-        scope["extensions"] = {WHOLE: functools.partial(_write, cycle)}
+        scope["extensions"] = {
+            WHOLE: functools.partial(_write, cycle),
+            BREAK_OFF: functools.partial(_break_off, cycle),
+        }
         super()._start_asgi_task(cycle, app)
 
 
@@ -215,3 +219,9 @@ def _write(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
         cycle.transport.close()
     cycle.on_response()
     return True
+
+
+def _break_off(cycle: RequestResponseCycle) -> None:
+    cycle.disconnected = True
+    cycle.message_event.set()
+    cycle.transport.abort()

@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 from fairlead.api import grpc_status
 from fairlead.api.deadlines import is_impatient
 from fairlead.api.http_status import NO_FAULT
-from fairlead.api.worker import ServingSettings, WorkerSpec
+from fairlead.api.streaming import streams
+from fairlead.api.worker import INFER_PATH, PREDICT_PATH, ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
@@ -247,15 +248,6 @@ def hot_paths(
     return table
 
 
-def _standard(spec: WorkerSpec) -> str:
-    """The endpoint that the paths of every model lead to.
-
-    A replica that has no `predict` still answers there, for whoever proves it: a gateway leads nobody there.
-    """
-    names = [one.name for one in spec.endpoints]
-    return DEFAULT_ENDPOINT if DEFAULT_ENDPOINT in names else names[0]
-
-
 def _routes(
     served: ServedRevision, plane: DataPlane, settings: ServingSettings
 ) -> Iterator[tuple[str, HotRoute]]:
@@ -265,7 +257,7 @@ def _routes(
     predict = project_handler(model)
     infer = oip_handler(model, name, version, served.artifact.manifest.labels)
     called = grpc_handler(model, name, version, served.artifact.manifest.labels)
-    default = served.spec.endpoint_id(_standard(served.spec))
+    default = served.spec.endpoint_id(DEFAULT_ENDPOINT)
     grpc_stats = plane.stats.route(_GRPC_INFER, "POST", default)
     stream_stats = plane.stats.route(_GRPC_STREAM, "POST", default)
     standard = [
@@ -274,11 +266,15 @@ def _routes(
     ]
     if settings.add_model_predict:
         standard.append((f"{settings.root}/model/{{m}}/predict", predict))
+    proving = [] if served.spec.has_default else [(PREDICT_PATH, predict), (INFER_PATH, infer)]
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
-        routes = [(path, predict) for path in one.paths]
-        if one.name == _standard(served.spec):
+        # What streams has a table of its own for its paths.
+        routes = [] if streams(model) else [(path, predict) for path in one.paths]
+        if one.name == DEFAULT_ENDPOINT:
             routes += standard
+        routes += proving
+        proving = []  # the first endpoint is enough
         for template, handler in routes:
             stats = plane.stats.route(template, "POST", endpoint.id)
             path = template.replace("{m}", name).replace("{v}", str(version))

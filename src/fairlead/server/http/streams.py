@@ -2,22 +2,32 @@
 
 Through the gateway a stream is an HTTP/1.1 request whose body never ends and an answer that begins at once;
 both hold gRPC's own frames. What is wrong with one message is that message's answer, and the stream goes on.
-A few messages are read ahead, then the caller waits; one that leaves cancels the run.
+A few messages are read ahead, then the caller waits; one that leaves cancels the run. A message that cannot be read,
+or for which the server has no room, ends the stream with an answer that says why.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
 from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.kits.frames import Frames, WrongFrame, framed
+from fairlead.kits.frames import HEAD_BYTES, Frames, WrongFrame, framed
 from fairlead.server.http.aside import Aside
-from fairlead.server.http.exchange import Receive, Scope, Send, log_access, request_id
+from fairlead.server.http.exchange import (
+    Bodies,
+    Holding,
+    Receive,
+    Scope,
+    Send,
+    log_access,
+    request_id,
+)
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import GrpcRoute
 from fairlead.server.times import Times
@@ -43,7 +53,7 @@ async def answer_message(
         times.arrived = times.started
         requests, call = await aside.decode(route.handler, body, headers, last - now())
         decoded = now()
-        responses = [await route.endpoint.infer(one, last - now(), times) for one in requests]
+        responses = await route.endpoint.infer_all(requests, last, times)
         ran = now()
         answered, _ = await aside.encode(route.handler, call, responses, headers, last - ran)
         route.endpoint.answered(times, decoded, ran)
@@ -89,17 +99,29 @@ def _final() -> bytes:
     return bytes(response.SerializeToString())
 
 
-class Stream:
-    """One stream on one connection."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one stream may take of its server: bytes of a message, of all bodies together, and the codec's thread."""
 
-    def __init__(self, route: GrpcRoute, scope: Scope, limit: int, now: Now, aside: Aside) -> None:
+    message_bytes: int
+    bodies: Bodies
+    aside: Aside
+
+
+class Stream:
+    """One stream on one connection. What it has read and not answered is held, as every body is."""
+
+    def __init__(self, route: GrpcRoute, scope: Scope, limits: Limits, now: Now) -> None:
         self._route = route
-        self._aside = aside
+        self._aside = limits.aside
         self._scope = scope
         self._headers: Headers = dict(scope["headers"])
-        self._limit = limit
+        self._limit = limits.message_bytes
+        self._holding = Holding(limits.bodies)
         self._now = now
         self._messages: asyncio.Queue[bytes | Refused | None] = asyncio.Queue(_READ_AHEAD)
+        self._unanswered = 0  # whole messages that have been read
+        self._answered = asyncio.Event()  # one more is
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Answer until the caller has no more messages, or has gone."""
@@ -113,10 +135,13 @@ class Stream:
         await send({"type": "http.response.start", "status": OK, "headers": head})
         # The head goes out with the first body: a caller may wait for it before it says anything.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
-        async with asyncio.TaskGroup() as group:
-            answering = group.create_task(self._answer_all(send, until))
-            reading = group.create_task(self._read(receive, answering))
-            answering.add_done_callback(lambda _: reading.cancel())
+        try:
+            async with asyncio.TaskGroup() as group:
+                answering = group.create_task(self._answer_all(send, until))
+                reading = group.create_task(self._read(receive, answering))
+                answering.add_done_callback(lambda _: reading.cancel())
+        finally:
+            self._holding.release()
         if not answering.cancelled():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         log_access(self._scope, OK, identity)
@@ -124,15 +149,31 @@ class Stream:
     async def _answer_all(self, send: Send, until: float) -> None:
         while (one := await self._messages.get()) is not None:
             if isinstance(one, Refused):
-                answered = refusal(one, b"")
+                answered = refusal(self._route.noted(one, request_id(self._headers)), b"")
             else:
                 answered = await answer_message(
                     self._route, one, self._headers, self._now, until, self._aside
                 )
+                self._holding.give(len(one) + HEAD_BYTES)
+                self._unanswered -= 1
+                self._answered.set()
             body = framed(answered)
             await send({"type": "http.response.body", "body": body, "more_body": True})
             if isinstance(one, Refused):
                 return
+
+    async def _hold(self, size: int) -> None:
+        """Hold so much more, when there is room; raises Refused if none of this stream's own messages can make any."""
+        while True:
+            try:
+                self._holding.take(size)
+            except Refused:
+                if not self._unanswered:
+                    raise
+            else:
+                return
+            self._answered.clear()
+            await self._answered.wait()
 
     async def _read(self, receive: Receive, answering: asyncio.Task[None]) -> None:
         """Frames to messages, until the last, a wrong one, or the caller's end."""
@@ -142,10 +183,16 @@ class Stream:
             if event["type"] == "http.disconnect":
                 answering.cancel()
                 return
-            frames.feed(event.get("body", b""))
+            more = event.get("body", b"")
             try:
+                await self._hold(len(more))
+                frames.feed(more)
                 while (one := frames.take()) is not None:
+                    self._unanswered += 1
                     await self._messages.put(one)
+            except Refused as full:
+                await self._messages.put(full)
+                return
             except WrongFrame as wrong:
                 await self._messages.put(_refused(wrong, self._limit))
                 return

@@ -4,7 +4,8 @@ A small model runs for a few microseconds. Answered one after the other, each re
 reading, JSON, numpy, the engine, JSON again and the kernel, and each of these would find the caches and
 branch predictors full of the others: the engine's seven microseconds become twenty. So what one turn of
 the loop has read is decoded first, all of it, then run, then encoded, then written: half the time in all,
-and a single request waits for nobody, because a turn that read one request is a wave of one.
+and a single request waits for nobody, because a turn that read one request is a wave of one. Requests for the
+same model share its run, where it has been proved that they do not notice each other.
 
 Every request stays on its own: what is wrong with one is that one's answer.
 """
@@ -12,7 +13,7 @@ Every request stays on its own: what is wrong with one is that one's answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 from fairlead.api.deadlines import is_named, seconds_to_answer
@@ -59,6 +60,7 @@ class QuickRequest:
 
     __slots__ = (
         "answer",
+        "batch",
         "began",
         "body",
         "call",
@@ -75,6 +77,7 @@ class QuickRequest:
         "response_complete",
         "response_started",
         "route",
+        "rows",
         "start",
         "target",
         "until",
@@ -99,6 +102,8 @@ class QuickRequest:
         self.start = 0.0
         self.began = 0.0  # its run, if it came to one
         self.ended = 0.0
+        self.rows = 1
+        self.batch = 1  # requests that shared its run
         self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
         self.request: InferRequest | None = None
@@ -139,7 +144,7 @@ class Wave:
         began = self._now()
         decoded = [one for one in now if self._decode(one)]
         decoding = (self._now() - began) / len(now)
-        ran = [one for one in decoded if self._run(one)]
+        ran = self._run_all(decoded) if len(decoded) > 1 else list(filter(self._run, decoded))
         began = self._now()
         encoded = [one for one in ran if self._encode(one)]
         ended = self._now()
@@ -161,10 +166,42 @@ class Wave:
             return self._failed(one, error)
         if len(requests) == 1 and route.endpoint.quick(requests[0], len(one.body)):
             one.request = requests[0]
+            one.rows = route.endpoint.rows(one.request)
             return True
         route.stats.in_progress -= 1
         one.connection.hand_over(one)
         return False
+
+    def _run_all(self, wave: Sequence[QuickRequest]) -> list[QuickRequest]:
+        """Run them, those that may share a run in one; the ones that were answered."""
+        alone: list[QuickRequest] = []
+        groups: dict[Hashable, list[QuickRequest]] = {}
+        for one in wave:
+            assert one.request is not None
+            key = one.route.endpoint.together(one.request)
+            (alone if key is None else groups.setdefault(key, [])).append(one)
+        ran = list(filter(self._run, alone))
+        for group in groups.values():
+            for batch in _batches(group):
+                ran += self._run_together(batch)
+        return ran
+
+    def _run_together(self, batch: Sequence[QuickRequest]) -> list[QuickRequest]:
+        """One run for all; if it fails, each by itself, so that only the one whose fault it is gets the error."""
+        began = self._now()
+        if len(batch) == 1 or any(one.until and began > one.until for one in batch):
+            return list(filter(self._run, batch))
+        endpoint = batch[0].route.endpoint
+        try:
+            answers = endpoint.infer_together([one.request for one in batch if one.request])
+        except Exception:  # noqa: BLE001 - the one whose fault it is meets it again, alone
+            return list(filter(self._run, batch))
+        ended = self._now()
+        for one, answer in zip(batch, answers, strict=True):
+            one.answer, one.began, one.ended, one.batch = answer, began, ended, len(batch)
+        endpoint.executions.ran(sum(one.rows for one in batch), ended - began, len(batch))
+        endpoint.ran_now(began, ended - began, len(batch))
+        return list(batch)
 
     def _run(self, one: QuickRequest) -> bool:
         assert one.request is not None
@@ -172,22 +209,20 @@ class Wave:
         if one.until and began > one.until:
             return self._failed(one, late(one.until - one.start))
         one.began = began
+        endpoint = one.route.endpoint
         try:
-            one.answer = one.route.endpoint.infer_now(one.request)
+            one.answer = endpoint.infer_now(one.request)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(one, error)
         one.ended = self._now()
+        endpoint.executions.ran(one.rows, one.ended - began)
+        endpoint.ran_now(began, one.ended - began)
         return True
 
     def _count(self, one: QuickRequest, now: float, decoding: float, encoding: float) -> None:
         """For the statistics; decoding and encoding are the wave's, shared among its requests."""
-        assert one.request is not None
-        endpoint = one.route.endpoint
-        executions = endpoint.executions
-        executions.ran(endpoint.rows(one.request), one.ended - one.began)
-        endpoint.ran_now(one.began, one.ended - one.began)
         queue = max(0.0, one.began - one.start - decoding)
-        executions.answered(now, now - one.start, queue, decoding, encoding)
+        one.route.endpoint.executions.answered(now, now - one.start, queue, decoding, encoding)
 
     def _timing(self, one: QuickRequest) -> bytes:
         """What the answer's head says of how it went."""
@@ -195,7 +230,7 @@ class Wave:
         if not one.began:
             return not_run(self._now() - one.start, headers, raw)
         ended = one.ended or self._now()
-        return after_run(one.began - one.start, ended - one.began, headers, raw)
+        return after_run(one.began - one.start, ended - one.began, headers, raw, one.batch)
 
     def _encode(self, one: QuickRequest) -> bool:
         assert isinstance(one.answer, InferResponse)
@@ -229,6 +264,20 @@ class Wave:
         if self._access_log:
             line = f"POST {one.target.decode('latin-1')} HTTP/1.1"
             log_answer(peer, line, status, one.identity)
+
+
+def _batches(group: Sequence[QuickRequest]) -> Iterator[list[QuickRequest]]:
+    """As many rows at once as the endpoint may be given, or one request that has more."""
+    endpoint = group[0].route.endpoint
+    batch: list[QuickRequest] = []
+    rows = 0
+    for one in group:
+        if batch and rows + one.rows > endpoint.most_together:
+            yield batch
+            batch, rows = [], 0
+        batch.append(one)
+        rows += one.rows
+    yield batch
 
 
 def _message(head: bytes, one: QuickRequest, body: bytes, timing: bytes) -> bytes:

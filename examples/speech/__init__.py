@@ -1,0 +1,1 @@
+"""Text to speech without weights: speakers of espeak-ng, released as two separately scaled endpoints."""

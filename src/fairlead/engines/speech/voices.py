@@ -1,0 +1,262 @@
+"""The processes of one artifact's voice: started, asked, stopped, and started anew when one ends.
+
+One process says one text at a time, so there are as many as there are texts at once, up to a limit; beyond it a text
+waits for its turn. A listener who leaves has its synthesis stopped; a process that does not stop at once is ended, and
+the next one is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+from fairlead.domain.errors import Kind, Refused
+from fairlead.engines.speech import wire
+
+_log = logging.getLogger(__name__)
+_READ_BYTES = 64 * 1024
+_START_SECONDS = 60.0  # a neural voice reads hundreds of megabytes
+_STOP_SECONDS = 0.08  # a place is free within 100 ms after its listener has left
+_SILENT_SECONDS = 60.0  # without any sound: it hangs
+_END_SECONDS = 5.0
+
+
+class Voice:
+    """One process. `rate` is its samples a second, `lacks` the voices it does not have; both known once it is ready."""
+
+    def __init__(self, order: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.set_inheritable(True)
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                (sys.executable, "-m", "fairlead.engines.speech.process", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wire.BUFFER_BYTES)
+        ours.sendall(wire.framed(wire.LOAD, order))
+        self._line = ours
+        self._frames = wire.Frames()
+        self._hello: Mapping[str, Any] | None = None
+        self._speaking = False
+
+    @property
+    def rate(self) -> int:
+        return int(self._said["rate"])
+
+    @property
+    def lacks(self) -> list[Any]:
+        return list(self._said["lacks"])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def _said(self) -> Mapping[str, Any]:
+        assert self._hello is not None
+        return self._hello
+
+    def wait_ready(self) -> None:
+        """Block until it is loaded; raises Refused (MODEL) if it cannot be."""
+        self._line.settimeout(_START_SECONDS)
+        try:
+            while (frame := self._frames.take()) is None:
+                data = self._line.recv(_READ_BYTES)
+                if not data:
+                    raise _died("while it was loaded")
+                self._frames.feed(data)
+        except TimeoutError:
+            raise _late("be loaded", _START_SECONDS) from None
+        except OSError:
+            raise _died("while it was loaded") from None
+        self._line.setblocking(False)  # noqa: FBT003 - the library's signature
+        self._greeted(*frame)
+
+    async def ready(self) -> None:
+        """The same, without blocking."""
+        if self._hello is None:
+            self._line.setblocking(False)  # noqa: FBT003 - the library's signature
+            self._greeted(*await self._next("be loaded", _START_SECONDS))
+
+    async def say(self, order: bytes) -> AsyncGenerator[bytes, None]:
+        """The sound of it as it is made. Raises Refused (MODEL) if the process fails or ends."""
+        self._speaking = True
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._line, wire.framed(wire.SAY, order))
+        except OSError:
+            raise _died("before it could make a sound") from None
+        while True:
+            letter, content = await self._next("make a sound", _SILENT_SECONDS)
+            if letter == wire.AUDIO:
+                yield content + self._frames.take_all(wire.AUDIO)
+                continue
+            self._speaking = False
+            if letter == wire.FAILED:
+                raise Refused(Kind.MODEL, content.decode())
+            return
+
+    async def stop(self) -> bool:
+        """Let it say nothing more; False if it does not obey at once."""
+        if not self._speaking:
+            return True
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(self._line, wire.framed(wire.STOP))
+                while (await self._next("stop", _STOP_SECONDS))[0] not in (wire.END, wire.FAILED):
+                    pass
+        except (TimeoutError, Refused, OSError):
+            return False
+        self._speaking = False
+        return True
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self._line.close()
+        self._process.kill()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _log.warning("the voice's process %d does not end", self.pid)
+
+    def _greeted(self, letter: bytes, content: bytes) -> None:
+        if letter != wire.HELLO:
+            raise Refused(Kind.MODEL, content.decode(errors="replace"))
+        self._hello = json.loads(content)
+
+    async def _next(self, what: str, seconds: float) -> tuple[bytes, bytes]:
+        try:
+            frame = self._frames.take()
+            if frame is not None:
+                return frame
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(seconds):
+                while frame is None:
+                    data = await loop.sock_recv(self._line, _READ_BYTES)
+                    if not data:
+                        raise _died(f"before it could {what}")
+                    self._frames.feed(data)
+                    frame = self._frames.take()
+        except TimeoutError:
+            raise _late(what, seconds) from None
+        except (OSError, wire.Garbled):
+            raise _died(f"before it could {what}") from None
+        return frame
+
+
+def _died(when: str) -> Refused:
+    return Refused(Kind.MODEL, f"the voice's process ended {when}; its log may say why")
+
+
+def _late(what: str, seconds: float) -> Refused:
+    return Refused(Kind.MODEL, f"the voice did not {what} within {seconds:g} s")
+
+
+class Voices:
+    """All processes of one artifact, `limit` at most; one is always there. Belongs to one event loop at a time."""
+
+    def __init__(self, order: Mapping[str, Any], limit: int) -> None:
+        self._order = json.dumps(order).encode()
+        self._limit = limit
+        self._all: set[Voice] = set()
+        self._idle: deque[Voice] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        first = self._start()
+        try:
+            first.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+        self.rate, self.lacks = first.rate, first.lacks
+
+    @property
+    def pids(self) -> list[int]:
+        return [one.pid for one in self._all]
+
+    @contextlib.asynccontextmanager
+    async def saying(self, order: bytes) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """The sound of one text; leaving the context ends the synthesis."""
+        voice = await self._take()
+        whole = False
+        try:
+            await voice.ready()
+            async with contextlib.aclosing(voice.say(order)) as sound:
+                yield sound
+            whole = await voice.stop()
+        finally:
+            # Cancelled, it is given the moment it needs to stop; a second cancellation ends it.
+            try:
+                whole = whole or await voice.stop()
+            finally:
+                self._give_back(voice, alive=whole)
+
+    def close(self) -> None:
+        """End every process."""
+        self._closed = True
+        for voice in self._all:
+            voice.end()
+        self._all.clear()
+        self._idle.clear()
+
+    def _start(self) -> Voice:
+        voice = Voice(self._order)
+        self._all.add(voice)
+        self._idle.append(voice)
+        return voice
+
+    async def _take(self) -> Voice:
+        while True:
+            if self._closed:
+                raise Refused(Kind.UNAVAILABLE, "the voice is being unloaded")
+            if not self._idle and len(self._all) < self._limit:
+                self._start()
+            if self._idle:
+                voice = self._idle.pop()  # the one that spoke last is warm
+                if voice.lives:
+                    return voice
+                self._replace(voice)
+                continue
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                if turn.done() and not turn.cancelled():
+                    self._wake()
+                raise
+
+    def _give_back(self, voice: Voice, *, alive: bool) -> None:
+        if self._closed:
+            return
+        if alive:
+            self._idle.append(voice)
+        else:
+            self._replace(voice)
+        self._wake()
+
+    def _replace(self, voice: Voice) -> None:
+        self._all.discard(voice)
+        voice.end()
+        self._start()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return

@@ -1,0 +1,70 @@
+"""Bumping release files: each against its line in the catalog, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fairlead.adapters.documents import read_document
+from fairlead.adapters.rewriting import rewrite
+from fairlead.domain.bumping import Bump, bump, highest
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.ids import LineId
+from fairlead.domain.release import release_from_document
+
+SUFFIXES = (".json", ".yaml", ".yml", ".jsonnet")
+_JSONNET = ".jsonnet"
+
+
+def release_files_in(paths: Iterable[Path]) -> list[Path]:
+    """The files that are meant: those named, and of a directory its release files by their ending, in order.
+
+    Raises InvalidInput for a directory that has none, or one of its own.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        there = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        for one in there:
+            if not one.is_file():
+                problem = Problem("", "is no regular file", "keep release files in that directory")
+                raise InvalidInput(str(one), [problem])
+        inside = [one for one in there if one.suffix in SUFFIXES]
+        if not inside:
+            wrong, right = "holds no release file", f"name *{', *'.join(SUFFIXES)} files"
+            raise InvalidInput(str(path), [Problem("", wrong, right)])
+        found += inside
+    return found
+
+
+def bump_files(
+    files: Iterable[Path], catalog: Catalog, *, write: bool
+) -> Iterator[tuple[Path, Bump]]:
+    """Bump each file; versions given to one file of a line are taken for the next.
+
+    Raises InvalidInput, before any file is changed, if one of them is no release file that can be.
+    """
+    given: dict[LineId, int] = {}
+    for path, document in [(path, _document(path)) for path in files]:
+        line_id = LineId(str(document.get("service", "")), str(document["model"]))
+        taken = max(highest(catalog, line_id), given.get(line_id, 0))
+        made = bump(document, taken)
+        if not made.refusal:
+            given[line_id] = int(made.after)
+            if write:
+                rewrite(path, document, made.after)
+        yield path, made
+
+
+def _document(path: Path) -> dict[str, Any]:
+    if path.suffix == _JSONNET:
+        right = "change `version` in it by hand, or let it be an argument: --var version=8"
+        wrong = "is Jsonnet, a program: what it makes of a version nobody can write back"
+        raise InvalidInput(str(path), [Problem("", wrong, right)])
+    document: dict[str, Any] = read_document(path)
+    release_from_document(document, str(path))  # what does not read right is not changed
+    return document
