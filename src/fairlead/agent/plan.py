@@ -147,6 +147,7 @@ def _resumed(seen: Snapshot, wished: Wishes) -> list[str]:
             and replica.unit in wished
             and replica.worker not in seen.asked
             and replica.worker not in seen.ended
+            and not seen.is_former(replica)
         ):
             spare.setdefault(replica.unit, []).append(replica)
     if not spare:

@@ -90,7 +90,7 @@ def _ready(seen: Snapshot) -> set[ScaleUnit]:
     return {
         one.unit
         for one in seen.replicas
-        if one.state is State.READY and one.worker not in seen.ended
+        if one.state is State.READY and one.worker not in seen.ended and not seen.is_former(one)
     }
 
 
