@@ -22,7 +22,7 @@ from fairlead.domain.layout import Home
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.routing import Refusal
 from fairlead.domain.status import NodeStatus, Replica, State
-from fairlead.domain.table import told
+from fairlead.domain.table import RevisionRoute, told
 from fairlead.gateway.behind import endpoints_of, serving
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.splice import Caller, Passage
@@ -215,17 +215,24 @@ class Activator:
                 del self.held[endpoint]
 
     def _replicas(self, endpoint: EndpointId) -> tuple[Replica, ...]:
-        """Who serves it, ready."""
-        node = self._view.node
+        """Who serves it, ready; nobody who serves what its name meant before."""
+        node, revision = self._view.node, self._revision(endpoint)
         if node is not self._ready[0]:
             self._ready = (node, node.ready() if node is not None else {})
-        return serving(self._ready[1].get(endpoint.revision_id, ()), endpoint)
+        if revision is None:
+            return ()
+        there = serving(self._ready[1].get(endpoint.revision_id, ()), endpoint)
+        return tuple(one for one in there if one.digest == revision.digest)
+
+    def _revision(self, endpoint: EndpointId) -> RevisionRoute | None:
+        """Its revision, as it is routed."""
+        service = self._view.index.table.services.get(endpoint.service)
+        line = service.lines.get(endpoint.line) if service else None
+        return line.revisions.get(endpoint.revision) if line else None
 
     def _specs(self, endpoint: EndpointId) -> dict[EndpointId, EndpointSpec]:
         """Every endpoint of its revision, as the release has it."""
-        service = self._view.index.table.services.get(endpoint.service)
-        line = service.lines.get(endpoint.line) if service else None
-        revision = line.revisions.get(endpoint.revision) if line else None
+        revision = self._revision(endpoint)
         return dict(endpoints_of(revision)) if revision else {}
 
     def _waiting(self, endpoint: EndpointId) -> int:
