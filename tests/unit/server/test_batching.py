@@ -486,3 +486,56 @@ async def test_under_a_storm_of_clients_that_come_and_leave_all_is_accounted_for
     assert done["answered"] > 100
     await eventually(lambda: one.admission.taken == 0)
     assert waiting(one) == 0
+
+
+async def test_who_was_just_answered_is_waited_for_a_moment(model: Gated) -> None:
+    one = endpoint(model)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one.infer(request(0), 5))
+        await eventually(lambda: len(model.runs) == 1)
+        for n in (1, 2, 3):
+            group.create_task(one.infer(request(n), 5))
+        await eventually(lambda: waiting(one) == 3)
+        model.once.release()
+        await eventually(lambda: len(model.runs) == 2)
+        await asyncio.sleep(0.8)  # a run so long that a tenth of a second is a moment
+        model.gate.set()
+    async with asyncio.TaskGroup() as group:
+        for n in (4, 5, 6):  # not all at once: the first must not begin alone
+            group.create_task(one.infer(request(n), 5))
+            await asyncio.sleep(0.005)
+    assert model.runs == [[0], [1, 2, 3], [4, 5, 6]]
+    before = asyncio.get_running_loop().time()
+    await one.infer(request(7), 5)  # whoever does not come back is not waited for
+    assert asyncio.get_running_loop().time() - before < 0.5
+    assert model.runs[3:] == [[7]]
+    assert one.admission.taken == 0
+
+
+async def test_a_lonely_client_is_never_kept_waiting_for_others(model: Gated) -> None:
+    one = endpoint(model)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(one.infer(request(0), 5))
+        await eventually(lambda: len(model.runs) == 1)
+        await asyncio.sleep(0.4)
+        model.gate.set()
+        await first
+        times = Times(0.0)
+        asked = SystemClock().monotonic()
+        await one.infer(request(1), 5, times)
+        assert times.began - asked < 0.04
+
+
+async def test_two_batches_may_run_abreast(model: Gated) -> None:
+    one = endpoint(model)
+    assert one.batcher is not None
+    one.batcher.abreast = 2
+    async with asyncio.TaskGroup() as group:
+        for n in range(3):
+            group.create_task(one.infer(request(n), 5))
+            await eventually(lambda n=n: len(model.runs) + waiting(one) == n + 1)  # type: ignore[misc]
+        await eventually(lambda: len(model.runs) == 2)
+        assert waiting(one) == 1
+        model.gate.set()
+    assert sorted(value for run in model.runs for value in run) == [0, 1, 2]
+    assert one.admission.taken == 0
