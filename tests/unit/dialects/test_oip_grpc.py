@@ -296,6 +296,13 @@ def test_a_health_check_asks_for_the_server_or_one_model(name: str, path: str) -
     assert oip_grpc_calls.asks(oip_grpc_calls.CHECK, asked) == ("GET", path)
 
 
+@pytest.mark.parametrize(("method", "verb"), [("Load", "load"), ("Unload", "unload")])
+def test_loading_and_unloading_ask_for_one_model(method: str, verb: str) -> None:
+    name = f"RepositoryModel{method}"
+    asked = message(f"{name}Request")(model_name="demo").SerializeToString()
+    assert oip_grpc_calls.asks(name, asked) == ("POST", f"/v2/repository/models/demo/{verb}")
+
+
 def test_a_question_becomes_the_json_that_asks_the_same() -> None:
     with pytest.raises(Refused, match="there is no method 'ModelSing'"):
         oip_grpc_calls.request_body("ModelSing", b"")
@@ -358,6 +365,10 @@ def test_a_priority_is_asked_for_as_over_rest() -> None:
     asked.parameters["priority"].uint64_param = 1000
     assert (
         refusal(asked, signature("FP32")) == "priority is 1000; write a whole number from 0 to 999"
+    )
+    asked.parameters["priority"].string_param = "high"
+    assert refusal(asked, signature("FP32")) == (
+        "priority is no whole number; send it as int64_param, from 0 to 999"
     )
     for count, kind in ((0, "FP32"), (1, "BYTES")):
         none = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)

@@ -12,7 +12,11 @@ from hypothesis import given, strategies as st
 from fairlead.api.speech import SpeechRefused
 from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
+<<<<<<< HEAD
 from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE, warm
+=======
+from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
+>>>>>>> tests5
 from fairlead.domain.errors import Kind, Refused
 from support.effort import effort
 from support.speech import Heard, heard, heard_samples
@@ -53,6 +57,13 @@ def test_bytes_come_while_the_sound_goes_on(name):
     half = sum(map(len, pieces[: len(pieces) // 2]))
     assert pieces[0] or pieces[1] or pieces[2]
     assert half > 0.4 * sum(map(len, pieces))
+
+
+def test_a_form_whose_library_is_not_installed_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lameenc", None)
+    with pytest.raises(Refused, match="mp3 ") as caught:
+        FORMATS["mp3"].encoder(RATE)
+    assert caught.value.kind is Kind.UNAVAILABLE
 
 
 @pytest.mark.parametrize("name", FORMATS)
