@@ -12,11 +12,7 @@ from hypothesis import given, strategies as st
 from fairlead.api.speech import SpeechRefused
 from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
-<<<<<<< HEAD
 from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE, warm
-=======
-from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
->>>>>>> tests5
 from fairlead.domain.errors import Kind, Refused
 from support.effort import effort
 from support.speech import Heard, heard, heard_samples
