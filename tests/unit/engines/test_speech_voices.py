@@ -217,3 +217,15 @@ async def test_closing_ends_every_process(tmp_path):
         pids = processes(model)
         assert pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_a_voice_that_cannot_be_started_is_the_error_of_who_asks(tmp_path, monkeypatch):
+    with humming(tmp_path, limit=1) as model:
+        os.kill(processes(model)[0], signal.SIGKILL)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(tmp_path / "no python"))
+            for _ in range(2):
+                with pytest.raises(FairleadError) as failed:
+                    await sound_of(model, "now")
+                assert failed.value.kind is Kind.MODEL
+        assert (await sound_of(model, "then")).seconds == pytest.approx(0.24, abs=0.02)
