@@ -24,7 +24,7 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
-from fairlead.server.admission import Admission
+from fairlead.server.admission import Admission, Load
 from fairlead.server.batching import Batcher, no_run
 from fairlead.server.executions import Executions
 from fairlead.server.loading import LoadedArtifact
@@ -43,21 +43,6 @@ class Late(Refused):
 def late(seconds: float) -> Late:
     """What a caller gets whose `seconds` are over."""
     return Late(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How much is asked of an endpoint; the first two since it was loaded.
-
-    `concurrency_seconds` is the integral over time of the requests in slots and in the queue, `idle_seconds` how long
-    nobody has been there.
-    """
-
-    concurrency_seconds: float
-    requests: int
-    in_flight: int
-    queued: int
-    idle_seconds: float
 
 
 class Endpoint:
