@@ -539,3 +539,29 @@ async def test_two_batches_may_run_abreast(model: Gated) -> None:
         model.gate.set()
     assert sorted(value for run in model.runs for value in run) == [0, 1, 2]
     assert one.admission.taken == 0
+
+
+async def test_threads_that_are_free_share_what_waits(model: Gated) -> None:
+    one = endpoint(model)
+    assert one.batcher is not None
+    one.batcher.abreast = 2
+    async with asyncio.TaskGroup() as group:
+        for n in range(2):
+            group.create_task(one.infer(request(n), 5))
+            await eventually(lambda n=n: len(model.runs) == n + 1)  # type: ignore[misc]
+        for n in range(2, 8):
+            group.create_task(one.infer(request(n), 5))
+        await eventually(lambda: waiting(one) == 6)
+        model.once.release()
+        await eventually(lambda: len(model.runs) == 3)
+        assert model.runs[2] == [2, 3, 4, 5, 6, 7], "the other thread is at work"
+        model.gate.set()
+    model.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        for n in range(8):
+            group.create_task(one.infer(request(n), 5))
+        await eventually(lambda: len(model.runs) == 5)
+        assert max(map(len, model.runs[3:])) < 8
+        model.gate.set()
+    assert sorted(value for run in model.runs for value in run) == sorted([*range(8), *range(8)])
+    assert one.admission.taken == 0
