@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 MODELS := build/models
 FUZZ_SECONDS ?= 300
+MINUTES ?= 60
 PURE := domain dialects kits api
 # More at once than two cores need: half of a system test is waiting.
 TESTS := $(PY) -m pytest -n 3 --dist worksteal
@@ -12,7 +13,7 @@ RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 # Modules are compiled once, not in each of the hundreds of processes that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint types style unit system slow coverage clients rollouts fuzz bench soak lock docs proto clean setup setup-dev examples fmt
+.PHONY: help run test lint types style unit system slow coverage clients rollouts fuzz bench soak streams lock docs proto clean setup setup-dev examples fmt
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +78,9 @@ bench: setup-dev ## Side by side with the servers people use instead (needs wrk,
 
 soak: setup-dev ## 500 revisions under constant load (about 20 minutes); SOAK=--churn: models come and go (30)
 	@$(PY) soak/run.py $(SOAK)
+
+streams: setup-dev ## Streams of speech with listeners who leave, for MINUTES (60): nothing lost, stuck or grown
+	@$(PY) soak/streams.py --minutes $(MINUTES)
 
 fmt: setup-dev ## Put the code into shape
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format --quiet .

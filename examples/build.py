@@ -54,7 +54,7 @@ def _copied(name: str, *files: str) -> Callable[[], Artifacts]:
 
 def _folders(name: str, *versions: str) -> Callable[[], Artifacts]:
     def make() -> Artifacts:
-        made = {
+        made: dict[str, Mapping[str, bytes]] = {
             f"{name}/{version}": {
                 path.name: path.read_bytes() for path in sorted((HERE / name / version).iterdir())
             }

@@ -23,7 +23,7 @@ from fairlead.gateway.index import custom_paths, model_paths
 from support.gateway import CLOCK, World, catalog, new_world, revision
 from support.wire import Answer, Wire
 
-pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(120)]
 
 # What each kind of key may do: infer and read, of three lines.
 TABLE = """
@@ -315,7 +315,7 @@ async def test_every_key_gets_what_the_table_says_and_nothing_else() -> None:
     async with new_world() as world:
         world.set_catalog(wanted())
         world.set_keys({kind: f"s-{kind}" for kind in SCOPES} | {"gone": "s-revoked"})
-        before = (OldSecret("s-before", CLOCK.now() + 60), OldSecret("s-ended", CLOCK.now() - 1))
+        before = (OldSecret("s-before", CLOCK.now() + 600), OldSecret("s-ended", CLOCK.now() - 1))
         SecretsFile(world.home.keys).put("old-secret", "s-old-secret", before)
         for number, one in enumerate(wanted().live()):
             await world.add_worker(f"w{number}", str(one))

@@ -7,10 +7,14 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
+from fairlead.gateway.certificates import Pair, secret
+from fairlead.gateway.listener import listener
 from support.certificates import der, new_pair, shown, trusting
 from support.gateway import World, catalog, eventually, new_world, revision
 
@@ -136,4 +140,29 @@ async def test_halves_that_do_not_fit_are_told_and_the_pair_before_stays(
             assert kept.stat().st_mode & 0o777 == 0o600
             os.kill(world.envoy_pid(), signal.SIGKILL)
             await is_shown(world, second[0])
+        beat.cancel()
+
+
+async def test_without_tls_no_private_key_stays_on_the_disk(world: World) -> None:
+    kept = world.home.envoy / "sds" / "sds.json"
+    assert world.settings.certificate
+    assert world.settings.private_key
+    # What a gateway that spoke TLS has left behind.
+    pair = Pair(world.settings.certificate, world.settings.private_key)
+    await world.envoy.set_certificate(secret(pair))
+    await world.envoy.set_listeners([listener(world.settings, world.home)])
+    assert "PRIVATE KEY" in kept.read_text()
+    world.settings = replace(world.settings, certificate=None, private_key=None)
+    async with asyncio.TaskGroup() as group:
+        beat = group.create_task(world.beat())
+        async with world.running(), world.client(headers={"x-api-key": "secret"}) as client:
+
+            async def answers() -> bool:
+                try:
+                    return (await client.post(PATH)).status_code == 200
+                except httpx.HTTPError:
+                    return False
+
+            await eventually(answers, 10, "it answers without TLS")
+            await eventually(lambda: "PRIVATE KEY" not in kept.read_text(), 10, "it is gone")
         beat.cancel()

@@ -70,7 +70,7 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front
 async def send(front: Front, sent: str | bytes, answers: int = 0) -> bytes:
     """Everything that comes back, until there are that many answers or the connection ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", front.world.settings.port)
-    found = b""
+    found, left = b"", False
     try:
         writer.write(sent if isinstance(sent, bytes) else sent.encode("latin-1"))
         async with asyncio.timeout(5):
@@ -83,6 +83,9 @@ async def send(front: Front, sent: str | bytes, answers: int = 0) -> bytes:
                 if not part:
                     break
                 found += part
+                if not left and b"\r\nconnection: close\r\n" in found:
+                    left = True
+                    writer.write_eof()  # Envoy gives its last word a second, unless its caller is done too
     except (ConnectionError, TimeoutError):
         pass
     finally:
@@ -124,9 +127,9 @@ async def test_what_could_be_read_in_two_ways_reaches_no_worker(front: Front, na
     assert 400 <= statuses(found)[0] < 600
     assert 200 not in statuses(found)
     assert b"rss_bytes" not in found
-    assert _requests(front) == before
     again = await send(front, post(LENGTH, BODY), answers=1)
     assert statuses(again) == [200]
+    assert _requests(front) == before + 1  # the good one, and nothing before it
 
 
 @pytest.mark.parametrize("odd", ["x-a: b\r\n content-length: 5", "x-a: b\rcontent-length: 5"])

@@ -16,6 +16,7 @@ from fairlead.adapters.envoy.files import XdsFile
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.keys import EVERYTHING, KeyRecord, Quota, Rate
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.listener import bootstrap
 from fairlead.gateway.quotas import gate_listeners
 from fairlead.gateway.run import run_gateway
@@ -33,7 +34,7 @@ async def world() -> AsyncIterator[World]:
 
 
 def empty(world: World) -> Snapshot:
-    return snapshot(RoutingTable(), {}, {"secret": "demo"}, world.settings, world.home)
+    return snapshot(RoutingTable(), Behind(), {"secret": "demo"}, world.settings, world.home)
 
 
 async def started(world: World) -> Snapshot:
@@ -159,12 +160,20 @@ def test_what_the_disk_does_not_take_changes_nothing(tmp_path: Path) -> None:
     assert (file.version, file.resources) == (2, [{"name": "two"}])
 
 
-async def test_a_first_start_that_envoy_refuses_is_refused_and_leaves_nothing_behind(
+async def test_a_first_start_that_envoy_refuses_is_refused_and_leaves_nothing_behind() -> None:
+    async with new_world() as world:
+        (world.home.logs / "access.jsonl").mkdir(parents=True)  # no file Envoy could write
+        with pytest.raises(FairleadError, match="Envoy refused the new lds"):
+            await run_gateway(world.settings, world.home, world.catalogs, world.envoy, CLOCK)
+        assert world.envoy_pid() == 0
+
+
+async def test_a_first_start_without_a_right_certificate_is_refused_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("no certificate")
     async with new_world(certificate=wrong, private_key=wrong) as world:
-        with pytest.raises(FairleadError, match="Envoy refused the new lds"):
+        with pytest.raises(FairleadError, match="are no pair"):
             await run_gateway(world.settings, world.home, world.catalogs, world.envoy, CLOCK)
         assert world.envoy_pid() == 0

@@ -8,6 +8,7 @@ import queue
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from fairlead.api.oip_messages import message
+from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.clock import SystemClock
 from fairlead.server.grpc.serve import Server
@@ -275,3 +277,42 @@ async def test_no_bytes_end_grpcios_server_or_make_it_fail(both: Both) -> None:
             body,
             through,
         )
+
+
+async def test_a_server_that_holds_all_it_may_says_so_with_its_limit(tmp_path: Path) -> None:
+    body = infer_request("scaled", {"x": np.ones((1, 3), np.float32)})
+    size = len(body.SerializeToString())
+    settings = ServingSettings(bodies_limit_bytes=4 * size)
+    spec = scaled_artifact(tmp_path / "m").spec(RevisionId("scaled", "v1", "1"), settings=settings)
+    words = f"may hold {4 * size} bytes together"
+    port, stop = free_port(), asyncio.Event()
+    async with in_process(spec) as running, asyncio.TaskGroup() as group:
+        server = Server(
+            running.app, f"127.0.0.1:{port}", SystemClock(), most_bytes=1 << 20, shared=False
+        )
+        group.create_task(server.serve(stop, 1))
+        bodies = running.app.bodies
+        async with aio_channel(port) as channel:
+            for held in (4 * size - 1, 4 * size):  # found out with the message, and before it
+                bodies.take(held)
+                with pytest.raises(grpc.aio.AioRpcError, match=words) as refused:
+                    await channel.unary_unary(INFER)(body.SerializeToString(), timeout=10)
+                assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                streaming = stream(channel)(timeout=10)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await streaming.write(body)
+                assert (
+                    await streaming.code()
+                    in (
+                        grpc.StatusCode.RESOURCE_EXHAUSTED,
+                        grpc.StatusCode.INTERNAL,  # of the client's own, if the refusal crosses the write
+                    )
+                )
+                bodies.held -= held
+            streaming = stream(channel)(timeout=10)
+            for _ in range(20):
+                await streaming.write(body)
+                assert not (await streaming.read()).error_message
+            await streaming.done_writing()
+            assert bodies.held == 0
+        stop.set()

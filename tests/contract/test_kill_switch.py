@@ -12,6 +12,7 @@ import pytest
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.index import index
 from fairlead.gateway.settings import KillSwitch
 from fairlead.gateway.state import View, read_gateway_status
@@ -290,7 +291,9 @@ async def test_a_gateway_that_starts_anew_finds_the_switch_open(
             assert name.startswith("speech/v1.1/predict@")
             view = View(index(RoutingTable()), index(RoutingTable()))
             view.switches = (read_gateway_status(world.home.gateway_status) or fail()).switches
-            view.replicas = {one.replica.revision: (one.replica,) for one in world.workers.values()}
+            view.behind = Behind(
+                {one.replica.revision: (one.replica,) for one in world.workers.values()}
+            )
             since = view.switches[0].since
             caplog.clear()
             await Switches(world.envoy, view, world.settings.kill_switch, CLOCK).look()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import uvloop
 
 from fairlead.adapters.processes import ProcessLauncher
-from fairlead.api.worker import WorkerSpec
+from fairlead.api.worker import WorkerSpec, specs_to_json
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.processes import Exit, ProcessId
@@ -150,3 +152,75 @@ def test_a_command_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         FairleadError, match=r"worker 0123abcd cannot be started: /no/such/python: No such"
     ):
         launcher.start([SPEC], tmp_path / "spec", tmp_path / "log")
+
+
+SPARE = """
+import json, os, sys, time
+told = sys.stdin.readline() if sys.argv[1:] == ["--spare"] else ""
+if told:
+    told = json.loads(told)
+    spec = open(told["spec"])
+    open(told["log"], "a").write("serves " + spec.read())
+    time.sleep(60)
+"""
+
+
+def warm(code: str) -> ProcessLauncher:
+    return ProcessLauncher([sys.executable, "-S", "-c", code], {"GREETING": "hello"})
+
+
+def spares() -> set[int]:
+    """The children of this process that wait to be told whom they serve."""
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "--spare" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+    return found
+
+
+async def test_a_spare_worker_is_the_next_one_that_is_started(machine: Machine) -> None:
+    launcher = warm(SPARE)
+    machine.spec_file.write_text("digits")
+    launcher.keep_spare(None, wanted=True)
+    await until(lambda: len(spares()) == 1)
+    launcher.keep_spare(None, wanted=True)
+    (spare,) = spares()
+    process = launcher.start([SPEC], machine.spec_file, machine.log)
+    machine.started.append((launcher, process))
+    assert process.pid == spare
+    await until(lambda: machine.log.exists() and machine.log.read_text() == "serves digits")
+    assert launcher.find(machine.spec_file) == process, "found by the file it holds open"
+    launcher.keep_spare(None, wanted=True)
+    await until(lambda: len(spares()) == 2)
+    launcher.keep_spare(None, wanted=False)
+    await until(lambda: spares() == {spare})
+    other = launcher.start([SPEC], machine.spec_file, machine.log)
+    machine.started.append((launcher, other))
+    assert other.pid != spare, "without a spare one a worker is started as ever"
+
+
+async def test_a_spare_worker_that_has_died_is_not_waited_for(machine: Machine) -> None:
+    launcher = warm("import sys; sys.exit(1)")
+    for _ in range(10):
+        launcher.keep_spare(None, wanted=True)
+        await until(lambda: not spares())
+    process = launcher.start([SPEC], machine.spec_file, machine.log)
+    machine.started.append((launcher, process))
+    assert await end_of(launcher, process) == Exit(code=1)
+    launcher.keep_spare(None, wanted=False)
+
+
+@pytest.mark.timeout(60)
+async def test_a_real_spare_worker_becomes_the_worker_it_is_told_to_be(machine: Machine) -> None:
+    command = [sys.executable, "-m", "fairlead", "worker"]
+    launcher = ProcessLauncher(command, {"PATH": os.defpath, "PYTHONPATH": ":".join(sys.path)})
+    spec = replace(SPEC, socket=machine.directory / "w.sock")
+    machine.spec_file.write_text(specs_to_json([spec]))
+    launcher.keep_spare(None, wanted=True)
+    await until(lambda: len(spares()) == 1)
+    process = launcher.start([spec], machine.spec_file, machine.log)
+    machine.started.append((launcher, process))
+    async with asyncio.timeout(30):
+        assert await launcher.wait(process) == Exit(code=1)
+    assert "manifest.json cannot be read" in machine.log.read_text()

@@ -83,6 +83,16 @@ class TestObjects:
         assert [one.key for one in store.list("a/2")] == ["a/2"]
         assert list(store.list("none/")) == []
 
+    def test_what_is_deleted_while_it_is_listed_is_not_there_or_was(
+        self, store: ObjectStore
+    ) -> None:
+        for number in range(3):
+            store.put(f"a/{number}", b"1")
+        listing = store.list("a/")
+        assert next(listing).key == "a/0"
+        store.delete("a/1")
+        assert [one.key for one in listing][-1] == "a/2"
+
 
 def test_a_directory_that_is_gone_is_no_empty_store(tmp_path: Path) -> None:
     store = DirectoryObjectStore(tmp_path / "store")

@@ -120,6 +120,18 @@ async def test_one_that_ran_well_is_started_again_after_the_first_pause(tmp_path
     assert one.pid == 0
 
 
+async def test_one_that_is_stopped_between_two_starts_is_not_started_again(tmp_path: Path) -> None:
+    one = child(tmp_path, "sys.exit(3)")
+    read, write = life_pipe()
+    try:
+        ended = Supervisor(SystemClock(), read, lambda _: one.stopping.set())
+        await asyncio.wait_for(ended.run(one), 5)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert len(pids(tmp_path)) == 1
+
+
 async def test_one_that_is_stopped_while_it_starts_ends_at_once(tmp_path: Path) -> None:
     told: list[str] = []
     one = child(tmp_path, "time.sleep(60)")

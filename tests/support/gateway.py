@@ -24,7 +24,7 @@ from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.adapters.store.directory import DirectoryObjectStore
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
-from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.ids import ArtifactRef, EndpointId, LineId, RevisionId
 from fairlead.domain.keys import KeyRecord, Scope
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import ObjectStore
@@ -88,12 +88,14 @@ def _shares(traffic: Mapping[str, Mapping[str, int]], line_id: LineId) -> tuple[
 
 
 class Worker:
-    """Answers every request with its own name, or slowly: `x-wait` seconds later; or with `x-status`, `x-code` and `x-excuse`."""
+    """Answers every request with its own name, or slowly: `x-wait` seconds later; or with `x-status`, `x-code` and `x-excuse`; or breaks off (`x-break`)."""
 
     def __init__(self, name: str, one: RevisionId, path: Path) -> None:
         self.replica = Replica(name, one, DIGEST, State.READY, socket=str(path))
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.status = 200
+        self.code = ""
+        self.open = 0  # requests that it is at
         self._path = path
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -113,6 +115,19 @@ class Worker:
         self._server = None
         self._path.unlink(missing_ok=True)
 
+    async def _leaves(self, reader: asyncio.StreamReader, seconds: float) -> bool:
+        """Be at a request for so long; does the caller leave meanwhile, or the worker?"""
+        self.open += 1
+        gone = asyncio.ensure_future(self._gone.wait())
+        left = asyncio.ensure_future(reader.read(1))
+        done, pending = await asyncio.wait(
+            (gone, left), timeout=seconds, return_when="FIRST_COMPLETED"
+        )
+        for task in pending:
+            task.cancel()
+        self.open -= 1
+        return bool(done)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
@@ -121,13 +136,14 @@ class Worker:
                 headers = dict(line.split(": ", 1) for line in head[1:] if line)
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 self.seen.append((head[0], headers))
-                if "x-wait" in headers:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(float(headers["x-wait"])):
-                            await self._gone.wait()
-                            return
+                if "x-wait" in headers and await self._leaves(reader, float(headers["x-wait"])):
+                    return
+                if "x-break" in headers:
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbroken")
+                    return
                 body = json.dumps({"worker": self.replica.worker}).encode()
-                code = f"x-error-code: {headers['x-code']}\r\n" if "x-code" in headers else ""
+                said = headers.get("x-code", self.code)
+                code = f"x-error-code: {said}\r\n" if said else ""
                 code += f"{NO_FAULT}: deadline\r\n" if "x-excuse" in headers else ""
                 writer.write(
                     b"HTTP/1.1 %b OK\r\nserver: worker\r\ncontent-type: application/json\r\n%b"
@@ -157,6 +173,7 @@ class World:
     settings: GatewaySettings
     store: ObjectStore = field(default_factory=MemoryObjectStore)
     workers: dict[str, Worker] = field(default_factory=dict)
+    cold: set[EndpointId] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.catalogs = StoredCatalogs(self.store, CLOCK)
@@ -196,7 +213,7 @@ class World:
     def write_status(self) -> None:
         """What an agent would write: every worker there is."""
         replicas = tuple(worker.replica for worker in self.workers.values())
-        status = NodeStatus("node", CLOCK.now(), os.getpid(), 1, replicas)
+        status = NodeStatus("node", CLOCK.now(), os.getpid(), 1, replicas, cold=tuple(self.cold))
         files.write_atomic(self.home.node_status, node_status_to_bytes(status), durable=False)
 
     async def beat(self) -> None:

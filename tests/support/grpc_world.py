@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,10 @@ async def grpc_world(directory: Path, **settings: Any) -> AsyncIterator[GrpcWorl
             )
         world.set_catalog(
             catalog(
-                revision("scaled/v1.1"),
-                revision("scaled/v1.2"),
-                revision("scaled/v2.1", 2),
-                revision("boom/v1.1"),
+                replace(revision("scaled/v1.1"), digest=twice.digest),
+                replace(revision("scaled/v1.2"), digest=twice.digest),
+                replace(revision("scaled/v2.1", 2), digest=thrice.digest),
+                replace(revision("boom/v1.1"), digest=boom.digest),
                 traffic={
                     "scaled/v1": {"1": 60, "2": 40},
                     "scaled/v2": {"1": 100},

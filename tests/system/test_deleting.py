@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +78,7 @@ def test_lines_revisions_and_services_go_whole_and_nobody_else_notices(project: 
     with constant_load(project.port, OTHER, {"text": "one two"}, headers, pause=0.005) as load:
         a_revision_goes_once_it_has_no_traffic(project)
         a_line_goes_when_its_last_request_is_answered(project)
+        a_line_goes_though_agent_and_gateway_die(project)
         a_service_goes_and_its_names_mean_something_new(project)
     assert load.failed == []
     assert len(load.answers) > 200
@@ -119,6 +122,24 @@ def a_line_goes_when_its_last_request_is_answered(project: Fairlead) -> None:
     assert not measured.with_suffix(".json").exists()
     keys = json.loads(project.cli("keys", "ls", "--json").stdout)
     assert [one["allow"] for one in keys if one["name"] == "mine"] == [["reading-time"]]
+
+
+def a_line_goes_though_agent_and_gateway_die(project: Fairlead) -> None:
+    project.cli("apply", release(project, "v3", "1", 2))
+    (replica,) = [one for name, one in project.replicas().items() if name == "slow/v3.1"]
+    with ThreadPoolExecutor(2) as pool:
+        late = pool.submit(project.ask, PREDICT, 1.0, Accept_Version="v3")
+        until(lambda: in_progress(project), 10, "the request is under way")
+        before = (project.home / "store" / "catalog" / "head").read_bytes()
+        done = pool.submit(project.cli, "delete", "slow/v3", "--yes")
+        head = project.home / "store" / "catalog" / "head"
+        until(lambda: head.read_bytes() != before, 10, "it is out of the catalog")
+        for status in ("node/status.json", "gateway/status.json"):
+            os.kill(json.loads((project.home / status).read_bytes())["pid"], signal.SIGKILL)
+        assert late.result(20).json == 42
+        assert "nothing is left of it after" in done.result(60).stderr
+    assert not Path(str(replica["socket"])).exists()
+    assert len(artifacts_here(project)) == 2
 
 
 def a_service_goes_and_its_names_mean_something_new(project: Fairlead) -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def _not_found(running: Fairlead) -> str:
 
 def _method(running: Fairlead) -> str:
     return _of(running.ask(PREDICT, method="DELETE"))
+
+
+def _format(running: Fairlead) -> str:
+    running.cli("publish", str(ROOT / "build" / "models" / "speech" / "1"))
+    running.cli("apply", str(ROOT / "examples" / "speech" / "release-v1.1.yaml"))
+    said = {"speaker_id": "4", "text": "Ahoy."}
+
+    def refused() -> Reply:
+        return running.ask("/api/text_to_speech/stream", said, Accept="image/png")
+
+    until(lambda: refused().status == HTTPStatus.NOT_ACCEPTABLE, 30, "speech is served")
+    return _of(refused())
 
 
 def _conflict(running: Fairlead) -> str:
@@ -214,6 +227,7 @@ CASES: dict[str, Callable[[Fairlead], str]] = {
     "forbidden": _forbidden,
     "not_found": _not_found,
     "method": _method,
+    "format": _format,
     "conflict": _conflict,
     "too_large": _too_large,
     "overloaded": _overloaded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -45,11 +46,31 @@ def speaking(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def ask(running: Fairlead, path: str, text: str, **headers: str) -> http.client.HTTPResponse:
+@contextlib.contextmanager
+def ask(
+    running: Fairlead, path: str, text: str, **headers: str
+) -> Iterator[http.client.HTTPResponse]:
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
     body = json.dumps({"speaker_id": 0 if path.startswith("/hum") else "4", "text": text})
-    connection.request("POST", path, body, {"X-Api-Key": running.key, **headers})
-    return connection.getresponse()
+    try:
+        connection.request("POST", path, body, {"X-Api-Key": running.key, **headers})
+        answer = connection.getresponse()
+        with answer:
+            yield answer
+    finally:
+        connection.close()
+
+
+def series(running: Fairlead, name: str, **labels: str) -> list[float]:
+    """The values of a metric's series with these labels."""
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    lines = running.ask("/metrics").body.decode().splitlines()
+    found = [
+        line
+        for line in lines
+        if line.startswith(f"{name}{{") and all(one in line for one in wanted)
+    ]
+    return [float(line.rpartition(" ")[2]) for line in found]
 
 
 def voices(running: Fairlead) -> list[psutil.Process]:
@@ -59,25 +80,24 @@ def voices(running: Fairlead) -> list[psutil.Process]:
 
 
 def test_speaker_4_is_heard_with_the_demo_key_and_no_version(speaking: Fairlead) -> None:
-    answer = ask(speaking, STREAM, TEXT)
-    assert (answer.status, answer.headers["content-type"]) == (200, "audio/mpeg")
-    assert answer.headers["x-served-version"] == "v1.1"
-    assert answer.headers["x-text-length"] == str(len(TEXT))
-    sound = heard(answer.read())
+    with ask(speaking, STREAM, TEXT) as answer:
+        assert (answer.status, answer.headers["content-type"]) == (200, "audio/mpeg")
+        assert answer.headers["x-served-version"] == "v1.1"
+        assert answer.headers["x-text-length"] == str(len(TEXT))
+        sound = heard(answer.read())
     assert sound.seconds == pytest.approx(3.2, abs=0.4)
     assert -26 < sound.decibels < -14
-    check = ask(speaking, VALIDATE, TEXT)
-    assert (check.status, json.loads(check.read())) == (200, {"message": "OK"})
+    with ask(speaking, VALIDATE, TEXT) as check:
+        assert (check.status, json.loads(check.read())) == (200, {"message": "OK"})
 
 
 def test_the_first_byte_of_a_thousand_characters_comes_at_once(speaking: Fairlead) -> None:
     text = (TEXT + " ") * 15
-    ask(speaking, STREAM, text).read()
     began = time.monotonic()
-    answer = ask(speaking, STREAM, text)
-    answer.read(1)
-    first = time.monotonic() - began
-    sound = heard(b"\xff" + answer.read())
+    with ask(speaking, STREAM, text) as answer:
+        start = answer.read(1)
+        first = time.monotonic() - began
+        sound = heard(start + answer.read())
     assert sound.seconds > 40
     assert first < 0.5  # of a machine that may be busy; alone it takes 10 ms
 
@@ -85,11 +105,11 @@ def test_the_first_byte_of_a_thousand_characters_comes_at_once(speaking: Fairlea
 def test_sound_passes_the_gateway_while_it_is_made(speaking: Fairlead) -> None:
     text = "a" * 80  # 4.8 s of sound, made in 1.2
     began = time.monotonic()
-    answer = ask(speaking, "/hum/stream", text, Accept="audio/wav")
     pieces, times = [], []
-    while piece := answer.read1(65536):
-        pieces.append(piece)
-        times.append(time.monotonic() - began)
+    with ask(speaking, "/hum/stream", text, Accept="audio/wav") as answer:
+        while piece := answer.read1(65536):
+            pieces.append(piece)
+            times.append(time.monotonic() - began)
     assert times[0] < 0.25 * times[-1]
     assert len(times) > 20
     sound = heard(b"".join(pieces))
@@ -98,42 +118,48 @@ def test_sound_passes_the_gateway_while_it_is_made(speaking: Fairlead) -> None:
 
 
 def test_a_stream_that_fails_never_ends_cleanly(speaking: Fairlead) -> None:
-    answer = ask(speaking, "/hum/stream", f"a {CRASH} " + "b" * 40)
-    assert answer.status == 200
-    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-        answer.read()
-    again = ask(speaking, "/hum/stream", "fine")
-    assert heard(again.read()).hertz == pytest.approx(pitch_of("fine"), abs=5)
-    labels = 'service="hum",line="h1",revision="1",endpoint="stream",kind="model"'
-
-    def counted() -> bool:
-        lines = speaking.ask("/metrics").body.decode().splitlines()
-        names = ("fairlead_streams_broken_total", "fairlead_errors_total")
-        return all(
-            any(
-                line.startswith(name) and labels in line and line.endswith(" 1.0") for line in lines
-            )
-            for name in names
+    with ask(speaking, "/hum/stream", f"a {CRASH} " + "b" * 40) as answer:
+        assert answer.status == 200
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+    with ask(speaking, "/hum/stream", "fine") as again:
+        assert heard(again.read()).hertz == pytest.approx(pitch_of("fine"), abs=5)
+    for name in ("fairlead_streams_broken_total", "fairlead_errors_total"):
+        until(
+            lambda name=name: series(speaking, name, service="hum", kind="model") == [1.0],
+            10,
+            f"{name} counts the broken stream",
         )
-
-    until(counted, 10, "the broken stream is counted")
 
 
 def test_a_client_that_leaves_ends_the_work_behind_the_gateway(speaking: Fairlead) -> None:
-    answer = ask(speaking, "/hum/stream", "c" * 2000)  # half a minute
-    answer.read(100)
-    answer.close()
+    with ask(speaking, "/hum/stream", "c" * 2000) as answer:  # half a minute
+        answer.read(100)
+    labels = {"service": "hum", "endpoint": "stream"}
+    until(
+        lambda: series(speaking, "fairlead_requests_in_progress", **labels) == [0.0],
+        5,
+        "no stream is worked on",
+    )
 
-    def idle() -> bool:
-        lines = speaking.ask("/metrics").body.decode().splitlines()
-        found = [
-            line
-            for line in lines
-            if line.startswith("fairlead_requests_in_progress") and 'service="hum"' in line
-        ]
-        return bool(found) and all(line.endswith(" 0.0") for line in found)
 
-    until(idle, 5, "no stream is worked on")
+def test_a_killed_worker_breaks_its_streams_and_takes_its_voices_along(speaking: Fairlead) -> None:
+    with ask(speaking, "/hum/stream", "d" * 2000) as answer:
+        answer.read(100)
+        pid = speaking.replicas()["hum/h1.1"]["pid"]
+        worker = psutil.Process(pid)
+        mine = [one for one in voices(speaking) if one.ppid() == pid]
+        assert mine
+        worker.kill()
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+    until(lambda: not any(one.is_running() for one in mine), 5, "its voices have ended")
+
+    def answered() -> bool:
+        with ask(speaking, "/hum/stream", "back") as again:
+            return again.status == 200 and heard(again.read()).seconds > 0.1
+
+    until(answered, 30, "the next worker speaks")
 
 
 def test_stopping_leaves_no_voice(speaking: Fairlead) -> None:

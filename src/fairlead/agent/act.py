@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,18 +11,20 @@ from pathlib import Path
 
 from fairlead.agent import pull as pulling, records, steps
 from fairlead.agent.asking import Company, WorkerClient, socket_of
+from fairlead.agent.entries import Process, Worker
 from fairlead.agent.logs import last_words, log_file, logs_of, prune
 from fairlead.agent.metrics import Metrics
 from fairlead.agent.ports import Ports
 from fairlead.agent.prove import prove
 from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
-from fairlead.agent.table import Process, Table, Worker
-from fairlead.api.worker import ServedEndpoint, WorkerSpec
-from fairlead.domain.batching import batching_to_json
+from fairlead.agent.specs import spec_of
+from fairlead.agent.table import Table
+from fairlead.api.worker import WorkerSpec
 from fairlead.domain.catalog import Revision
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.layout import Home
+from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import State
 from fairlead.kits.files import private_directory
 
@@ -49,8 +50,8 @@ class Actor:
             case steps.Pull():
                 self.table.pulling(step.digest, 0, 0)
                 self.group.create_task(self._pull(step))
-            case steps.Start(revisions, compaction):
-                self._start(revisions, compaction=compaction)
+            case steps.Start():
+                self._start(step)
             case steps.Prove(name):
                 self.table.workers[name].proving = True
                 self.group.create_task(self._prove(self.table.workers[name]))
@@ -65,12 +66,17 @@ class Actor:
             case _:
                 self._let_go(step)
 
-    def _let_go(self, step: steps.Drain | steps.Retire | steps.GiveUp | steps.Forget) -> None:
-        """Do one of the steps on a replica's way out."""
+    def _let_go(
+        self, step: steps.Drain | steps.Resume | steps.Retire | steps.GiveUp | steps.Forget
+    ) -> None:
+        """Do one of the steps on a replica's way out, or back."""
         worker = self.table.workers[step.worker]
         match step:
             case steps.Drain():
                 self._drain(worker)
+            case steps.Resume():
+                self.table.became(worker, State.READY)
+                self._tell_of(worker, "resumed", ": it is wanted again")
             case steps.Retire():
                 worker.asked_at = self.ports.clock.monotonic()
                 self.group.create_task(self._retire(worker))
@@ -108,15 +114,16 @@ class Actor:
 
         work = pulling.pull(step.artifact, step.digest, self.ports.artifacts, self.home, progress)
         if await self._contained(work, failed):
-            light = await asyncio.to_thread(
-                pulling.is_light, self.home, step.digest, self.settings.pool_artifact_bytes
-            )
-            self.table.pulled(step.digest, light=light)
+            weight = await asyncio.to_thread(pulling.weigh, self.home, step.digest)
+            light = weight.light(self.settings.pool_artifact_bytes)
+            self.table.pulled(step.digest, light=light, size=weight.size)
             seconds = self.ports.clock.monotonic() - began
             self._tell("pulled", f"{step.artifact} pulled in {seconds:.2f} s", artifact=step)
 
-    def _start(self, revisions: tuple[Revision, ...], *, compaction: bool) -> None:
-        specs = [self._spec(one, alone=len(revisions) == 1) for one in revisions]
+    def _start(self, step: steps.Start) -> None:
+        revisions = step.revisions
+        alone = len(revisions) == 1
+        specs = [self._spec(one, step.endpoint, alone=alone) for one in revisions]
         name = specs[0].worker
         try:
             private_directory(self.home.sockets)
@@ -128,42 +135,25 @@ class Actor:
         except (FairleadError, OSError) as error:
             records.remove(self.home, name)
             for revision in revisions:
-                self.table.start_failed(revision, str(error))
+                self.table.start_failed(ScaleUnit(revision.id, step.endpoint), str(error))
                 self._tell("failed", f"{revision.id} cannot be started: {error}", artifact=None)
             return
         self.table.counts.starts += 1
         states = {spec.worker: State.STARTING for spec in specs}
-        started = self.tend(record, states, compaction=compaction)
+        started = self.tend(record, states, compaction=step.compaction)
         if len(specs) == 1:
             self._tell_of(started.workers[0], "started", f" (process {process.pid})")
             return
-        why = ", which smaller workers shall make room for" if compaction else ""
+        why = ", which smaller workers shall make room for" if step.compaction else ""
         self._tell(
             "started",
             f"worker {name} started for {len(specs)} revisions (process {process.pid}){why}",
             artifact=None,
         )
 
-    def _spec(self, revision: Revision, *, alone: bool) -> WorkerSpec:
-        name = secrets.token_hex(4)
-        return WorkerSpec(
-            worker=name,
-            revision=revision.id,
-            artifact=self.home.artifact(revision.digest),
-            digest=revision.digest,
-            endpoints=tuple(
-                ServedEndpoint(one.name, one.concurrency, one.paths, batching_to_json(one.batching))
-                for one in revision.endpoints
-            ),
-            socket=self.home.worker_socket(name),
-            settings=self.settings.serving,
-            # Many that each took all cores for a run would take them from their neighbours.
-            threads=self.settings.threads or (0 if alone else 1),
-            pod_name=self.settings.pod_name,
-            drain_seconds=self.settings.drain_seconds,
-            life_fd=self.life_fd,
-            allow_pickle=self.settings.allow_pickle,
-            measured=self.home.measured(revision.digest),
+    def _spec(self, revision: Revision, endpoint: str, *, alone: bool) -> WorkerSpec:
+        return spec_of(
+            revision, self.home, self.settings, self.life_fd, endpoint=endpoint, alone=alone
         )
 
     async def _watch(self, process: Process) -> None:
@@ -243,7 +233,7 @@ class Actor:
 
     async def _retire(self, worker: Worker) -> None:
         """Ask it to leave; one that does not is given up when its time is over."""
-        seconds = self.settings.drain_seconds + self.settings.stop_grace_seconds
+        seconds = worker.spec.drain_seconds + self.settings.stop_grace_seconds
         async with WorkerClient(socket_of(worker.spec), seconds) as client:
             left = await client.retire()
         if not worker.ended and (left or not socket_of(worker.spec).exists()):
@@ -333,7 +323,7 @@ class Actor:
 
     def _drain(self, worker: Worker) -> None:
         self.table.became(worker, State.DRAINING)
-        self._tell_of(worker, "draining", ": nobody is routed to it any more")
+        self._tell_of(worker, "draining", ": it is to get no requests any more")
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         process = self.table.processes[name].record.process
@@ -366,7 +356,7 @@ class Actor:
         spec = worker.spec
         extra = {"event": event, "worker": spec.worker, "revision": str(spec.revision)}
         text = "%s %s on worker %s%s"
-        _log.log(level, text, spec.revision, event, spec.worker, more, extra=extra)
+        _log.log(level, text, worker.unit, event, spec.worker, more, extra=extra)
 
 
 def _loading(process: Process) -> list[Worker]:

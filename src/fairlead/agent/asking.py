@@ -13,12 +13,14 @@ import httpx
 
 from fairlead.api.worker import (
     IDENTITY_PATH,
+    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
     WorkerSpec,
 )
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DataType, TensorSignature
 from fairlead.kits.unixhttp import unix_client
 
@@ -44,6 +46,21 @@ class Company:
 
     replicas: Mapping[str, Identity]
     counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much an endpoint was asked since its worker started, and is asked now.
+
+    `concurrency_seconds` is the integral over time of its requests in slots and in the queue, `idle_seconds`
+    the time since the last one ended, 0 while there is one.
+    """
+
+    concurrency_seconds: float
+    requests: int
+    in_flight: int
+    queued: int
+    idle_seconds: float
 
 
 def socket_of(spec: WorkerSpec) -> Path:
@@ -87,6 +104,14 @@ class WorkerClient:
         return Company(
             {one.worker: one for one in found}, counted if isinstance(counted, int) else -1
         )
+
+    async def load(self) -> Mapping[EndpointId, Load] | None:
+        """How much everybody in this process is asked; None if nobody answers."""
+        document = await self._document(LOAD_PATH)
+        try:
+            return None if document is None else dict(map(_load, document["endpoints"]))
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def retire(self) -> bool:
         """Ask the replica of this socket to leave its process; has it left?"""
@@ -161,6 +186,18 @@ def _identity(document: Mapping[str, Any]) -> Identity:
         str(document.get("digest")),
         document.get("ready") is True,
         str(document.get("failed") or ""),
+    )
+
+
+def _load(document: Mapping[str, Any]) -> tuple[EndpointId, Load]:
+    """Raises KeyError, TypeError or ValueError for what is none."""
+    names = (str(document[key]) for key in ("service", "line", "revision", "endpoint"))
+    return EndpointId(*names), Load(
+        float(document["concurrency_seconds"]),
+        int(document["requests"]),
+        int(document["in_flight"]),
+        int(document["queued"]),
+        float(document["idle_seconds"]),
     )
 
 

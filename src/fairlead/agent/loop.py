@@ -11,22 +11,25 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fairlead.agent import http, plan, pools, pull, records
+from fairlead.agent import http, pools, pull, records
 from fairlead.agent.act import Actor
 from fairlead.agent.adopt import Surveyor, living
 from fairlead.agent.gateway import GatewayWatch
+from fairlead.agent.loads import Loads
 from fairlead.agent.logs import bound
 from fairlead.agent.metrics import Metrics
+from fairlead.agent.plan import Plan, decide
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Table
-from fairlead.domain.catalog import Catalog, Revision, catalog_from_bytes, catalog_to_bytes
+from fairlead.agent.telling import NO_PLAN, left_cold, node_status
+from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.domain.ids import LineId, RevisionId
+from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.kits import processes
@@ -79,6 +82,7 @@ class _Agent:
         self._table = Table(settings, ports.clock)
         self._metrics = Metrics(self._table)
         self._gateway = GatewayWatch(home, ports.clock)
+        self._loads = Loads(settings, ports, self._table, NO_PLAN)
         self._kept: Catalog | None = None  # the catalog on the disk
         self._status: NodeStatus | None = None  # as it is
         self._written: NodeStatus | None = None  # as the file says
@@ -89,7 +93,9 @@ class _Agent:
     async def run(self) -> None:
         served = asyncio.Event()
         async with asyncio.TaskGroup() as outer:
-            outer.create_task(http.serve(self._metrics, self._home.agent_socket, served))
+            outer.create_task(
+                http.serve(self._metrics, self._loads.wake, self._home.agent_socket, served)
+            )
             try:
                 async with asyncio.TaskGroup() as group:
                     await self._begin(group)
@@ -121,7 +127,9 @@ class _Agent:
             actor.tend(record, states)
         if adopted:
             _log.info("%d running workers adopted", len(adopted), extra={"event": "adopted"})
+        self._table.demands.were_cold(await asyncio.to_thread(left_cold, self._home))
         group.create_task(self._steer(actor))
+        group.create_task(self._loads.follow())
         group.create_task(self._scrape())
         group.create_task(self._follow_rollouts())
         group.create_task(self._bound_logs())
@@ -149,16 +157,14 @@ class _Agent:
 
     async def _find_artifacts(self) -> None:
         try:
-            for digest, light in await asyncio.to_thread(self._present):
-                self._table.has(digest, light=light)
+            most = self._settings.pool_artifact_bytes
+            for digest, weight in await asyncio.to_thread(self._present):
+                self._table.has(digest, light=weight.light(most), size=weight.size)
         except OSError as error:
             _log.error("%s cannot be read, all is pulled anew: %s", self._home.artifacts, error)
 
-    def _present(self) -> list[tuple[str, bool]]:
-        most = self._settings.pool_artifact_bytes
-        return [
-            (digest, pull.is_light(self._home, digest, most)) for digest in pull.present(self._home)
-        ]
+    def _present(self) -> list[tuple[str, pull.Weight]]:
+        return [(digest, pull.weigh(self._home, digest)) for digest in pull.present(self._home)]
 
     async def _follow_rollouts(self) -> None:
         """What a rollout leads stays where it is. Asked only when there is something to tidy up."""
@@ -167,8 +173,7 @@ class _Agent:
             catalog = self._table.catalog
             if catalog is not None:
                 seen = self._table.snapshot(catalog)
-                needed = plan.wanted(seen, self._settings)
-                if pools.compactable(seen, needed, self._settings):
+                if pools.compactable(seen, self._loads.plan.wished, self._settings):
                     led = await self._led()
             if led != self._table.led:
                 self._table.led = led
@@ -250,7 +255,7 @@ class _Agent:
         cleared = -1  # the generation for which leftover downloads were removed
         while True:
             self._table.changed.clear()
-            began, needed = self._clock.monotonic(), None
+            began = self._clock.monotonic()
             self._gateway.look()
             self._table.gateway = self._gateway.status
             self._table.gateway_at = self._gateway.written_at
@@ -259,11 +264,12 @@ class _Agent:
                 if catalog.generation != cleared and await self._clear_downloads():
                     cleared = catalog.generation
                 self._table.touch_artifacts()
-                seen = self._table.snapshot(catalog)
-                needed = plan.wanted(seen, self._settings)
-                for step in plan.next_steps(seen, self._settings, needed):
+                plan = self._loads.plan = decide(self._table.snapshot(catalog), self._settings)
+                for step in plan.steps:
                     actor.act(step)
-            self._write_status(needed)
+                self._table.demands.settle(plan.cold)
+                self._keep_spare(plan)
+            self._write_status(self._loads.plan)
             # A look at a thousand replicas takes its time; what happens meanwhile is looked at together.
             took = self._clock.monotonic() - began
             await self._clock.sleep(min(_LONGEST_PAUSE_SECONDS, _BUSY_PAUSE * took))
@@ -273,6 +279,13 @@ class _Agent:
                     await self._table.changed.wait()
             except TimeoutError:
                 continue
+
+    def _keep_spare(self, plan: Plan) -> None:
+        """What is cold may be asked for any moment; but a start that is under way has the processor to itself."""
+        states = self._table.states()
+        busy = states[State.STARTING] + states[State.PROVING] > 0
+        if not busy or not plan.cold:
+            self._ports.launcher.keep_spare(self._life_fd, wanted=bool(plan.cold))
 
     async def _clear_downloads(self) -> bool:
         path = self._home.downloads
@@ -284,8 +297,9 @@ class _Agent:
         self._note("downloads", path)
         return True
 
-    def _write_status(self, needed: Mapping[RevisionId, Revision] | None = None) -> None:
-        status, now = self._table.status(os.getpid(), needed), self._clock.monotonic()
+    def _write_status(self, plan: Plan) -> None:
+        now = self._clock.monotonic()
+        status = node_status(self._table, plan, self._settings, self._clock, os.getpid())
         if not _same(status, self._status):
             self._news.set()
         self._status = status
@@ -324,13 +338,14 @@ class _Agent:
             await self._metrics.scrape()
 
     async def _end(self) -> None:
+        self._ports.launcher.keep_spare(self._life_fd, wanted=False)
         if self._settings.keep_workers and self._life_fd is None:
-            self._write_status()
+            self._write_status(self._loads.plan)
             _log.info("%d workers are left running", len(self._table.processes))
             return
         for worker in self._table.workers.values():
             self._table.became(worker, State.DRAINING)
-        self._write_status()
+        self._write_status(NO_PLAN)
         # By their records, not by the table: whoever was not adopted yet goes as well.
         names = records.known(self._home)
         found = [living(self._home, self._ports.launcher, name) for name in names]
@@ -344,7 +359,7 @@ class _Agent:
         self._table.workers.clear()
         self._table.processes.clear()
         self._table.catalog = None  # nothing is wanted any more
-        self._write_status()
+        self._write_status(NO_PLAN)
 
     async def _ask_to_end(
         self, left: list[ProcessId], number: signal.Signals, seconds: float

@@ -22,7 +22,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fairlead.agent.asking import WorkerClient, socket_of
-from fairlead.agent.table import Process, Table
+from fairlead.agent.entries import Process
+from fairlead.agent.table import Table
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import State
 from fairlead.kits import processes
@@ -183,15 +184,37 @@ class Metrics:
             ("worker_adoptions", "Workers taken over from an earlier agent.", counts.adoptions),
             ("worker_deaths", "Ready workers that ended without being asked.", counts.deaths),
             ("worker_failures", "Workers that never got ready.", counts.failures),
+            ("wakes", "Cold endpoints that came up because somebody asked.", counts.wakes),
         ):
             yield CounterMetricFamily(f"fairlead_agent_{name}", text, value=value)
         yield from self._by_revision()
+        yield from self._scaled()
         catalog = self._table.catalog
         yield GaugeMetricFamily(
             "fairlead_agent_catalog_generation",
             "Generation of the catalog the agent follows.",
             value=catalog.generation if catalog else 0,
         )
+
+    def _scaled(self) -> Iterator[Metric]:
+        """What is cold, and the memory there is; the budget only where there is one."""
+        table = self._table
+        yield GaugeMetricFamily(
+            "fairlead_agent_cold_endpoints",
+            "Scale units without a replica on purpose: they come up when somebody asks.",
+            value=table.demands.cold(),
+        )
+        yield GaugeMetricFamily(
+            "fairlead_agent_memory_bytes",
+            "Memory that all workers have to themselves.",
+            value=sum(table.weights.processes.values()),
+        )
+        if table.memory_budget_bytes:
+            yield GaugeMetricFamily(
+                "fairlead_agent_memory_budget_bytes",
+                "What they may take before the least recently used go cold.",
+                value=table.memory_budget_bytes,
+            )
 
     def _by_revision(self) -> Iterator[Metric]:
         deaths = CounterMetricFamily(

@@ -4,15 +4,18 @@ The same snapshot always gives the same steps; a step that was lost (the agent d
 simply planned again. Nothing here waits, reads or writes.
 
 A replica's way: Start -> (starting) -> Prove -> (ready) -> Drain -> (draining) -> Stop -> Kill -> Forget, or
-Retire -> Forget where others of its process go on. An artifact's: Pull -> CleanUp. Who starts together with
-whom is decided in `pools`.
+Retire -> Forget where others of its process go on, or Resume if it is wanted again before it was asked to leave.
+An artifact's: Pull -> CleanUp. How many replicas there should be is decided in `scales`, what memory there is for
+them in `budget`, who starts together with whom in `pools`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
-from fairlead.agent import pools
+from fairlead.agent import budget, pools, scales
+from fairlead.agent.scales import Wish, Wishes
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import (
     COMING,
@@ -25,6 +28,7 @@ from fairlead.agent.steps import (
     Kill,
     Prove,
     Pull,
+    Resume,
     Retire,
     Snapshot,
     Step,
@@ -33,23 +37,54 @@ from fairlead.agent.steps import (
 from fairlead.domain.catalog import Line, Revision
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.removal import digests_of
+from fairlead.domain.scale_units import ScaleUnit, units
 from fairlead.domain.status import Replica, State
 
 
-def next_steps(
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should be, and the steps towards it. `cold` are the units that may be without a replica."""
+
+    wished: Mapping[ScaleUnit, Wish]
+    cold: frozenset[ScaleUnit]
+    steps: tuple[Step, ...]
+
+
+def decide(seen: Snapshot, settings: AgentSettings) -> Plan:
+    """Everything that follows from what is seen."""
+    needed = wanted(seen, settings)
+    wished = wishes(seen, needed, settings)
+    cold = scales.cold(seen, wished)
+    return Plan(wished, cold, tuple(_steps(seen, needed, wished, settings)))
+
+
+def next_steps(seen: Snapshot, settings: AgentSettings) -> list[Step]:
+    """Everything that can be done now, what frees something first."""
+    return list(decide(seen, settings).steps)
+
+
+def wishes(
+    seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
+) -> Mapping[ScaleUnit, Wish]:
+    """How many replicas each unit should have, as far as there is memory for them."""
+    return budget.afford(seen, scales.wishes(seen, needed, settings), settings)
+
+
+def _steps(
     seen: Snapshot,
+    needed: Mapping[RevisionId, Revision],
+    wished: Wishes,
     settings: AgentSettings,
-    needed: Mapping[RevisionId, Revision] | None = None,
-) -> list[Step]:
-    """Everything that can be done now, what frees something first; `needed` is what `wanted` says."""
-    if needed is None:
-        needed = wanted(seen, settings)
+) -> Iterable[Step]:
+    resumed = _resumed(seen, wished)
     return [
         *(Forget(replica.worker) for replica in seen.replicas if replica.worker in seen.ended),
-        *_endings(seen, settings),
-        *_retirements(seen, needed, settings),
+        *(Resume(worker) for worker in resumed),
+        *_endings(seen, resumed, settings),
+        *_retirements(seen, needed),
+        *_surplus(seen, needed, wished),
         *_proofs(seen),
-        *pools.starts(seen, needed, settings),
+        *(pools.starts(seen, wished, settings) if not resumed else ()),
         *_pulls(seen, needed, settings),
         *_clean_ups(seen, needed, settings),
     ]
@@ -89,23 +124,49 @@ def wanted(seen: Snapshot, settings: AgentSettings) -> dict[RevisionId, Revision
 def _replaced(
     seen: Snapshot,
     line: Line,
-    working: Mapping[RevisionId, list[Replica]],
+    working: Mapping[ScaleUnit, list[Replica]],
     settings: AgentSettings,
 ) -> bool:
-    """Have all live revisions of the line been ready for a moment?"""
+    """Have all live revisions of the line been ready for a moment, as far as they are not cold?"""
     since = seen.catalog_since
-    for revision in line.live():
-        ready = [one.since for one in working.get(revision.id, ()) if one.state is State.READY]
-        if not ready:
+    for unit in (unit for revision in line.live() for unit in units(revision)):
+        ready = [one.since for one in working.get(unit, ()) if one.state is State.READY]
+        if ready:
+            since = max(since, min(ready))
+        elif not seen.demand(unit).cold:
             return False
-        since = max(since, min(ready))
     return seen.now - since >= settings.retire_pause_seconds
 
 
-def _endings(seen: Snapshot, settings: AgentSettings) -> Iterable[Step]:
+def _resumed(seen: Snapshot, wished: Wishes) -> list[str]:
+    """Those that drain, were not asked to leave yet, and are wanted again: they are ready at once."""
+    spare: dict[ScaleUnit, list[Replica]] = {}
+    for replica in seen.replicas:
+        if (
+            replica.state is State.DRAINING
+            and replica.unit in wished
+            and replica.worker not in seen.asked
+            and replica.worker not in seen.ended
+            and not seen.is_former(replica)
+        ):
+            spare.setdefault(replica.unit, []).append(replica)
+    if not spare:
+        return []
+    working = seen.working()
+    found: list[str] = []
+    for unit, replicas in spare.items():
+        missing = max(0, wished[unit].replicas - len(working.get(unit, ())))
+        replicas.sort(key=lambda one: -one.since)
+        found += [one.worker for one in replicas[:missing]]
+    return found
+
+
+def _endings(seen: Snapshot, resumed: Collection[str], settings: AgentSettings) -> Iterable[Step]:
     """Replicas that drain or have failed leave; a process that only has such ones ends."""
     for process, replicas in seen.processes().items():
-        leaving = [one for one in replicas if _leaves(seen, one, settings)]
+        leaving = [
+            one for one in replicas if one.worker not in resumed and _leaves(seen, one, settings)
+        ]
         fresh = [one for one in leaving if one.worker not in seen.asked]
         late = [one for one in leaving if _is_late(seen, one, settings)]
         if leaving and len(leaving) == len(replicas):
@@ -129,7 +190,8 @@ def _is_late(seen: Snapshot, replica: Replica, settings: AgentSettings) -> bool:
     if replica.worker not in seen.asked:
         return False
     patience = settings.stop_grace_seconds
-    patience += settings.drain_seconds if replica.state is State.DRAINING else 0.0
+    if replica.state is State.DRAINING:
+        patience += seen.patience.get(replica.worker, settings.drain_seconds)
     return seen.now - seen.asked[replica.worker] >= patience
 
 
@@ -148,9 +210,8 @@ def _left_alone(seen: Snapshot, replica: Replica, settings: AgentSettings) -> bo
     return seen.gateway_at - replica.since >= settings.retire_pause_seconds
 
 
-def _retirements(
-    seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
-) -> Iterable[Step]:
+def _retirements(seen: Snapshot, needed: Mapping[RevisionId, Revision]) -> Iterable[Step]:
+    """Replicas of revisions that are not needed any more, as soon as nobody is led to them."""
     routed = seen.gateway
     for replica in seen.replicas:
         if (
@@ -164,13 +225,12 @@ def _retirements(
             routed.generation >= seen.catalog.generation and replica.worker not in routed.workers
         ):
             yield Drain(replica.worker)
-    yield from _surplus(seen, needed, settings)
 
 
 def _surplus(
-    seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
+    seen: Snapshot, needed: Mapping[RevisionId, Revision], wished: Wishes
 ) -> Iterable[Step]:
-    """More ready replicas of a revision than it should have: those in larger processes stay, then the eldest.
+    """More ready replicas of a unit than it should have: those in larger processes stay, then the eldest.
 
     While a process still comes up nobody leaves for its sake: its neighbours move to it in one go.
     """
@@ -182,17 +242,38 @@ def _surplus(
             company[home] = company.get(home, 0) + 1
             if replica.state in COMING:
                 coming.add(home)
-    for identity, working in seen.working().items():
-        revision = needed.get(identity)
-        if revision is None:
+    there = seen.working()
+    for unit, working in there.items():
+        if unit.revision not in needed:
             continue
         ready = [one for one in working if one.state is State.READY]
-        wish = pools.replicas_of(revision, settings)
+        wish = _keep(unit, wished, there, needed[unit.revision])
         if len(ready) <= wish:
             continue
         ready.sort(key=lambda one: (-company[seen.home(one.worker)], one.since))
         if not any(seen.home(one.worker) in coming for one in ready[:wish]):
             yield from (Drain(one.worker) for one in ready[wish:])
+
+
+def _keep(
+    unit: ScaleUnit,
+    wished: Wishes,
+    there: Mapping[ScaleUnit, list[Replica]],
+    revision: Revision,
+) -> int:
+    """How many ready replicas of a unit stay.
+
+    An agent that scaled otherwise may have left replicas of all endpoints of a revision where each has its own
+    now: they stay until the others are ready.
+    """
+    if unit in wished:
+        return wished[unit].replicas
+    successors = [wished[one].replicas == 0 or _has_ready(there, one) for one in units(revision)]
+    return 0 if all(successors) else len(there[unit])
+
+
+def _has_ready(there: Mapping[ScaleUnit, list[Replica]], unit: ScaleUnit) -> bool:
+    return any(one.state is State.READY for one in there.get(unit, ()))
 
 
 def _proofs(seen: Snapshot) -> Iterable[Step]:

@@ -7,26 +7,24 @@ starts one fresh process for what lies in the smallest ones, and the old replica
 
 What has died in company comes back in company once, because most likely a neighbour was at fault; after a
 second time each stays alone until it has been quiet for long (`restless`).
+
+One that goes cold leaves its process, and comes back together with those that are asked for at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
+from fairlead.agent.scales import Wish, Wishes
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import COMING, NO_FAILURE, Snapshot, Start
 from fairlead.domain.catalog import Revision
 from fairlead.domain.ids import RevisionId
+from fairlead.domain.scale_units import WHOLE, ScaleUnit
 from fairlead.domain.status import Replica, State
 
-Needed = Mapping[RevisionId, Revision]
 _FEWEST = 2  # processes that are worth replacing by one
-
-
-def replicas_of(revision: Revision, settings: AgentSettings) -> int:
-    """How many replicas a revision gets. Scale to zero is not there yet, so each live one has one."""
-    most = max((endpoint.min_scale for endpoint in revision.endpoints), default=1)
-    return min(settings.max_replicas, max(1, most))
 
 
 def processes_for(revisions: Collection[RevisionId], settings: AgentSettings) -> int:
@@ -39,44 +37,85 @@ def processes_for(revisions: Collection[RevisionId], settings: AgentSettings) ->
     return max(full, min(lines, max(1, settings.cores // 2)))
 
 
-def starts(seen: Snapshot, needed: Needed, settings: AgentSettings) -> Iterable[Start]:
-    """One replica for every revision before a second for any; no more processes at once than there are cores."""
-    working = seen.working()
+@dataclass(frozen=True, slots=True, order=True)
+class _Turn:
+    """When a process is started, among others: for those who wait first, then one for each before a second for any."""
+
+    waited: int  # 0: somebody waits for it
+    nth: int
+    first: ScaleUnit
+    step: Start = field(compare=False)
+
+
+def starts(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> Iterable[Start]:
+    """One replica for every unit before a second for any; no more processes at once than there are cores.
+
+    But for those whom somebody waits for: they do not wait behind a large model that takes a minute to load.
+    """
     coming = {
         seen.home(one.worker)
         for one in seen.replicas
         if one.state in COMING and one.worker not in seen.ended
     }
-    alone: list[tuple[int, RevisionId, Start]] = []
+    turns = _turns(seen, wished, settings)
+    turns.sort()
+    room = settings.cores - len(coming)
+    awaited = [one.step for one in turns if not one.waited][: max(0, room + settings.cores)]
+    others = [one.step for one in turns if one.waited]
+    if not turns and not coming:
+        others = _compaction(seen, wished, settings)
+    return [*awaited, *others[: max(0, room - len(awaited))]]
+
+
+def _turns(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> list[_Turn]:
+    """Every process that is missing."""
+    working = seen.working()
+    turns: list[_Turn] = []
     together: list[Revision] = []
-    for revision in needed.values():
+    for unit, wish in wished.items():
+        revision = wish.revision
         if revision.digest not in seen.artifacts:
             continue
-        if seen.failures.get(revision.id, NO_FAILURE).retry_at > seen.now:
+        if seen.failures.get(unit, NO_FAILURE).retry_at > seen.now:
             continue
-        have, wish = len(working.get(revision.id, ())), replicas_of(revision, settings)
-        if have < wish and _may_share(seen, revision, settings):
+        have = len(working.get(unit, ()))
+        missing = max(0, wish.replicas - have)
+        if wish.may_start is not None:
+            missing = min(missing, wish.may_start)
+        if missing and may_share(seen, unit, wish, settings):
             together.append(revision)
         else:
-            alone += [(nth, revision.id, Start((revision,))) for nth in range(have, wish)]
-    together.sort(key=lambda one: one.id)
-    if _gathering(seen, needed, settings):
-        del together[len(together) // settings.pool_size * settings.pool_size :]  # full ones may go
-    if together:
-        groups = _split(together, settings)
-        alone += [(0, group[0].id, Start(group)) for group in groups]
-    alone.sort(key=lambda one: one[:2])
-    wanted = [step for _, _, step in alone]
-    if not wanted and not coming:
-        wanted = _compaction(seen, needed, settings)
-    return wanted[: max(0, settings.cores - len(coming))]
+            step = Start((revision,), endpoint=unit.endpoint)
+            waited = _waited(seen, unit)
+            turns += [_Turn(waited, nth, unit, step) for nth in range(have, have + missing)]
+    together.sort(key=lambda one: (_waited(seen, ScaleUnit(one.id)), one.id))
+    if _gathering(seen, wished, settings):
+        del together[_kept(seen, together, settings) :]
+    groups = _split(together, settings) if together else []
+    return turns + [
+        _Turn(_waited(seen, unit := ScaleUnit(group[0].id)), 0, unit, Start(group))
+        for group in groups
+    ]
 
 
-def _may_share(seen: Snapshot, revision: Revision, settings: AgentSettings) -> bool:
+def _waited(seen: Snapshot, unit: ScaleUnit) -> int:
+    return 0 if seen.demand(unit).waited_until > seen.now else 1
+
+
+def _kept(seen: Snapshot, together: Sequence[Revision], settings: AgentSettings) -> int:
+    """How many go although more are on their way: those whom somebody waits for, and full processes."""
+    full = len(together) // settings.pool_size * settings.pool_size
+    waited = sum(not _waited(seen, ScaleUnit(one.id)) for one in together)
+    return max(full, waited)
+
+
+def may_share(seen: Snapshot, unit: ScaleUnit, wish: Wish, settings: AgentSettings) -> bool:
+    """May a replica of this unit live in one process with others?"""
     return (
-        revision.digest in seen.light
-        and revision.id not in seen.restless
-        and replicas_of(revision, settings) == 1
+        wish.revision.digest in seen.light
+        and wish.revision.id not in seen.restless
+        and wish.replicas == 1
+        and unit.endpoint == WHOLE
         and settings.pool_size > 1
     )
 
@@ -95,20 +134,20 @@ def _split(revisions: Sequence[Revision], settings: AgentSettings) -> list[tuple
     return [tuple(group) for group in groups]
 
 
-def _gathering(seen: Snapshot, needed: Needed, settings: AgentSettings) -> bool:
+def _gathering(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> bool:
     """Are more small ones on their way that a moment's patience lets come up in the same process?"""
     if seen.now - max(seen.catalog_since, seen.pulled_at) >= settings.gather_seconds:
         return False
     if seen.now - seen.catalog_since >= settings.most_gather_seconds:
         return False
     return any(
-        one.digest not in seen.artifacts
-        and seen.pull_failures.get(one.digest, NO_FAILURE).retry_at <= seen.now
-        for one in needed.values()
+        (digest := wish.revision.digest) not in seen.artifacts
+        and seen.pull_failures.get(digest, NO_FAILURE).retry_at <= seen.now
+        for wish in wished.values()
     )
 
 
-def compactable(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list[list[Replica]]:
+def compactable(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> list[list[Replica]]:
     """The processes that fewer could take the place of, the smallest first; none while anything moves.
 
     Whether a rollout leads any of their lines is not asked here.
@@ -117,8 +156,8 @@ def compactable(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list
         return []
     movable = []
     for replicas in seen.processes().values():
-        revisions = [needed.get(one.revision) for one in replicas]
-        if all(one is not None and _may_share(seen, one, settings) for one in revisions):
+        there = [(one.unit, wished.get(one.unit)) for one in replicas]
+        if all(wish is not None and may_share(seen, unit, wish, settings) for unit, wish in there):
             movable.append(replicas)
     movable.sort(key=lambda replicas: (len(replicas), replicas[0].worker))
     return movable if len(movable) > _fewest(movable, settings) else []
@@ -142,7 +181,7 @@ def _calm(seen: Snapshot, settings: AgentSettings) -> bool:
     return seen.now - last >= settings.compact_seconds
 
 
-def _compaction(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list[Start]:
+def _compaction(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> list[Start]:
     """One fresh process for what lies in the smallest ones.
 
     With every step there are fewer processes, or, where the smallest two are too much for one, fewer that
@@ -153,7 +192,7 @@ def _compaction(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list
     led = seen.led
     movable = [
         replicas
-        for replicas in compactable(seen, needed, settings)
+        for replicas in compactable(seen, wished, settings)
         if not any(one.revision.line_id in led for one in replicas)
     ]
     target = _fewest(movable, settings)
@@ -165,5 +204,5 @@ def _compaction(seen: Snapshot, needed: Needed, settings: AgentSettings) -> list
         if before >= _FEWEST and len(taken) + len(replicas) > room:
             break
         taken += replicas[: room - len(taken)]
-    revisions = sorted((needed[one.revision] for one in taken), key=lambda one: one.id)
+    revisions = sorted((wished[one.unit].revision for one in taken), key=lambda one: one.id)
     return [Start(tuple(revisions), compaction=True)]

@@ -26,6 +26,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def keep_spare(self, life_fd: int | None, *, wanted: bool) -> None:
+        """Have a process ready that the next `start` may use, or none: called again and again."""
+        ...
+
     def find(self, spec_file: Path) -> ProcessId | None:
         """The living worker that was started with that file, if there is one."""
         ...
@@ -36,6 +40,10 @@ class Launcher(Protocol):
 
     def signal(self, process: ProcessId, number: signal.Signals) -> bool:
         """Signal exactly this process; False if it has ended."""
+        ...
+
+    def memory(self, process: ProcessId) -> int | None:
+        """The bytes that exactly this process has to itself; None if it has ended."""
         ...
 
     async def wait(self, process: ProcessId) -> Exit:

@@ -97,16 +97,28 @@ def present(home: Home[Path]) -> list[str]:
     return found
 
 
-def is_light(home: Home[Path], digest: str, most_bytes: int) -> bool:
-    """May this artifact share a process? A small tensor graph may: it takes nothing from its neighbours.
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How large an artifact is, and whether it is a tensor graph."""
 
-    Code may not, however small: what it imports, and what it does to the process, concerns all in it.
-    """
+    size: int = 0  # bytes
+    graph: bool = False
+
+    def light(self, most_bytes: int) -> bool:
+        """May it share a process? A small tensor graph may: it takes nothing from its neighbours.
+
+        Code may not, however small: what it imports, and what it does to the process, concerns all in it.
+        """
+        return self.graph and self.size <= most_bytes
+
+
+def weigh(home: Home[Path], digest: str) -> Weight:
+    """How heavy an artifact on the disk is; of one that cannot be read nothing is known."""
     try:
         manifest = _manifest_in(home.artifact(digest))
     except (OSError, FairleadError):
-        return False
-    return manifest.engine == "onnx" and sum(file.size for file in manifest.files) <= most_bytes
+        return Weight()
+    return Weight(sum(file.size for file in manifest.files), manifest.engine == "onnx")
 
 
 def verify(home: Home[Path], digest: str) -> str | None:

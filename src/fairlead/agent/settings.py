@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fairlead.api.worker import ServingSettings
+from fairlead.domain.scaling import TICK_SECONDS, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,10 @@ class AgentSettings:
     hung_seconds: float = 15.0
 
     retire_pause_seconds: float = 1.0  # without a gateway to ask: after a replacement is ready
-    drain_seconds: float = 10.0  # a worker's own limit for what it still has in hand
+    # A worker's own limit for what it still has in hand, where the endpoint has no `timeoutSeconds`: longer than
+    # the gateway lets such a request take, so that no release cuts one.
+    drain_seconds: float = 35.0
+    deadline_seconds: float = 300.0  # of a request where the endpoint has none, whoever sends it
     stop_grace_seconds: float = 2.0  # on top of it, then SIGKILL
     shutdown_seconds: float = 10.0  # for all workers together, when the agent takes them along
 
@@ -52,6 +56,13 @@ class AgentSettings:
     quiet_seconds: float = 600.0
     gather_seconds: float = 0.5  # how long a small artifact that is here waits for the next one
     most_gather_seconds: float = 30.0  # and all of them together
+
+    load_seconds: float = TICK_SECONDS  # between two looks at how much everybody is asked
+    scaling: Rules = field(default_factory=Rules)
+    patience_seconds: float = 5.0  # whoever waits for a cold unit says so every second
+    # Of all workers together; 0 is no limit. What does not fit waits on the disk until somebody asks.
+    memory_budget_bytes: int = 0
+    loaded_seconds: float = 5.0  # what has just come up does not go for somebody else's sake
 
     pulls_at_once: int = 2
     pulls_ahead: int = (
@@ -76,5 +87,6 @@ class AgentSettings:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; write a whole number from 1 up")
-        if self.threads < 0:
-            raise ValueError(f"threads is {self.threads}; write a whole number from 0 up")
+        for name in ("threads", "memory_budget_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; write a whole number from 0 up")

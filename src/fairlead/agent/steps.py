@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.scale_units import WHOLE, ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
 
 # A worker that dies is replaced at once; only one that keeps dying, or never got ready, has to wait.
@@ -33,11 +34,13 @@ class Pull:
 class Start:
     """Start one process with one more replica of each of these revisions.
 
-    `compaction`: they have replicas already, in smaller processes that this one shall replace.
+    `compaction`: they have replicas already, in smaller processes that this one shall replace. `endpoint` is the
+    one that a replica of its single revision serves; all of them if it is empty.
     """
 
     revisions: tuple[Revision, ...]
     compaction: bool = False
+    endpoint: str = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,13 @@ class Prove:
 @dataclass(frozen=True, slots=True)
 class Drain:
     """Say that a worker is not to be routed to any more."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Say that a worker which was to leave, and was not asked to yet, may be routed to again."""
 
     worker: str
 
@@ -96,7 +106,7 @@ class CleanUp:
     digest: str
 
 
-Step = Pull | Start | Prove | Drain | Retire | GiveUp | Stop | Kill | Forget | CleanUp
+Step = Pull | Start | Prove | Drain | Resume | Retire | GiveUp | Stop | Kill | Forget | CleanUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,26 @@ NO_FAILURE = Failure("", 0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """How much a scale unit is asked, and what is known of it beside its replicas. Times are steady seconds.
+
+    `desired` is how many replicas its load asks for, None while nobody knows. Somebody waits for it until
+    `waited_until`. `proved`: it has been ready on this node and has not failed since. `cold`: it has no
+    replica on purpose, or none yet since somebody asked.
+    """
+
+    desired: int | None = None
+    waited_until: float = NEVER
+    used_at: float = NEVER  # when it was last asked, or became ready
+    busy: bool = False  # somebody is being answered now
+    proved: bool = False
+    cold: bool = False
+
+
+NO_DEMAND = Demand()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that a decision depends on. Times are steady seconds (`Clock.monotonic`), the replicas' `since` too.
 
@@ -131,7 +161,8 @@ class Snapshot:
     are workers with a proof under way; `asked` workers that were asked to end, and when; `ended` those
     that have left or whose process is gone. `homes` are the processes of those that share one, `light` the
     digests that may be shared, `restless` the revisions that may not for now. `led` are the lines that a
-    rollout leads; None if nobody has looked.
+    rollout leads; None if nobody has looked. `patience` is how long each worker may take to finish what it has
+    in hand. `memory` is what each process has taken, in bytes, `needs` what one replica from an artifact takes.
     """
 
     now: float
@@ -145,7 +176,7 @@ class Snapshot:
     proving: frozenset[str] = frozenset()
     asked: Mapping[str, float] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
-    failures: Mapping[RevisionId, Failure] = field(default_factory=dict)
+    failures: Mapping[ScaleUnit, Failure] = field(default_factory=dict)
     pull_failures: Mapping[str, Failure] = field(default_factory=dict)
     pulled_at: float = NEVER  # when the last artifact came
     homes: Mapping[str, str] = field(default_factory=dict)
@@ -153,21 +184,29 @@ class Snapshot:
     restless: frozenset[RevisionId] = frozenset()
     led: frozenset[LineId] | None = None
     compaction_failed_at: float = NEVER
+    demands: Mapping[ScaleUnit, Demand] = field(default_factory=dict)
+    patience: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
+
+    def demand(self, unit: ScaleUnit) -> Demand:
+        """What is known of how much a unit is asked."""
+        return self.demands.get(unit, NO_DEMAND)
 
     def home(self, worker: str) -> str:
         """The process a replica lives in."""
         return self.homes.get(worker, worker)
 
-    def working(self) -> dict[RevisionId, list[Replica]]:
-        """The replicas that serve or come up, by revision; none of a revision that its name meant before."""
-        found: dict[RevisionId, list[Replica]] = {}
+    def working(self) -> dict[ScaleUnit, list[Replica]]:
+        """The replicas that serve or come up, by what they are replicas of; none of a revision that its name meant before."""
+        found: dict[ScaleUnit, list[Replica]] = {}
         for replica in self.replicas:
             if (
                 replica.state in WORKING
                 and replica.worker not in self.ended
                 and not self.is_former(replica)
             ):
-                found.setdefault(replica.revision, []).append(replica)
+                found.setdefault(replica.unit, []).append(replica)
         return found
 
     def is_former(self, replica: Replica) -> bool:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from fairlead.agent.plan import wanted
+from fairlead.agent.demands import Demands
+from fairlead.agent.entries import Counts, Process, Unrest, Worker
 from fairlead.agent.pull import mib
 from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import NEVER, NO_FAILURE, Failure, Snapshot
+from fairlead.agent.weights import Weights
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import LineId, RevisionId
-from fairlead.domain.status import GatewayStatus, NodeStatus, Replica, State
+from fairlead.domain.scale_units import ScaleUnit
+from fairlead.domain.status import GatewayStatus, Replica, State
 from fairlead.kits.clock import Clock
 from fairlead.kits.processes import Exit
 
@@ -27,66 +30,6 @@ _FORGET_SECONDS = 600.0
 _KEPT_DEATHS = 20  # revisions that have left, of which it is still told how often they died
 
 _RESTLESS = 2  # deaths in a short time, after which nobody shares a process with it
-
-
-@dataclass(slots=True, eq=False)
-class Process:
-    """One worker process the agent has started or adopted, and the replicas it serves."""
-
-    record: Record
-    came_at: float  # when it was started or adopted
-    compaction: bool = False  # it was started to take the place of smaller ones
-    shared: bool = False  # it was started for several
-    workers: list[Worker] = field(default_factory=list)  # all but the forgotten
-    exit: Exit | None = None  # how it ended
-    counted: int = -1  # what it had counted when it was last asked; -1: never
-    names: dict[RevisionId, str] = field(default_factory=dict)  # of all it ever served
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    def living(self) -> list[Worker]:
-        """Those who have not left."""
-        return [worker for worker in self.workers if not worker.ended]
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One replica, and the process it lives in."""
-
-    process: Process
-    spec: WorkerSpec
-    replica: Replica
-    since: float  # when it came into its state
-    came_at: float  # when it was started or adopted
-    proving: bool = False
-    asked_at: float | None = None  # when it was asked to end
-    gone: bool = False  # it has left a process that goes on
-
-    @property
-    def ended(self) -> bool:
-        return self.gone or self.process.exit is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Unrest:
-    """How often a revision has died lately, and when last."""
-
-    deaths: int
-    at: float
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the agent's own metrics count."""
-
-    pulls: dict[str, int] = field(default_factory=lambda: {"done": 0, "failed": 0})
-    starts: int = 0
-    deaths: int = 0
-    adoptions: int = 0
-    failures: int = 0
-    deaths_of: dict[RevisionId, int] = field(default_factory=dict)
 
 
 class Table:
@@ -102,16 +45,19 @@ class Table:
         self.processes: dict[str, Process] = {}
         self.led: frozenset[LineId] | None = None  # by a rollout; None: nobody has looked
         self.counts = Counts()
+        self.demands = Demands(clock)
+        self.memory_budget_bytes = settings.memory_budget_bytes
+        self.weights = Weights()
         self.gateway: GatewayStatus | None = None
         self.gateway_at = 0.0  # when it said so at the earliest
         self._catalog_since = 0.0
         self._artifacts: dict[str, float] = {}
         self._light: set[str] = set()  # those that may share a process
         self._pulled_at = NEVER
-        self._unrest: dict[RevisionId, _Unrest] = {}
+        self._unrest: dict[RevisionId, Unrest] = {}
         self._compaction_failed_at = NEVER
         self._pulls: dict[str, tuple[int, int]] = {}
-        self._failures: dict[RevisionId, Failure] = {}
+        self._failures: dict[ScaleUnit, Failure] = {}
         self._pull_failures: dict[str, Failure] = {}
 
     def note(self, about: str, problem: str) -> bool:
@@ -141,8 +87,9 @@ class Table:
         self._failures = {
             one: failure
             for one, failure in self._failures.items()
-            if one in wanted or failure.at >= old
+            if one.revision in wanted or failure.at >= old
         }
+        self.demands.keep(wanted)
         self._pull_failures = {
             one: failure
             for one, failure in self._pull_failures.items()
@@ -153,9 +100,10 @@ class Table:
         for one in gone[:-_KEPT_DEATHS]:
             del self.counts.deaths_of[one]
 
-    def has(self, digest: str, *, light: bool = False) -> None:
-        """This artifact is on the disk, verified; `light`: it may share a process."""
+    def has(self, digest: str, *, light: bool = False, size: int = 0) -> None:
+        """This artifact of so many bytes is on the disk, verified; `light`: it may share a process."""
         self._artifacts[digest] = self._clock.monotonic()
+        self.weights.has(digest, size)
         if light:
             self._light.add(digest)
         self.changed.set()
@@ -165,13 +113,13 @@ class Table:
         self._pulls[digest] = (here, total)
         self.changed.set()
 
-    def pulled(self, digest: str, *, light: bool = False) -> None:
+    def pulled(self, digest: str, *, light: bool = False, size: int = 0) -> None:
         """An artifact has arrived."""
         self._pulled_at = self._clock.monotonic()
         self._pulls.pop(digest, None)
         self._pull_failures.pop(digest, None)
         self.counts.pulls["done"] += 1
-        self.has(digest, light=light)
+        self.has(digest, light=light, size=size)
 
     def pull_failed(self, digest: str, reason: str) -> float:
         """An artifact could not be brought here; returns in how many seconds it is tried again."""
@@ -187,6 +135,7 @@ class Table:
         """An artifact is not on the disk any more."""
         self._artifacts.pop(digest, None)
         self._light.discard(digest)
+        self.weights.lost(digest)
         self.changed.set()
 
     # The workers.
@@ -201,7 +150,10 @@ class Table:
     def add(self, process: Process, spec: WorkerSpec, state: State) -> Worker:
         """A process serves, or will serve, this replica."""
         of = process.record.process
-        before = self._failures.get(spec.revision)
+        unit = ScaleUnit(spec.revision, spec.only)
+        before = self._failures.get(unit)
+        if state is State.READY:
+            self.demands.proved(unit)
         replica = Replica(
             worker=spec.worker,
             revision=spec.revision,
@@ -211,6 +163,7 @@ class Table:
             socket=str(spec.socket),
             pid=of.pid if of else 0,
             since=self._clock.now(),
+            endpoint=spec.only,
         )
         worker = Worker(process, spec, replica, self._clock.monotonic(), process.came_at)
         process.workers.append(worker)
@@ -229,9 +182,10 @@ class Table:
 
     def proved(self, worker: Worker) -> None:
         """A worker has answered its golden examples: it is ready, and whatever stood in the way is over."""
-        failure = self._failures.get(worker.replica.revision)
+        failure = self._failures.get(worker.unit)
         if failure is not None and failure.hard:
-            self._failures.pop(worker.replica.revision)
+            self._failures.pop(worker.unit)
+        self.demands.proved(worker.unit)
         self.became(worker, State.READY)
 
     def failed(self, worker: Worker, reason: str) -> float:
@@ -244,7 +198,7 @@ class Table:
         if worker.process.compaction and worker.replica.state is not State.READY:
             self._compaction_failed_at = self._clock.monotonic()
         self.became(worker, State.FAILED, reason)
-        return self._fail(worker.replica.revision, reason, hard=True)
+        return self._fail(worker.unit, reason, hard=True)
 
     def _restless(self, worker: Worker, *, alone: bool) -> None:
         """It has died or failed; `alone`: it is certain that no neighbour was at fault."""
@@ -252,17 +206,18 @@ class Table:
         before = self._unrest.get(revision)
         recent = before is not None and now - before.at < self._settings.quiet_seconds
         deaths = before.deaths if before is not None and recent else 0
-        self._unrest[revision] = _Unrest(_RESTLESS if alone else deaths + 1, now)
+        self._unrest[revision] = Unrest(_RESTLESS if alone else deaths + 1, now)
 
-    def start_failed(self, revision: Revision, reason: str) -> float:
+    def start_failed(self, unit: ScaleUnit, reason: str) -> float:
         """A worker could not even be started."""
         self.counts.failures += 1
-        return self._fail(revision.id, reason, hard=True)
+        return self._fail(unit, reason, hard=True)
 
     def ended(self, process: Process, how: Exit, reason: str) -> None:
         """A process is gone, and with it all whom it still served."""
         living = process.living()
         process.exit = how
+        self.weights.ended(process.name)
         self.counts.deaths += any(one.replica.state is State.READY for one in living)
         for worker in living:
             self._ended(worker, reason)
@@ -274,10 +229,10 @@ class Table:
             deaths_of = self.counts.deaths_of
             deaths_of[before.revision] = deaths_of.get(before.revision, 0) + 1
             if self._clock.monotonic() - worker.since >= self._settings.settled_seconds:
-                self._failures.pop(before.revision, None)
+                self._failures.pop(before.unit, None)
             self._restless(worker, alone=False)
             self.became(worker, State.FAILED, reason)
-            self._fail(before.revision, reason, hard=False)
+            self._fail(before.unit, reason, hard=False)
         elif before.state in (State.STARTING, State.PROVING):
             self.counts.failures += 1
             self._restless(worker, alone=not worker.process.shared)
@@ -297,10 +252,12 @@ class Table:
                 self.processes.pop(known.process.name, None)
         self.changed.set()
 
-    def _fail(self, revision: RevisionId, reason: str, *, hard: bool) -> float:
-        before = self._failures.get(revision, NO_FAILURE)
+    def _fail(self, unit: ScaleUnit, reason: str, *, hard: bool) -> float:
+        before = self._failures.get(unit, NO_FAILURE)
         failure = before.again(reason, self._clock.monotonic(), hard=hard)
-        self._failures[revision] = failure
+        self._failures[unit] = failure
+        if hard:
+            self.demands.failed(unit)
         self.changed.set()
         return failure.retry_at - failure.at
 
@@ -332,6 +289,10 @@ class Table:
             restless=self._who_is_restless(),
             led=self.led,
             compaction_failed_at=self._compaction_failed_at,
+            demands=self.demands.view(),
+            patience={name: worker.spec.drain_seconds for name, worker in workers},
+            memory=dict(self.weights.processes),
+            needs=self.weights.needs(self._light),
         )
 
     def _who_is_restless(self) -> frozenset[RevisionId]:
@@ -357,25 +318,6 @@ class Table:
         for digest in used & self._artifacts.keys():
             self._artifacts[digest] = now
 
-    def status(self, pid: int, needed: Mapping[RevisionId, Revision] | None = None) -> NodeStatus:
-        """What the node's status says; `needed` is what `wanted` says, if it was just asked."""
-        catalog = self.catalog or Catalog()
-        if needed is None:
-            needed = wanted(self.snapshot(catalog), self._settings)
-        replicas = [worker.replica for worker in self.workers.values()]
-        have = {replica.revision for replica in replicas if replica.state is not State.DRAINING}
-        replicas += [
-            self._not_running(revision) for revision in needed.values() if revision.id not in have
-        ]
-        return NodeStatus(
-            node=self._settings.node,
-            written_at=self._clock.now(),
-            pid=pid,
-            generation=catalog.generation,
-            replicas=tuple(replicas),
-            problem="; ".join(self.problems.values()),
-        )
-
     def states(self) -> Mapping[State, int]:
         """How many workers are in each state."""
         found = dict.fromkeys(State, 0)
@@ -383,11 +325,11 @@ class Table:
             found[worker.replica.state] += 1
         return found
 
-    def _not_running(self, revision: Revision) -> Replica:
-        """A wanted revision without a worker: why."""
+    def not_running(self, unit: ScaleUnit, revision: Revision) -> Replica:
+        """A wanted unit without a replica: why."""
         digest = revision.digest
         state, reason = State.STARTING, "waits for its turn"
-        failure = self._failures.get(revision.id)
+        failure = self._failures.get(unit)
         if digest not in self._artifacts:
             failure = self._pull_failures.get(digest)
             state, reason = State.PULLING, "waits for its turn"
@@ -396,4 +338,4 @@ class Table:
             reason = f"{mib(here)} of {mib(total)} MiB" if total else "asks the store"
         elif failure is not None and failure.reason:
             state, reason = State.FAILED, failure.reason
-        return Replica("", revision.id, digest, state, reason)
+        return Replica("", unit.revision, digest, state, reason, endpoint=unit.endpoint)

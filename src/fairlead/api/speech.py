@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol, TypeGuard
 
 from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.api.speech_codes import Code
 from fairlead.domain.errors import Kind, Refused
 
 AUDIO = "audio"  # the tensor of a piece of sound: 16-bit samples of one channel
-MOST_CHARACTERS = 10_000  # a text has fewer
-
-
-class Code(StrEnum):
-    """What a refusal is called by clients of the speech API."""
-
-    BAD_REQUEST = "BAD_REQUEST"
-    MISSING_ARGUMENT = "MISSING_ARGUMENT"
-    INVALID_SPEAKER_ID = "INVALID_SPEAKER_ID"
-    INVALID_TEXT_LENGTH_EXCEEDED = "INVALID_TEXT_LENGTH_EXCEEDED"
-    INVALID_TEXT = "INVALID_TEXT"
-    INVALID_XML = "INVALID_XML"
-    NOT_ACCEPTABLE = "NOT_ACCEPTABLE"
-    UNKNOWN_ERROR = "UNKNOWN_ERROR"
 
 
 class SpeechRefused(Refused):
@@ -37,12 +23,16 @@ class SpeechRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """The document of a speech request. `only_check`: answer whether it could be said, and say nothing."""
+    """The document of a speech request. `only_check`: answer whether it could be said, and say nothing.
+
+    `prepared` is the engine's own: what it made of the text when it was checked.
+    """
 
     speaker_id: int
     text: str
     speed: float = 1.0
     only_check: bool = False
+    prepared: bytes = b""
 
 
 class SpeechModel(Model, Protocol):
@@ -51,8 +41,8 @@ class SpeechModel(Model, Protocol):
     sample_rate: int
     speaker_names: Mapping[str, int]  # what speakers are called, in small letters, to their ids
 
-    def check(self, speech: Speech) -> None:
-        """Raises SpeechRefused if it cannot be said: S0-30, 5 to 9."""
+    def prepare(self, speech: Speech) -> Speech:
+        """The same, checked and prepared; raises SpeechRefused if it cannot be said: S0-30, 5 to 9."""
         ...
 
     def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from fairlead.api.speech import MOST_CHARACTERS, Code
+from fairlead.api.speech_codes import MOST_CHARACTERS, Code
 
 Document = dict[str, Any]
 VALIDATE = "validate"  # the endpoint whose own paths only check, whatever they are called

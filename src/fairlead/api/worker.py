@@ -20,7 +20,12 @@ from fairlead.domain.reading import Node
 IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
 # GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
 REPLICAS_PATH = "/internal/replicas"
+# GET: {"serves": [{"service", "line", "revision", "digest", "batching"}]}: everybody in the process, at any socket.
+BATCHING_PATH = "/internal/batching"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
+# GET: {"endpoints": [{"service", "line", "revision", "endpoint", "concurrency_seconds", "requests", "in_flight", "queued",
+# "idle_seconds"}]}: how much is asked of everybody in the process, at any socket.
+LOAD_PATH = "/internal/load"
 # POST: the model of a revision without the endpoint `predict`, asked through its first one.
 PREDICT_PATH = "/internal/predict"
 INFER_PATH = "/internal/infer"
@@ -85,7 +90,8 @@ class WorkerSpec:
     `worker` is the replica's name; a process that serves several is known by its first one's. `socket` is the
     unix socket to listen on (None in a stand-alone server). `threads` is what one run may use inside the
     engine, 0 as many as turn out best. `measured` is where that is kept. With `life_fd`, end of file on that
-    descriptor means that the owner is gone.
+    descriptor means that the owner is gone. `only` names the endpoint if the replica serves just that one of a
+    revision that has others.
     """
 
     worker: str
@@ -102,6 +108,7 @@ class WorkerSpec:
     pod_name: str = "unknown_pod"
     allow_pickle: bool = False  # the node's setting: may its models load pickles?
     measured: Path | None = None
+    only: str = ""
 
     @property
     def predict_path(self) -> str:

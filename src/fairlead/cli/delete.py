@@ -45,7 +45,11 @@ def delete(target: str, home: Path | None, yes: bool, wait: bool, timeout: float
         return 1
     removal = work.delete(wanted)
     click.echo(f"deleted {wanted} from the catalog (generation {removal.catalog.generation})")
-    _tell_more(removal)
+    for line in _scopes(removal) if yes else ():  # else they were told when it was asked
+        say(line)
+    used = sorted({str(one.artifact) for one in removal.digests.values()})
+    if used:
+        say(f"still in the store, used by nothing: {', '.join(used)}; fairlead models rm {used[0]}")
     if not anything_runs(control):
         say("nothing runs here; its files on this node go with the next `fairlead up`")
         return 0
@@ -72,14 +76,6 @@ def _agreed(removal: Removal) -> bool:
     if not sys.stdin.isatty():
         raise click.UsageError("nobody can be asked here: give --yes to delete it")
     return click.confirm(f"Delete {removal.target}?", err=True)
-
-
-def _tell_more(removal: Removal) -> None:
-    for line in _scopes(removal):
-        say(line)
-    used = sorted({str(one.artifact) for one in removal.digests.values()})
-    if used:
-        say(f"still in the store, used by nothing: {', '.join(used)}; fairlead models rm {used[0]}")
 
 
 def _scopes(removal: Removal) -> list[str]:

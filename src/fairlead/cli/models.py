@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from fairlead.cli.common import home_option, json_option, say, table
 from fairlead.domain.batching import batching_to_json
 from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.ids import ArtifactRef
+from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.measured import Measured, measured_from_bytes
 from fairlead.domain.signature import TensorSignature, TensorSpec
 from fairlead.kits.terminal import one_line
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fairlead.control.shelf import Removed
 
 _LABELS_SHOWN = 8
+_USERS_SHOWN = 3
 _OUTCOMES = {
     "new": "published",
     "unchanged": "was published already, unchanged",
@@ -66,10 +68,12 @@ def models() -> None:
 @home_option
 @json_option
 def ls(home: Path | None, as_json: bool) -> int:
-    """List every artifact of the store."""
+    """List every artifact of the store, and the revisions that are made of it."""
+    from fairlead.control.shelf import users
     from fairlead.wiring.control import control_for
 
     control = control_for(home, say)
+    used = users(control.catalogs.read())
     manifests = [control.artifacts.manifest(ref) for ref in control.artifacts.refs()]
     if as_json:
         rows = [
@@ -78,17 +82,24 @@ def ls(home: Path | None, as_json: bool) -> int:
                 "engine": one.engine,
                 "bytes": one.size,
                 "digest": one.digest,
+                "usedBy": [str(revision) for revision in sorted(used.get(one.ref, ()))],
             }
             for one in manifests
         ]
         click.echo(json.dumps(rows, indent=1))
         return 0
     lines = [
-        (str(one.ref), one.engine, f"{one.size / (1 << 20):.1f} MiB", one.digest[:19] + "…")
+        (
+            str(one.ref),
+            one.engine,
+            _mebibytes(one.size),
+            one.digest[:19] + "…",
+            _users(used.get(one.ref, [])),
+        )
         for one in manifests
     ]
     click.echo(
-        table(("ARTIFACT", "ENGINE", "SIZE", "DIGEST"), lines)
+        table(("ARTIFACT", "ENGINE", "SIZE", "DIGEST", "USED BY"), lines)
         if lines
         else "nothing is published yet"
     )
@@ -171,7 +182,7 @@ def prune(home: Path | None, keep: int, dry_run: bool) -> int:
         size = sum(meta.size for meta in control.artifacts.unnamed(refs))
         for ref in refs:
             click.echo(f"would remove {ref}")
-        click.echo(f"{len(refs)} artifacts, {_mebibytes(size)} would be freed")
+        click.echo(f"{_amount(len(refs))}, {_mebibytes(size)} would be freed")
         return 0
     return _told(shelf.prune(control.catalogs, control.artifacts, control.clock, keep))
 
@@ -182,8 +193,18 @@ def _told(removed: Removed) -> int:
     if removed.problem:
         say(f"their files stay until the next removal: {removed.problem}")
         return 1
-    click.echo(f"{len(removed.refs)} artifacts, {_mebibytes(removed.freed)} freed")
+    click.echo(f"{_amount(len(removed.refs))}, {_mebibytes(removed.freed)} freed")
     return 0
+
+
+def _users(revisions: Sequence[RevisionId]) -> str:
+    named = ", ".join(map(str, sorted(revisions)[:_USERS_SHOWN]))
+    more = len(revisions) - _USERS_SHOWN
+    return f"{named} and {more} more" if more > 0 else named or "-"
+
+
+def _amount(count: int) -> str:
+    return f"{count} artifact{'' if count == 1 else 's'}"
 
 
 def _mebibytes(size: int) -> str:

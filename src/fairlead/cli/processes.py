@@ -38,12 +38,18 @@ def gateway(home: Path | None, life_fd: int | None, **address: object) -> int:
 
 
 @click.command()
-@click.option("--spec", required=True, type=click.Path(path_type=Path, dir_okay=False, exists=True))
-def worker(spec: Path) -> int:
+@click.option("--spec", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--spare", is_flag=True, help="Wait on standard input to be told which spec.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), expose_value=False, help="Whose spare it is."
+)
+def worker(spec: Path | None, *, spare: bool) -> int:
     """Run one worker by its spec file."""
-    from fairlead.wiring.running import run_worker
+    from fairlead.wiring.running import run_spare, run_worker
 
-    return run_worker(spec)
+    if spare == (spec is not None):
+        raise click.UsageError("give --spec FILE, or --spare")
+    return run_worker(spec) if spec is not None else run_spare()
 
 
 def _root(home: Path | None) -> Path:

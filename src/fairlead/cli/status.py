@@ -56,6 +56,10 @@ def status(home: Path | None, as_json: bool) -> int:
     if rows:
         click.echo()
         click.echo(table(_HEADER, rows))
+    scales = [_scale_cells(scale) for scale in _scales(seen)]
+    if scales:
+        click.echo()
+        click.echo(table(("ENDPOINT", "READY", "WISHED", "SCALE", "WHY"), scales))
     for line in rollouts:
         click.echo(line)
     for switch in seen.switches():
@@ -63,6 +67,47 @@ def status(home: Path | None, as_json: bool) -> int:
     for problem in problems:
         click.echo(one_line(f"! {problem}"))
     return 1 if problems else 0
+
+
+def _scales(seen: Observed) -> list[dict[str, Any]]:
+    """Every scale unit whose number of replicas may change, or of which there is something to say."""
+    from fairlead.domain.scale_units import endpoint_ids, served
+    from fairlead.domain.status import State
+
+    found = []
+    for scale in seen.node.scales if seen.node else ():
+        revision = seen.catalog.revision(scale.unit.revision)
+        ends = served(revision, scale.unit) if revision is not None else ()
+        if seen.node is None or revision is None or not ends:
+            continue
+        ready = [
+            one for one in seen.node.replicas if one.unit == scale.unit and one.state is State.READY
+        ]
+        found.append(
+            {
+                "service": scale.unit.revision.service,
+                "version": scale.unit.revision.served_version,
+                "endpoints": [one.name for one in ends],
+                "ready": len(ready),
+                "wished": scale.wished,
+                "minScale": ends[0].min_scale,
+                "maxScale": ends[0].max_scale,
+                "cold": set(endpoint_ids(revision, scale.unit)) <= set(seen.node.cold),
+                "why": scale.why,
+            }
+        )
+    return sorted(found, key=lambda one: (one["service"], natural_key(one["version"])))
+
+
+def _scale_cells(one: dict[str, Any]) -> tuple[str, ...]:
+    names = ",".join(one["endpoints"])
+    return (
+        f"{one['service']}/{one['version']}/{names}",
+        f"{one['ready']}{' (cold)' if one['cold'] else ''}",
+        str(one["wished"]),
+        f"{one['minScale']}..{one['maxScale'] or 'no limit'}",
+        one["why"],
+    )
 
 
 def _told(switch: OpenSwitch) -> str:
@@ -136,10 +181,11 @@ def _state(seen: Observed, service: Service, revision: Revision) -> tuple[str, s
         return "unknown", "the agent does not run"
     if service.kill is not None:
         return "killed", service.kill.message
-    if revision.id in seen.node.ready():
+    if not seen.node.unserved(revision):
         off = [one for one in seen.switches() if one.endpoint.revision_id == revision.id]
         names = ", ".join(one.endpoint.endpoint for one in off)
-        state = "switched off" if any(one.whole for one in off) else "ready"
+        there = "ready" if revision.id in seen.node.ready() else "cold"
+        state = "switched off" if any(one.whole for one in off) else there
         return state, f"too many failures: {names}" if off else ""
     return "not ready", seen.node.reasons().get(revision.id, "not started")
 
@@ -154,5 +200,6 @@ def _document(seen: Observed, batched: Batches) -> dict[str, object]:
         "problems": seen.problems(),
         "killSwitches": [asdict(switch) for switch in seen.switches()],
         "revisions": rows,
+        "scales": _scales(seen),
         "pins": {service.name: service.pin.line for service in _services(seen)},
     }

@@ -188,9 +188,9 @@ def _kind(status: int, error_code: str | None) -> Kind:
 def _text(document: Any, status: int) -> str:  # noqa: ANN401 - a JSON value
     """The one key's text of an error's body."""
     if isinstance(document, Mapping):
-        for key in ("error", "message", "detail"):
-            if key in document:
-                return str(document[key])
+        said = [document[key] for key in ("error", "message", "detail") if key in document]
+        if said:
+            return str(said[0])
     return f"HTTP {status}"
 
 

@@ -19,7 +19,8 @@ from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
 from fairlead.domain.versions import natural_key
 
-# 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go; 4: when applied
+# 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go
+# 4: when applied, delay and timeout of an endpoint
 SCHEMA = 4
 KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
 _REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each
@@ -126,6 +127,12 @@ class Catalog:
             there = ", ".join(sorted(service.lines, key=natural_key))
             message = f"service {line_id.service!r} has no line {line_id.line!r}; lines: {there}"
             raise Refused(Kind.NOT_FOUND, message) from None
+
+    def revision(self, identity: RevisionId) -> Revision | None:
+        """That revision; None if there is none."""
+        service = self.services.get(identity.service)
+        line = service.lines.get(identity.line) if service is not None else None
+        return line.revisions.get(identity.revision) if line is not None else None
 
     def key(self, client: str) -> KeyRecord:
         """Raises Refused(NOT_FOUND) that lists the keys there are."""

@@ -141,6 +141,11 @@ class Home(Generic[PathT]):
         return self.sockets / "front.sock"
 
     @property
+    def activator_socket(self) -> PathT:
+        """Where the gateway's own process holds requests until a worker is there for them."""
+        return self.sockets / "activator.sock"
+
+    @property
     def envoy_admin_socket(self) -> PathT:
         return self.sockets / "envoy.sock"
 

@@ -81,7 +81,8 @@ def outcome_of(request: LoggedRequest, catalog: Catalog) -> Outcome:
     """How it ended. The catalog is the one of that time: it knows what was switched off."""
     if "DC" in request.flags or "DR" in request.flags:
         return _left(request)
-    if request.upstream == FRONT and not request.flags:
+    here = request.upstream == FRONT or request.timing.refusal is not None
+    if here and not request.flags:
         return _front(request, catalog)
     for flag, (code, words) in _FLAGS.items():
         if flag in request.flags:

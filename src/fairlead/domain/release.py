@@ -23,6 +23,7 @@ from fairlead.domain.batching import (
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.paths import CustomPath, parse_path
 from fairlead.domain.reading import Node, shown
+from fairlead.domain.resources import MAX_QUANTITY, read_resources
 from fairlead.domain.schema import Key, object_schema
 
 WHOLE = 100  # what the percents of a line's traffic sum to (S0-41)
@@ -30,17 +31,17 @@ _API_VERSION = "v1"  # of the project API, whose paths no endpoint may own
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 INTERNAL = "/internal/"  # never routed
 _PATH_RULE = "a path that starts with '/', without '?' or '%'"
-_RESOURCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./-]{0,251})")
-_QUANTITY = re.compile(r"[0-9.]{1,24}[A-Za-z]{0,2}[0-9+-]{0,4}")
-_QUANTITY_RULE = "write a quantity: 2, 0.5, 500m, 1Gi"
-_MAX_QUANTITY = 2**63  # Kubernetes's own bound
 _MAX_REPLICAS = 10_000
 _MAX_CONCURRENCY = 1_000  # Knative's own bound on containerConcurrency
+_MAX_SECONDS = 3600  # of a scale-down delay (S0-37), and of a request
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """One separately scaled way into a revision. `concurrency` 0 means no limit, `max_scale` 0 likewise."""
+    """One separately scaled way into a revision. `concurrency` 0 means no limit, `max_scale` 0 likewise.
+
+    `timeout_seconds` 0 is the gateway's own.
+    """
 
     name: str
     min_scale: int = 1
@@ -49,6 +50,8 @@ class EndpointSpec:
     paths: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
     batching: Batching = field(default_factory=Batching)
+    scale_down_delay_seconds: int = 0
+    timeout_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,16 @@ ENDPOINT_KEYS = (
         "batching",
         object_schema(BATCHING_KEYS),
         "how requests share runs, over what the model's own file says",
+    ),
+    Key(
+        "scaleDownDelaySeconds",
+        {"type": "integer", "minimum": 0, "maximum": _MAX_SECONDS},
+        "how long fewer requests must last before replicas go (default 0)",
+    ),
+    Key(
+        "timeoutSeconds",
+        {"type": "integer", "minimum": 1, "maximum": _MAX_SECONDS},
+        "how long a request may take, its whole answer included (default: the gateway's deadline)",
     ),
 )
 _ENDPOINT_SCHEMA = object_schema(ENDPOINT_KEYS)
@@ -245,8 +258,12 @@ def endpoint_to_json(endpoint: EndpointSpec) -> dict[str, Any]:
         "resources": dict(endpoint.resources),
     }
     # Not said is not written: files from before it existed keep their digest.
-    said = {"batching": batching_to_json(endpoint.batching)} if endpoint.batching else {}
-    return document | said
+    said = {
+        "batching": batching_to_json(endpoint.batching),
+        "scaleDownDelaySeconds": endpoint.scale_down_delay_seconds,
+        "timeoutSeconds": endpoint.timeout_seconds,
+    }
+    return document | {key: value for key, value in said.items() if value}
 
 
 def read_endpoint(name: str, node: Node) -> EndpointSpec:
@@ -276,31 +293,17 @@ def read_endpoint(name: str, node: Node) -> EndpointSpec:
         most,
         node.child("concurrency").integer(0, _MAX_CONCURRENCY) if node.has("concurrency") else 0,
         tuple(paths),
-        _resources(node.child("resources")) if node.has("resources") else {},
+        read_resources(node.child("resources")) if node.has("resources") else {},
         batching_from_json(node.child("batching")) if node.has("batching") else Batching(),
+        node.child("scaleDownDelaySeconds").integer(0, _MAX_SECONDS)
+        if node.has("scaleDownDelaySeconds")
+        else 0,
+        node.child("timeoutSeconds").integer(1, _MAX_SECONDS) if node.has("timeoutSeconds") else 0,
     )
 
 
-def _resources(node: Node) -> Mapping[str, Any]:
-    """Quantities by the resource's name, under `requests` and `limits`."""
-    if not node.mapping(["requests", "limits"]):
-        return {}
-    for child in (node.child(key) for key in node.value):
-        if not child.mapping():
-            continue
-        for name, quantity in child.items():
-            if not _RESOURCE.fullmatch(name):
-                quantity.wrong("is no resource's name", "write one as cpu, memory, nvidia.com/gpu")
-            elif isinstance(quantity.value, str):
-                quantity.text(_QUANTITY, _QUANTITY_RULE)
-            elif quantity.number() > _MAX_QUANTITY:
-                quantity.wrong(f"is {shown(quantity.value)}", _QUANTITY_RULE)
-    value: Mapping[str, Any] = node.value
-    return value
-
-
 def _version(node: Node) -> str:
-    if type(node.value) is int and abs(node.value) < _MAX_QUANTITY:
+    if type(node.value) is int and abs(node.value) < MAX_QUANTITY:
         told = str(node.value)
         node.wrong(f"is the number {told}", f'write it as text: "{told}"')
         return ""

@@ -16,6 +16,9 @@ _PART = re.compile(r'([a-z]+)(?=;)|;(dur|desc)=(?:"((?:[^"\\]|\\.)*)"|([^,;"]*))
 _CLUSTER = re.compile(r"([^/@]+)/([^/@.]+)\.([^/@]+)(?:/([^/@]+))?@[^@]*")
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _NOTHING = _NO_FLAGS = "-"
+_ACTIVATOR = (
+    "activator"  # the socket of what stands between Envoy and a worker that was not there yet
+)
 # What a gRPC call would have been over HTTP: for those who read the log, a status says how a request ended.
 _STATUS_OF_CODE: Mapping[int | None, int] = {
     1: 499,
@@ -38,13 +41,18 @@ _TRIED = frozenset({"UH", "UF", "UO", "NC", "URX", "UC", "UR", "UT"})
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What `Server-Timing` says: milliseconds, requests in the run, place in the split, or why it was refused."""
+    """What `Server-Timing` says: milliseconds, requests in the run, place in the split, or why it was refused.
+
+    The activator adds how long it held a request, and the worker it sent it to.
+    """
 
     queue_ms: float | None = None
     engine_ms: float | None = None
     batch: int | None = None
     bucket: int | None = None
     refusal: str | None = None
+    held_ms: float | None = None
+    worker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,9 @@ class LoggedRequest:
 
 def read_request(line: Mapping[str, Any]) -> LoggedRequest:
     """Read one line's JSON; fields it lacks, or that are of another kind, are as if they were not said."""
-    worker = _text(line, "upstream_host").rpartition("/")[2]
+    timing = read_timing(_text(line, "timing"))
+    host = _text(line, "upstream_host").rpartition("/")[2].removesuffix(".sock")
+    worker = timing.worker if host == _ACTIVATOR else host
     said = _text(line, "flags")
     flags = () if said in ("", _NO_FLAGS) else tuple(said.split(","))
     attempts = _whole(line, "attempts") or 0
@@ -115,10 +125,10 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
         error_code=_text(line, "error_code") or None,
         rule=read_rule(_text(line, "route")) if led else None,
         upstream=(_text(line, "upstream") or None) if led else None,
-        worker=worker.removesuffix(".sock") or None,
+        worker=worker or None,
         digest=_text(line, "digest") or None,
         attempts=attempts,
-        timing=read_timing(_text(line, "timing")),
+        timing=timing,
         upstream_ms=_whole(line, "upstream_ms"),
         total_ms=_whole(line, "total_ms") or 0,
         bytes_received=_whole(line, "bytes_received") or 0,
@@ -150,6 +160,8 @@ def read_timing(header: str) -> Timing:
         batch=None if batch is None else int(batch),
         bucket=None if bucket is None else int(bucket),
         refusal=found.get("refusal desc"),
+        held_ms=_number(found.get("held dur")),
+        worker=found.get("worker desc"),
     )
 
 

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import EndpointId, LineId, RevisionId
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.reading import Node, read_json
 from fairlead.domain.release import TrafficShare
+from fairlead.domain.scale_units import ScaleUnit, unserved
 
 SCHEMA = 1
 
@@ -34,7 +35,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One worker of one revision. `worker` is unique over the node's life; `socket` is its unix socket."""
+    """One worker of one revision. `worker` is unique over the node's life; `socket` is its unix socket.
+
+    `endpoint` is the one it serves; empty if it serves every endpoint of the revision.
+    """
 
     worker: str
     revision: RevisionId
@@ -44,11 +48,30 @@ class Replica:
     socket: str = ""
     pid: int = 0
     since: float = 0.0
+    endpoint: str = ""
+
+    @property
+    def unit(self) -> ScaleUnit:
+        """What it is a replica of."""
+        return ScaleUnit(self.revision, self.endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many replicas a scale unit should have now, and why so many if that is not plain."""
+
+    unit: ScaleUnit
+    wished: int
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """What an agent says of its node. `written_at` (epoch seconds) is its heartbeat."""
+    """What an agent says of its node. `written_at` (epoch seconds) is its heartbeat.
+
+    `cold` are the endpoints that on purpose have no ready replica: one comes up when somebody asks. `scales`
+    tells of the units whose number of replicas may change.
+    """
 
     node: str
     written_at: float
@@ -56,6 +79,8 @@ class NodeStatus:
     generation: int
     replicas: tuple[Replica, ...] = ()
     problem: str = ""
+    cold: tuple[EndpointId, ...] = ()
+    scales: tuple[Scale, ...] = ()
 
     def ready(self) -> dict[RevisionId, tuple[Replica, ...]]:
         """The ready replicas of each revision that has any, in a stable order."""
@@ -79,15 +104,52 @@ class NodeStatus:
         }
         return {revision: replicas for revision, replicas in found.items() if replicas}
 
+    def unserved(self, revision: Revision) -> tuple[EndpointId, ...]:
+        """The endpoints of a revision that are neither ready nor cold; none of one that is up."""
+        ready = {
+            replica.endpoint
+            for replica in self.replicas
+            if replica.state is State.READY and replica.revision == revision.id
+        }
+        return unserved(revision, ready, self.cold)
+
+    def stands(self, revision: RevisionId) -> bool:
+        """Is all of it ready or cold, as far as this status knows of it?"""
+        known = any(one.revision_id == revision for one in self.cold) or any(
+            one.revision == revision and one.state is State.READY for one in self.replicas
+        )
+        return known and revision not in self.reasons()
+
+    def up(self, catalog: Catalog) -> frozenset[RevisionId]:
+        """Every revision of which each endpoint is ready, or cold."""
+        ready = {
+            revision: {one.endpoint for one in replicas}
+            for revision, replicas in self.ready_for(catalog).items()
+        }
+        cold = frozenset(self.cold)
+        there = ready.keys() | {endpoint.revision_id for endpoint in cold}
+        return frozenset(
+            revision.id
+            for one in there
+            if (revision := catalog.revision(one)) is not None
+            and not unserved(revision, ready.get(one, ()), cold)
+        )
+
     def reasons(self) -> dict[RevisionId, str]:
-        """Why each revision that has no ready replica has none."""
-        ready = self.ready()
+        """Why each revision that lacks a ready replica, of one of its endpoints at least, lacks it.
+
+        What is cold lacks none, also while it comes up.
+        """
+        fine = {replica.unit for replica in self.replicas if replica.state is State.READY}
+        fine |= {
+            ScaleUnit(one.revision_id, name) for one in self.cold for name in ("", one.endpoint)
+        }
         return {
             replica.revision: f"{replica.state}: {replica.reason}"
             if replica.reason
             else str(replica.state)
             for replica in self.replicas
-            if replica.revision not in ready and replica.state is not State.DRAINING
+            if replica.unit not in fine and replica.state is not State.DRAINING
         }
 
 
@@ -155,8 +217,13 @@ def node_status_to_bytes(status: NodeStatus, kept: dict[Replica, str] | None = N
         "generation": status.generation,
         "problem": status.problem,
     }
-    head = json.dumps(said, ensure_ascii=False)[:-1]
-    return f'{head}, "replicas": [{", ".join(texts)}]}}'.encode()
+    lists = {
+        "replicas": texts,
+        "cold": (json.dumps(_endpoint_to_json(one)) for one in status.cold),
+        "scales": (json.dumps(asdict(one), ensure_ascii=False) for one in status.scales),
+    }
+    rest = "".join(f', "{key}": [{", ".join(each)}]' for key, each in lists.items())
+    return f"{json.dumps(said, ensure_ascii=False)[:-1]}{rest}}}".encode()
 
 
 def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
@@ -172,6 +239,12 @@ def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
         generation=node.child("generation").integer(0),
         replicas=tuple(_replica(child) for child in node.child("replicas").elements()),
         problem=str(node.child("problem").value or ""),
+        cold=tuple(_endpoint(child) for child in node.child("cold").elements())
+        if node.has("cold")
+        else (),
+        scales=tuple(_scale(child) for child in node.child("scales").elements())
+        if node.has("scales")
+        else (),
     )
     node.done(source)
     return status
@@ -231,12 +304,12 @@ def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> Ga
 
 
 def health_problems(catalog: Catalog, node: NodeStatus) -> list[str]:
-    """Everything that should serve and does not. A service killed by hand is no problem."""
-    ready, reasons = node.ready(), node.reasons()
+    """Everything that should serve and does not. A service killed by hand, or one that is cold, is no problem."""
+    up, reasons = node.up(catalog), node.reasons()
     return [
         f"{revision_id} is not ready ({reasons.get(revision_id, 'not started')})"
         for revision_id in sorted(catalog.live())
-        if revision_id not in ready and catalog.services[revision_id.service].kill is None
+        if revision_id not in up and catalog.services[revision_id.service].kill is None
     ]
 
 
@@ -244,28 +317,52 @@ def _replica_to_json(replica: Replica) -> str:
     return json.dumps(asdict(replica), ensure_ascii=False)
 
 
+def _endpoint_to_json(one: EndpointId) -> dict[str, str]:
+    """By hand, because a node may have a thousand cold ones and tells of them twice a second."""
+    return {
+        "service": one.service,
+        "line": one.line,
+        "revision": one.revision,
+        "endpoint": one.endpoint,
+    }
+
+
+def _revision(node: Node) -> RevisionId:
+    return RevisionId(*(node.child(key).text() for key in ("service", "line", "revision")))
+
+
+def _endpoint(node: Node) -> EndpointId:
+    return EndpointId(
+        *(node.child(key).text() for key in ("service", "line", "revision", "endpoint"))
+    )
+
+
+def _scale(node: Node) -> Scale:
+    unit = node.child("unit")
+    return Scale(
+        ScaleUnit(_revision(unit.child("revision")), str(unit.child("endpoint").value or "")),
+        node.child("wished").integer(0),
+        str(node.child("why").value or ""),
+    )
+
+
 def _replica(node: Node) -> Replica:
-    revision = node.child("revision")
     return Replica(
         worker=node.child("worker").text(),
-        revision=RevisionId(
-            *(revision.child(key).text() for key in ("service", "line", "revision"))
-        ),
+        revision=_revision(node.child("revision")),
         digest=node.child("digest").text(),
         state=State(node.child("state").one_of([str(state) for state in State])),
         reason=str(node.child("reason").value or ""),
         socket=str(node.child("socket").value or ""),
         pid=node.child("pid").integer(0),
         since=node.child("since").number(),
+        endpoint=str(node.child("endpoint").value or ""),
     )
 
 
 def _switch(node: Node) -> OpenSwitch:
-    endpoint = node.child("endpoint")
     return OpenSwitch(
-        EndpointId(
-            *(endpoint.child(key).text() for key in ("service", "line", "revision", "endpoint"))
-        ),
+        _endpoint(node.child("endpoint")),
         tuple(child.text() for child in node.child("workers").elements()),
         node.child("of").integer(0),
         node.child("since").number(),

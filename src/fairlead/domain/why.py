@@ -90,6 +90,7 @@ def explain(request: LoggedRequest, then: Then, hash64: Hash64) -> Explanation:
         "artifact": str(revision.artifact) if revision else None,
         "digest": request.digest,
         "worker": _who(request),
+        "heldMs": request.timing.held_ms,
         "queueMs": request.timing.queue_ms,
         "engineMs": request.timing.engine_ms,
         "batch": request.timing.batch,
@@ -239,7 +240,7 @@ def _who(request: LoggedRequest) -> str | None:
 
 
 def _worker(request: LoggedRequest) -> str:
-    if request.upstream == FRONT:
+    if request.upstream == FRONT or request.timing.refusal is not None:
         return "none: the gateway answered this itself"
     return request.worker or "none was reached"
 
@@ -250,6 +251,8 @@ def _times(request: LoggedRequest) -> str:
 
 def _each_time(request: LoggedRequest) -> Iterator[str]:
     timing = request.timing
+    if timing.held_ms is not None:
+        yield f"held for {timing.held_ms:g} ms until a worker had room for it"
     if timing.queue_ms is not None:
         yield f"queue {timing.queue_ms:g} ms"
     if timing.engine_ms is not None:

@@ -8,6 +8,8 @@ before stays. Connections that are open keep what they have.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import ssl
 from dataclasses import dataclass
@@ -65,6 +67,14 @@ def secret(pair: Pair) -> Document:
             "private_key": {"inline_string": key},
         },
     }
+
+
+async def forget(envoy: Envoy, clock: Clock) -> None:
+    """Take the pair of a gateway that spoke TLS off the disk, once its listener has changed."""
+    while any("transport_socket" in json.dumps(one) for one in envoy.listeners().values()):
+        await clock.sleep(_LOOK_SECONDS)
+    with contextlib.suppress(FairleadError, OSError):  # the next start tries again
+        await envoy.set_certificate(None)
 
 
 class Certificate:

@@ -13,12 +13,14 @@ from fairlead.api.grpc_status import STATUS
 from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
+from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import Replica, State
 from fairlead.gateway.settings import KillSwitch
 
 Document = dict[str, Any]
 
 FRONT = "front"
+_ACTIVATOR = "activator"
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _NO_LIMIT = 1_000_000_000
 # How much a worker takes on is the worker's to say; Envoy must not refuse before it.
@@ -41,16 +43,42 @@ def cluster_name(endpoint: EndpointId, replicas: Iterable[Replica]) -> str:
     return f"{endpoint}@{hashlib.sha256(workers.encode()).hexdigest()[:12]}"
 
 
+def held_name(endpoint: EndpointId, replicas: Iterable[Replica]) -> str:
+    """`speech/v9.2/predict@activator`, or with the workers that may be asked: `…@activator-1f2e3d4c5b6a`."""
+    there = list(replicas)
+    digest = cluster_name(endpoint, there).rpartition("@")[2]
+    return f"{endpoint}@{_ACTIVATOR}-{digest}" if there else f"{endpoint}@{_ACTIVATOR}"
+
+
+def is_held(cluster: str) -> bool:
+    """Does a cluster of this name lead to the activator?"""
+    return cluster.rpartition("@")[2].startswith(_ACTIVATOR)
+
+
+def activator_cluster(
+    endpoint: EndpointId, replicas: Iterable[Replica], spec: EndpointSpec, socket: str
+) -> Document:
+    """The activator, for one endpoint. It asks these workers; a kill switch it has not.
+
+    Were it gone, a retry would ask the workers directly: they are the cluster's second priority.
+    """
+    there = sorted(replicas, key=lambda replica: replica.worker)
+    cluster = _cluster(held_name(endpoint, there), [socket])
+    if there:
+        after = {**_group([replica.socket for replica in there]), "priority": 1}
+        cluster["load_assignment"]["endpoints"].append(after)
+    return {**cluster, "metadata": _about(endpoint, there, spec)}
+
+
 def worker_cluster(
-    endpoint: EndpointId, replicas: Iterable[Replica], switch: KillSwitch
+    endpoint: EndpointId, replicas: Iterable[Replica], spec: EndpointSpec, switch: KillSwitch
 ) -> Document:
     """The cluster of one endpoint's workers."""
     there = sorted(replicas, key=lambda replica: replica.worker)
     cluster = _cluster(cluster_name(endpoint, there), [replica.socket for replica in there])
-    about = {
-        "endpoint": [endpoint.service, endpoint.line, endpoint.revision, endpoint.endpoint],
-        "workers": [[replica.worker, replica.digest, replica.socket] for replica in there],
-    }
+    if spec.concurrency:
+        # Where a request may have to wait for another, it goes to the least loaded of all and not of two.
+        cluster["least_request_lb_config"] = {"selection_method": "FULL_SCAN"}
     cluster["circuit_breakers"] = {"thresholds": [_LIMITS | _retry_budget()]}
     cluster["outlier_detection"] = _outlier_detection(switch)
     # A worker that is switched off gets nothing, also if all of them are.
@@ -60,7 +88,27 @@ def worker_cluster(
         "update_merge_window": "0s",
     }
     cluster["typed_extension_protocol_options"][_HTTP]["outlier_detection"] = _failures()
-    return {**cluster, "metadata": {"filter_metadata": {"fairlead": about}}}
+    return {**cluster, "metadata": _about(endpoint, there, spec)}
+
+
+def _about(endpoint: EndpointId, there: Iterable[Replica], spec: EndpointSpec) -> Document:
+    """Whose cluster it is, so that also the next gateway knows."""
+    about: Document = {
+        "endpoint": [endpoint.service, endpoint.line, endpoint.revision, endpoint.endpoint],
+        "workers": [
+            [one.worker, one.digest, one.socket, *([one.endpoint] if one.endpoint else [])]
+            for one in there
+        ],
+    }
+    if spec.timeout_seconds:
+        about["seconds"] = spec.timeout_seconds
+    return {"filter_metadata": {"fairlead": about}}
+
+
+def seconds_of(cluster: Document) -> float:
+    """How long a request to this cluster may take, if its release says that; else 0."""
+    about = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
+    return float(about.get("seconds", 0))
 
 
 def _outlier_detection(switch: KillSwitch) -> Document:
@@ -131,8 +179,8 @@ def replicas_of(cluster: Document) -> tuple[Replica, ...]:
         return ()
     revision = RevisionId(*known[:3])
     return tuple(
-        Replica(worker, revision, digest, State.READY, socket=socket)
-        for worker, digest, socket in about["workers"]
+        Replica(worker, revision, digest, State.READY, socket=socket, endpoint="".join(own))
+        for worker, digest, socket, *own in about["workers"]
     )
 
 
@@ -173,12 +221,14 @@ def _cluster(name: str, sockets: list[str]) -> Document:
         },
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [
-                {
-                    "lb_endpoints": [
-                        {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in sockets
-                    ]
-                }
-            ],
+            "endpoints": [_group(sockets)],
         },
+    }
+
+
+def _group(sockets: list[str]) -> Document:
+    return {
+        "lb_endpoints": [
+            {"endpoint": {"address": {"pipe": {"path": socket}}}} for socket in sockets
+        ]
     }

@@ -11,20 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import FairleadError, Kind
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.status import Replica
 from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.behind import Behind, behind
 from fairlead.gateway.changes import told
-from fairlead.gateway.clusters import named_clusters, replicas_of
+from fairlead.gateway.clusters import endpoint_of, is_held, named_clusters, replicas_of, seconds_of
 from fairlead.gateway.index import index
 from fairlead.gateway.listener import LISTENER
 from fairlead.gateway.memo import Memo
@@ -37,6 +38,7 @@ from fairlead.gateway.state import CatalogCache, Inputs, View
 from fairlead.kits.clock import Clock
 
 Document = dict[str, Any]
+_There = tuple[tuple[Replica, ...], tuple[EndpointId, ...]]
 
 LOOK_SECONDS = 0.1
 # Envoy's threads take new routes a moment after it has told that it has them.
@@ -48,10 +50,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Draining:
-    """A cluster that no route names any more."""
+    """A cluster that no route names any more; its last requests have `seconds`."""
 
     cluster: Document
     since: float
+    seconds: float
     idle_once: bool = False
 
 
@@ -90,8 +93,10 @@ class Follower:
         envoy: Envoy,
         view: View,
         clock: Clock,
+        using: Callable[[], set[str]] = set,
     ) -> None:
         self._settings = settings
+        self._using = using  # the workers that are at requests which the activator sent on
         self._home = home
         self._envoy = envoy
         self._view = view
@@ -100,10 +105,10 @@ class Follower:
         self._reporter = Reporter(settings, home, view, clock)
         # What the gateway before this one left counts as routed until the first move.
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
-        view.replicas = _replicas_left(envoy)
+        view.behind = _left(envoy)
         self._memo = Memo()
         self._draining: dict[str, _Draining] = {}
-        self._seen: tuple[Catalog, tuple[Replica, ...], Mapping[str, str]] | None = None
+        self._seen: tuple[Catalog, _There, Mapping[str, str]] | None = None
         self._move_pause = _Pause(clock)
         self._drop_pause = _Pause(clock)
         self.refused = ""  # why Envoy itself refused the last move; empty if it did not
@@ -131,10 +136,10 @@ class Follower:
         await self._drop_idle()
         self._reporter.beat(self._workers)
 
-    def _wanted(self) -> tuple[RoutingTable, Mapping[RevisionId, tuple[Replica, ...]]] | None:
+    def _wanted(self) -> tuple[RoutingTable, Behind] | None:
         """The table to route by and who is behind it; None if there is nothing to do, or not yet."""
         view = self._view
-        there = view.node.replicas if view.node else ()
+        there = (view.node.replicas, view.node.cold) if view.node else ((), ())
         credentials = self._inputs.credentials
         seen = self._seen
         # The catalog is compared by identity: it is large, and changes as a whole.
@@ -142,28 +147,18 @@ class Follower:
         if same and not (self._move_pause.failed and self._move_pause.over):
             return None
         self._seen = (view.catalog, there, credentials)
-        ready = view.node.ready_for(view.catalog) if view.node else {}
+        up = view.node.up(view.catalog) if view.node else ()
         reasons = view.node.reasons() if view.node else {}
-        table = table_from(view.catalog, ready, reasons, view.index.table)
-        replicas = {
-            revision.id: ready.get(revision.id) or view.replicas.get(revision.id, ())
-            for service in table.services.values()
-            for line in service.lines.values()
-            for revision in line.revisions.values()
-            if revision.routable
-        }
-        return table, replicas
+        table = table_from(view.catalog, up, reasons, view.index.table)
+        return table, behind(table, view.node, view.behind)
 
-    async def _apply(
-        self, table: RoutingTable, replicas: Mapping[RevisionId, tuple[Replica, ...]]
-    ) -> None:
+    async def _apply(self, table: RoutingTable, there: Behind) -> None:
         view = self._view
         credentials = self._inputs.credentials
         new = await asyncio.to_thread(
-            snapshot, table, replicas, credentials, self._settings, self._home, self._memo
+            snapshot, table, there, credentials, self._settings, self._home, self._memo
         )
-        there = self._workers()
-        if added := _workers_of(new.clusters) - there:
+        if added := _workers_of(new.clusters) - self._workers():
             self._reporter.coming |= added
             self._reporter.write(self._workers())
         try:
@@ -177,7 +172,7 @@ class Follower:
         view.note("routes", "")
         before = view.index.table
         view.previous, view.index = view.index, index(table)
-        view.replicas = replicas
+        view.behind = there
         view.keys_mark = self._inputs.keys_mark
         if text := told(before, table):
             extra = {"event": "routes", "generation": table.generation}
@@ -205,7 +200,8 @@ class Follower:
         now = self._clock.monotonic()
         for name, cluster in old.items():
             if name not in new.clusters:
-                self._draining[name] = _Draining(cluster, now)
+                seconds = max(self._settings.drain_seconds, seconds_of(cluster))
+                self._draining[name] = _Draining(cluster, now, seconds)
 
     async def _open_gates(self, new: Snapshot) -> None:
         """What is inside Envoy has to be there before anybody is sent to it; before the first move nobody is."""
@@ -248,7 +244,7 @@ class Follower:
         for name, one in self._draining.items():
             age = now - one.since
             idle = age > _SETTLE_SECONDS and active.get(name) == 0
-            if (idle and one.idle_once) or age > self._settings.drain_seconds:
+            if (idle and one.idle_once) or age > one.seconds:
                 done.add(name)
                 if not idle:
                     _log.warning("%s still had requests after %.0f s", name, age)
@@ -270,7 +266,8 @@ class Follower:
 
     def _workers(self) -> set[str]:
         """Every worker that a request may still reach."""
-        return _workers_of({**self._routed, **self._drain_clusters()}) | self._reporter.coming
+        routed = _workers_of({**self._routed, **self._drain_clusters()})
+        return routed | self._reporter.coming | self._using()
 
 
 async def watch_catalog(catalogs: Catalogs, cache: CatalogCache, view: View, clock: Clock) -> None:
@@ -322,7 +319,20 @@ def _workers_of(clusters: Mapping[str, Document]) -> set[str]:
     return {replica.worker for one in clusters.values() for replica in replicas_of(one)}
 
 
-def _replicas_left(envoy: Envoy) -> dict[RevisionId, tuple[Replica, ...]]:
+def _left(envoy: Envoy) -> Behind:
+    """What the gateway before this one left."""
     named = named_clusters(envoy.routes())
-    left = [replicas_of(one) for name, one in envoy.clusters().items() if name in named]
-    return {replicas[0].revision: replicas for replicas in left if replicas}
+    replicas: dict[RevisionId, dict[str, Replica]] = {}
+    held, cold = set(), set()
+    for name, cluster in envoy.clusters().items():
+        endpoint = endpoint_of(cluster)
+        if name not in named:
+            continue
+        for one in replicas_of(cluster):
+            replicas.setdefault(one.revision, {})[one.worker] = one
+        if endpoint is not None and is_held(name):
+            held.add(endpoint)
+            if not replicas_of(cluster):
+                cold.add(endpoint)
+    there = {one: tuple(each[worker] for worker in sorted(each)) for one, each in replicas.items()}
+    return Behind(there, frozenset(held), frozenset(cold))

@@ -91,7 +91,7 @@ class FrontDesk:
         if isinstance(answer, Response):
             return answer
         response = refusal_response(visit, answer, self._settings.api_version)
-        response.headers["server-timing"] = _how_it_went(visit, answer)
+        response.headers["server-timing"] = how_it_went(visit, answer)
         return response
 
     async def _answer(self, visit: Visit) -> Response | Refusal:
@@ -176,7 +176,7 @@ def json_response(
     return Response(body, status, dict(headers or {}), "application/json")
 
 
-def _how_it_went(visit: Visit, refusal: Refusal) -> str:
+def how_it_went(visit: Visit, refusal: Refusal) -> str:
     """For the access log, in the header by which workers say how a request went: why it was refused."""
     kept = "".join(sign if " " <= sign <= "~" else "?" for sign in refusal.message)
     reason = kept[:_LONGEST_REASON].replace("\\", "\\\\").replace('"', '\\"')

@@ -30,16 +30,12 @@ _NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
     "grpc_answers",
 )
 _STREAMS = "grpc_streams"
-_PATIENCE = "grpc_patience"
 _UNARY = (_ROUTING, _TRAILERS, _BRIDGE, _ANSWERS)
-_STREAM = (_ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
-_UNNAMED_STREAM = (_PATIENCE, _NAMING, *_STREAM)
+_STREAM = (_NAMING, _ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
 _ENDLESS = ("/Watch", "/ServerReflectionInfo")  # what the front desk streams
 _STREAM_METHOD = "ModelStreamInfer"
 _STREAM_PATH = f"/{SERVICE}/{_STREAM_METHOD}"
 _LUA = Path(__file__).with_name("oip.lua").read_text(encoding="utf-8")
-# Goes on with the first bytes of the body, holding none of them back.
-_WAIT = "function envoy_on_request(handle) for _ in handle:bodyChunks() do return end end"
 # What a route matches first, before a call is translated.
 _FRAMED: Document = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
 _NAMED: Document = {"name": "x-model-name", "present_match": True}
@@ -70,15 +66,6 @@ CALLS: Mapping[str, tuple[tuple[Document, ...], tuple[Document, ...]]] = {
 _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 
 
-def first_filters() -> list[Document]:
-    """Before the key: a stream that is refused is refused when its first message comes, as if it had been led anywhere.
-
-    An answer that crosses that message on its way is to grpcio's asyncio client a failed write, INTERNAL without a word,
-    whoever the server is.
-    """
-    return [_off(_PATIENCE, _lua(_WAIT))]
-
-
 def filters() -> list[Document]:
     """In order, between the key and the router."""
     return [
@@ -94,7 +81,13 @@ def filters() -> list[Document]:
                 },
             },
         ),
-        _off(_ROUTING, _lua(_LUA)),
+        _off(
+            _ROUTING,
+            {
+                "@type": f"{_FILTERS}.lua.v3.Lua",
+                "default_source_code": {"inline_string": _LUA},
+            },
+        ),
         _off(_TRAILERS, _mutations(response_trailers_mutations=_trailers())),
         _off(
             _BRIDGE,
@@ -124,9 +117,9 @@ def calls(route: Document) -> Document:
     path = route["match"].get("path", "")
     if path == _STREAM_PATH:
         # Who names the model in metadata need not have sent a message before the stream begins.
-        names = _STREAM if _NAMED in route["match"]["headers"] else _UNNAMED_STREAM
+        names = _STREAM[1:] if _NAMED in route["match"]["headers"] else _STREAM
     elif path.endswith(_ENDLESS):
-        names = _STREAM
+        names = _STREAM[1:]
         route = {**route, "route": {**route["route"], "timeout": "0s", "idle_timeout": "0s"}}
     own = {**route.get("typed_per_filter_config", {}), **dict.fromkeys(names, on)}
     return {**route, "typed_per_filter_config": own, "request_body_buffer_limit": MOST_BYTES}
@@ -134,10 +127,6 @@ def calls(route: Document) -> Document:
 
 def _off(name: str, config: Document) -> Document:
     return {"name": name, "typed_config": config, "disabled": True}
-
-
-def _lua(code: str) -> Document:
-    return {"@type": f"{_FILTERS}.lua.v3.Lua", "default_source_code": {"inline_string": code}}
 
 
 def _mutations(**mutations: list[Document]) -> Document:

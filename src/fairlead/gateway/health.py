@@ -79,19 +79,19 @@ class Health:
         return Report(tuple(dict.fromkeys(problems)), tuple(warnings))
 
     def _not_ready(self, node: NodeStatus) -> list[str]:
-        ready, reasons = node.ready(), node.reasons()
         catalog = self._view.catalog
+        up, reasons = node.up(catalog), node.reasons()
         return [
             f"{one} is not ready: {told(reasons.get(one, ''))}"
             for one in sorted(catalog.live())
-            if one not in ready and catalog.services[one.service].kill is None
+            if one not in up and catalog.services[one.service].kill is None
         ]
 
     def _of_workers(self, silent: frozenset[str]) -> tuple[list[str], list[str]]:
         problems: list[str] = []
         warnings: list[str] = []
         live = self._view.catalog.live()
-        for revision, replicas in sorted(self._view.replicas.items()):
+        for revision, replicas in sorted(self._view.behind.replicas.items()):
             service = self._view.catalog.services.get(revision.service)
             if revision not in live or service is None or service.kill is not None:
                 continue
@@ -105,7 +105,7 @@ class Health:
     async def _silent_workers(self) -> frozenset[str]:
         async with self._asking:
             if self._clock.monotonic() - self._probed_at >= _PROBE_AGAIN_SECONDS:
-                replicas = [one for group in self._view.replicas.values() for one in group]
+                replicas = [one for group in self._view.behind.replicas.values() for one in group]
                 answers = await asyncio.gather(*(_answers(replica) for replica in replicas))
                 self._silent = frozenset(
                     replica.worker

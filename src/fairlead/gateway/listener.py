@@ -24,6 +24,7 @@ KEY_FILTER = "envoy.filters.http.api_key_auth"
 REFIND_FILTER = "envoy.filters.http.set_filter_state"
 CLIENT_HEADER = "x-client"
 MARK_HEADER = "x-fairlead-key"  # tells the front desk why a request has no client
+HELD_HEADER = "x-fairlead-held"  # tells the activator which endpoint a request is for
 DEADLINE_HEADER = "x-envoy-expected-rq-timeout-ms"  # how long the caller waits; workers obey it
 LONGEST_REQUEST_ID = 128  # characters of a caller's id that are kept
 _LONGEST_PATH = 512  # and of what else a caller writes into the access log
@@ -145,7 +146,7 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
             }
         },
         "early_header_mutation_extensions": [
-            _arrival([CLIENT_HEADER, MARK_HEADER, QUOTA_HEADER, PEER_HEADER, MARKER])
+            _arrival([CLIENT_HEADER, MARK_HEADER, QUOTA_HEADER, PEER_HEADER, HELD_HEADER, MARKER])
         ],
     }
 
@@ -209,7 +210,6 @@ def _arrival(ours: list[str]) -> Document:
 
 def _http_filters() -> list[Document]:
     return [
-        *grpc.first_filters(),
         {
             "name": KEY_FILTER,
             "typed_config": {

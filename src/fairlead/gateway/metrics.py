@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import httpx
 
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
+from fairlead.gateway.activator import Held
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.state import View
 from fairlead.kits.unixhttp import unix_client
@@ -20,7 +21,7 @@ CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _AGENT_SECONDS = 2.0
 _EOF = "# EOF"
 _STATS = r"^(http\.ingress\.downstream_(rq|cx)_(\dxx|active)|cluster\..*@.*\.upstream_rq_active)$"
-_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.([^/]+)/.+@[0-9a-f]+\.upstream_rq_active")
+_CLUSTER = re.compile(r"cluster\.([^/]+)/([^.]+)\.([^/]+)/.+@[-0-9a-z]+\.upstream_rq_active")
 _CLASS = re.compile(r"http\.ingress\.downstream_rq_(\dxx)")
 
 Sample = tuple[Mapping[str, str], float]
@@ -29,10 +30,17 @@ Sample = tuple[Mapping[str, str], float]
 class Metrics:
     """Collects both halves."""
 
-    def __init__(self, home: Home[Path], envoy: Envoy, view: View) -> None:
+    def __init__(
+        self,
+        home: Home[Path],
+        envoy: Envoy,
+        view: View,
+        held: Mapping[EndpointId, Held] | None = None,
+    ) -> None:
         self._home = home
         self._envoy = envoy
         self._view = view
+        self._held = held if held is not None else {}
 
     async def exposition(self) -> bytes:
         """OpenMetrics text; without the agent its own half and `fairlead_agent_up 0`."""
@@ -41,6 +49,7 @@ class Metrics:
         lines = [
             *_families(self._own(stats)),
             *_families(self._of_switches()),
+            *_families(self._of_activator()),
             *_families(self._of_keys()),
             *_family(
                 "fairlead_agent_up",
@@ -124,6 +133,22 @@ class Metrics:
         ]
         text = "Times a worker was switched off after too many failures."
         yield f"{name}_trips", "counter", text, trips
+
+    def _of_activator(self) -> Iterable[tuple[str, str, str, list[Sample]]]:
+        """By endpoint, for those whose requests have been held."""
+        prefix = "fairlead_gateway_activator"
+
+        def each(count: Callable[[Held], float]) -> list[Sample]:
+            return [(asdict(one), float(count(held))) for one, held in sorted(self._held.items())]
+
+        text = "Requests that wait for a worker."
+        yield f"{prefix}_waiting", "gauge", text, each(lambda held: len(held.waiting))
+        text = "Requests that went on to a worker after they were held."
+        yield f"{prefix}_requests", "counter", text, each(lambda held: held.forwarded)
+        text = "How long these were held, all together."
+        yield f"{prefix}_held_seconds", "counter", text, each(lambda held: held.held_seconds)
+        text = "Requests refused while they were held: too many, too long, or nothing came up."
+        yield f"{prefix}_refused", "counter", text, each(lambda held: held.refused)
 
     def _of_keys(self) -> Iterable[tuple[str, str, str, list[Sample]]]:
         """By key, for the keys that have been used; a second behind, and going on where a gateway before this one ended."""

@@ -24,6 +24,7 @@ from fairlead.domain.routing import Refusal
 from fairlead.domain.status import Replica, State
 from fairlead.domain.table import RevisionRoute, ServiceRoute
 from fairlead.domain.versions import natural_key
+from fairlead.gateway.behind import endpoints_of
 from fairlead.gateway.called import Visit
 from fairlead.gateway.front import Page, json_response
 from fairlead.gateway.listener import CLIENT_HEADER
@@ -86,9 +87,13 @@ class ModelPages:
         elif not one.routable:
             coming = one.reason.partition(";")[0] in _COMING
             state, reason = oip_model.LOADING if coming else oip_model.UNAVAILABLE, one.reason
-        elif not self._view.replicas.get(one.id):
+        elif not self._view.behind.replicas.get(one.id) and not self._cold(one):
             state, reason = oip_model.UNAVAILABLE, "no worker of it is ready"
         return oip_model.index_entry(service.name, one.artifact_version, state, reason)
+
+    def _cold(self, one: RevisionRoute) -> bool:
+        """Does it come up when somebody asks?"""
+        return any(endpoint in self._view.behind.cold for endpoint, _ in endpoints_of(one))
 
     async def _stats(self, visit: Visit) -> Response | Refusal:
         match = parse_path(visit.path, self._settings.api_version)
@@ -96,7 +101,7 @@ class ModelPages:
             (service.name, replica)
             for service, one in self._visible(visit)
             if not isinstance(match, ModelPath) or _meant(match, visit, one)
-            for replica in self._view.replicas.get(one.id, ())
+            for replica in self._view.behind.replicas.get(one.id, ())
         ]
         limit = asyncio.Semaphore(_ASKED_AT_ONCE)
 
@@ -117,7 +122,7 @@ class ModelPages:
         assert visit.forward is not None
         endpoint = visit.forward.endpoint
         revision = RevisionId(endpoint.service, endpoint.line, endpoint.revision)
-        for replica in self._view.replicas.get(revision, ()):
+        for replica in self._view.behind.replicas.get(revision, ()):
             answer = await _ask(replica, f"/v2/models/{endpoint.service}/config")
             if answer is not None and answer.status_code == _OK:
                 own = {name: answer.headers[name] for name in _TOLD_ON if name in answer.headers}

@@ -34,8 +34,11 @@ class Envoy(Protocol):
 
     async def set_listeners(self, listeners: Sequence[Document]) -> bool: ...
 
-    async def set_certificate(self, certificate: Document) -> bool:
-        """The pair that new TLS connections get; those there are stay. Set before a listener asks for it."""
+    async def set_certificate(self, certificate: Document | None) -> bool:
+        """The pair that new TLS connections get; those there are stay. Set before a listener asks for it.
+
+        None: nothing of it stays on the disk, once no listener asks for it.
+        """
         ...
 
     def clusters(self) -> Mapping[str, Document]:

@@ -17,17 +17,15 @@ from typing import Any
 
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.ids import LATEST, EndpointId
-from fairlead.domain.keys import KeyRecord, Verb
-from fairlead.domain.paths import STATIC_PREFIX, ModelPath, OpenPath, open_paths, parse_path
+from fairlead.domain.keys import KeyRecord
+from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway import grpc
-from fairlead.gateway.clusters import FRONT
 from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
 from fairlead.gateway.listener import (
     CLIENT_HEADER,
-    DEADLINE_HEADER,
     KEY_FILTER,
     REFIND_FILTER,
     ROUTES,
@@ -44,6 +42,7 @@ from fairlead.gateway.memo import Memo
 from fairlead.gateway.quotas import gate_route
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER
 from fairlead.gateway.settings import GatewaySettings
+from fairlead.gateway.ways import deadline, retries, worker_route
 
 Document = dict[str, Any]
 
@@ -53,11 +52,6 @@ DUPLICATE = (
 )
 MALFORMED = "malformed"
 _NO_VERSION = ""
-# Before the request has reached a worker: whatever it asks, nothing is run twice.
-_UNSENT = "connect-failure,reset-before-request"
-# And after: only where the dialects say that asking twice is asking once, which no inference is.
-# Half of all routes have these, so they are short: the retry may meet the same worker again.
-_READ_RETRIES = {"retry_on": f"{_UNSENT},reset,gateway-error", "num_retries": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,42 +88,16 @@ def route_configuration(
         "request_headers_to_remove": ["x-api-key", QUOTA_HEADER, PEER_HEADER],
         # The way into a gate adds what is removed behind it.
         "most_specific_header_mutations_wins": True,
-        "request_headers_to_add": [_deadline(settings)],
+        "request_headers_to_add": [deadline(settings.deadline_seconds)],
         "virtual_hosts": [
             {
                 "name": "all",
                 "domains": ["*"],
-                "retry_policy": _retries(),
+                "retry_policy": retries(),
                 "typed_per_filter_config": {KEY_FILTER: _credentials(known)},
                 "matcher": _by_key(table, clusters, known, settings, memo)["matcher"],
             }
         ],
-    }
-
-
-def _retries() -> Document:
-    """Twice at most, on another worker if there is one; each cluster has a budget for it."""
-    return {
-        "retry_on": _UNSENT,
-        "num_retries": 2,
-        "retry_host_predicate": [
-            {
-                "name": "envoy.retry_host_predicates.previous_hosts",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                },
-            }
-        ],
-        "host_selection_retry_max_attempts": 5,
-    }
-
-
-def _deadline(settings: GatewaySettings) -> Document:
-    """Tells a worker when its caller stops waiting. Envoy's own would come with headers in every answer."""
-    milliseconds = round(settings.deadline_seconds * 1000)
-    return {
-        "header": {"key": DEADLINE_HEADER, "value": str(milliseconds)},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
 
 
@@ -327,7 +295,7 @@ def _worker_routes(
 
 def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document]:
     """One route; two for a split, because only a caller without a sticky key is known after the key check alone."""
-    route = _worker_route(tree, choice, method)
+    route = worker_route(choice, method, tree.clusters, tree.settings)
     if len(choice.targets) == 1:
         return [route]
     match = route["match"]
@@ -336,32 +304,6 @@ def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document
         {**route, "match": {**match, "headers": [*match["headers"], sticky]}},
         {**route, "typed_per_filter_config": {REFIND_FILTER: ON}},
     ]
-
-
-def _worker_route(tree: _Tree, choice: Choice, method: str) -> Document:
-    match = {
-        "path": choice.path.path,
-        "headers": [{"name": ":method", "string_match": {"exact": method}}],
-    }
-    shares = [
-        (tree.clusters[endpoint] if endpoint is not None else FRONT, weight)
-        for _, endpoint, weight in choice.targets
-    ]
-    action: Document = {"timeout": f"{tree.settings.deadline_seconds}s"}
-    if isinstance(choice.path, ModelPath) and choice.path.verb is Verb.READ:
-        action["retry_policy"] = _READ_RETRIES
-    if len(shares) == 1:
-        action["cluster"] = shares[0][0]
-    else:
-        action["weighted_clusters"] = {
-            "use_hash_policy": True,
-            "clusters": [{"name": name, "weight": weight} for name, weight in shares],
-        }
-        action["hash_policy"] = [
-            {"header": {"header_name": "x-sticky-key"}, "terminal": True},
-            {"header": {"header_name": CLIENT_HEADER}},
-        ]
-    return {"match": match, "route": action}
 
 
 def _without_version(route: Document) -> Document:

@@ -17,7 +17,8 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.table import RoutingTable
-from fairlead.gateway.certificates import Certificate, Pair
+from fairlead.gateway.activator import Activator
+from fairlead.gateway.certificates import Certificate, Pair, forget
 from fairlead.gateway.follow import Follower, first_catalog, watch_catalog
 from fairlead.gateway.front import FrontDesk
 from fairlead.gateway.health import Health
@@ -98,12 +99,15 @@ class _Gateway:
         self._view = view
         self._clock = clock
         self._stopping = asyncio.Event()
+        self._activator = Activator(view, home, clock, settings)
 
     async def run(self, catalogs: Catalogs, life_fd: int | None) -> int:
         desk = _Desk(self._desk(), self._home.front_socket)
-        with _signals(self._stopping):
+        held = _unix_socket(self._home.activator_socket)
+        with _signals(self._stopping), held as listening:
             async with asyncio.TaskGroup() as group:
                 group.create_task(desk.serve())
+                holding = group.create_task(self._activator.serve(listening))
                 failed: FairleadError | None = None
                 try:
                     first = await self._start()
@@ -112,13 +116,14 @@ class _Gateway:
                     failed = error
                 finally:
                     desk.stop()
+                    holding.cancel()
         if failed is not None:
             raise failed
         return 0
 
     def _desk(self) -> FrontDesk:
         health = Health(self._view, self._clock)
-        metrics = Metrics(self._home, self._envoy, self._view)
+        metrics = Metrics(self._home, self._envoy, self._view, self._activator.held)
         site = Site(self._settings, self._home, self._view, health, metrics)
         return FrontDesk(self._view, self._settings, site.pages(), self._clock)
 
@@ -146,7 +151,8 @@ class _Gateway:
         return first
 
     async def _work(self, catalogs: Catalogs, life_fd: int | None, *, first: bool) -> None:
-        follower = Follower(self._settings, self._home, self._envoy, self._view, self._clock)
+        using = self._activator.using
+        follower = Follower(self._settings, self._home, self._envoy, self._view, self._clock, using)
         certificate = self._certificate()
         if certificate is not None:
             await self._first_certificate(certificate, first=first)
@@ -168,6 +174,8 @@ class _Gateway:
         ]
         if certificate is not None:
             works.append(certificate.follow())
+        else:
+            works.append(forget(self._envoy, self._clock))
         if life_fd is not None:
             works.append(self._watch_owner(life_fd))
         async with asyncio.TaskGroup() as group:

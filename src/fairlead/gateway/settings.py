@@ -35,6 +35,7 @@ class GatewaySettings:
     `upload_seconds` how long a caller may take to send one, `drain_seconds` how long old requests may
     keep a worker that has been replaced, `stop_seconds` the same when the gateway ends. The access log is
     renamed when it has `access_log_bytes`; `access_log_files` older ones are kept, each of about that size.
+    `most_waiting` requests of one revision are held at once (S0-40).
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +53,7 @@ class GatewaySettings:
     name: str = "fairlead"
     version: str = "0"
     kill_switch: KillSwitch = KillSwitch()
+    most_waiting: int = 10_000
 
     @property
     def secure(self) -> bool:
@@ -86,6 +88,7 @@ def check(settings: GatewaySettings) -> None:
         "upload_seconds",
         "access_log_bytes",
         "access_log_files",
+        "most_waiting",
     )
     problems += [
         Problem(name, f"is {getattr(settings, name)}", "more than 0")

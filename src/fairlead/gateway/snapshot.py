@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
-from fairlead.domain.status import Replica
 from fairlead.domain.table import RoutingTable
-from fairlead.gateway.clusters import FRONT, cluster_name, front_cluster, worker_cluster
+from fairlead.gateway.behind import Behind, endpoints_of, routable
+from fairlead.gateway.clusters import FRONT, activator_cluster, front_cluster, worker_cluster
 from fairlead.gateway.listener import bootstrap, listener
 from fairlead.gateway.memo import Memo
 from fairlead.gateway.quotas import gate_clusters, gate_listeners
@@ -33,37 +32,35 @@ class Snapshot:
 
 def snapshot(
     table: RoutingTable,
-    replicas: Mapping[RevisionId, tuple[Replica, ...]],
+    there: Behind,
     credentials: Mapping[str, str],
     settings: GatewaySettings,
     home: Home[Any],
     memo: Memo | None = None,
 ) -> Snapshot:
-    """`replicas` are the workers to send each revision's requests to; `credentials` map secrets to clients.
+    """`there` is who gets each endpoint's requests; `credentials` map secrets to clients.
 
     `memo`, the same from one snapshot to the next, saves time and changes nothing.
     """
-    endpoints = sorted(
-        EndpointId(service.name, line.id.line, revision.id.revision, endpoint.name)
-        for service in table.services.values()
-        for line in service.lines.values()
-        for revision in line.revisions.values()
-        if revision.routable
-        for endpoint in revision.endpoints
+    specs = sorted(
+        (pair for revision in routable(table) for pair in endpoints_of(revision)),
+        key=lambda pair: pair[0],
     )
-    behind = {one: replicas.get(one.revision_id, ()) for one in endpoints}
-    names = {one: cluster_name(one, there) for one, there in behind.items()}
-    clusters = {
-        names[one]: worker_cluster(one, there, settings.kill_switch)
-        for one, there in behind.items()
+    socket = str(home.activator_socket)
+    led = {
+        one: activator_cluster(one, there.of(one), spec, socket)
+        if one in there.held
+        else worker_cluster(one, there.of(one), spec, settings.kill_switch)
+        for one, spec in specs
     }
+    names = {one: cluster["name"] for one, cluster in led.items()}
     return Snapshot(
         bootstrap=bootstrap(home),
         listener=listener(settings, home),
         gates=gate_listeners(table, settings, home),
         clusters={
             FRONT: front_cluster(str(home.front_socket)),
-            **clusters,
+            **{cluster["name"]: cluster for cluster in led.values()},
             **gate_clusters(table),
         },
         routes=route_configuration(table, names, credentials, settings, memo or Memo()),

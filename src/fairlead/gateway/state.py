@@ -9,18 +9,18 @@ from pathlib import Path
 
 from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError
-from fairlead.domain.ids import EndpointId, RevisionId
+from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
     OpenSwitch,
-    Replica,
     gateway_status_from_bytes,
     node_status_from_bytes,
 )
 from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
 from fairlead.domain.uses import Uses
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.index import TableIndex
 from fairlead.gateway.keys import Credentials, read_credentials, warn_if_readable
 from fairlead.kits import files
@@ -41,7 +41,7 @@ class View:
     previous: TableIndex
     catalog: Catalog = field(default_factory=Catalog)
     node: NodeStatus | None = None
-    replicas: Mapping[RevisionId, tuple[Replica, ...]] = field(default_factory=dict)
+    behind: Behind = field(default_factory=Behind)
     problems: dict[str, str] = field(default_factory=dict)
     envoy_up: bool = False
     envoy_restarts: int = 0
@@ -77,13 +77,17 @@ class Inputs:
 
     def look(self) -> None:
         """Read what has changed."""
-        if self._changed("status", self._home.node_status):
-            self._read("status", self._read_status)
+        self.look_at_status()
         if self._changed("keys", self._home.keys):
             warn_if_readable(self._home.keys)
             self._read("keys", self._read_keys)
             self.keys_mark = self._marks["keys"]
         self.credentials = self._keys.at(self._clock.now())
+
+    def look_at_status(self) -> None:
+        """Read the node's status, if it has changed."""
+        if self._changed("status", self._home.node_status):
+            self._read("status", self._read_status)
 
     def _changed(self, part: str, path: Path) -> bool:
         mark = files.mark(path)

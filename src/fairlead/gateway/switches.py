@@ -70,14 +70,14 @@ class Switches:
         return off
 
     def _routed_name(self, endpoint: EndpointId) -> str:
-        return cluster_name(endpoint, self._view.replicas.get(endpoint.revision_id, ()))
+        return cluster_name(endpoint, self._view.behind.of(endpoint))
 
     def _open(self, endpoint: EndpointId) -> OpenSwitch:
         since = {worker: at for (one, worker), at in self._since.items() if one == endpoint}
         return OpenSwitch(
             endpoint,
             tuple(sorted(since)),
-            len(self._view.replicas.get(endpoint.revision_id, ())),
+            len(self._view.behind.of(endpoint)),
             min(since.values()),
             min(since.values()) + self._switch.seconds,
         )
@@ -95,7 +95,7 @@ class Switches:
         )
 
     def _closed(self, endpoint: EndpointId, worker: str, seconds: float) -> None:
-        there = {one.worker for one in self._view.replicas.get(endpoint.revision_id, ())}
+        there = {one.worker for one in self._view.behind.of(endpoint)}
         what = "is tried again" if worker in there else "has been replaced"
         _log.info(
             "%s: worker %s %s after %.0f s switched off",

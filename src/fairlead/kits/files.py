@@ -46,11 +46,10 @@ def shift(path: Path, keep: int) -> None:
 
     Whoever has it open writes on under its new name.
     """
-    for beyond in itertools.count(keep + 1):  # of a time when more were kept
-        try:
-            path.with_name(f"{path.name}.{beyond}").unlink()
-        except FileNotFoundError:
-            break
+    beyond = keep + 1  # of a time when more were kept
+    while (one := path.with_name(f"{path.name}.{beyond}")).exists():
+        one.unlink(missing_ok=True)
+        beyond += 1
     older = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1))]
     for source, target in reversed(list(itertools.pairwise(older))):
         with contextlib.suppress(FileNotFoundError):

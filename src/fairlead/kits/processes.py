@@ -77,6 +77,16 @@ def resident_bytes(process: ProcessId) -> int | None:
     return pages * resource.getpagesize() if alive(process) else None
 
 
+def private_bytes(process: ProcessId) -> int | None:
+    """How much memory exactly this process has to itself: not backed by files, which others may share."""
+    try:
+        lines = (_PROC / str(process.pid) / "status").read_text(errors="replace").splitlines()
+        size = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return size * 1024 if alive(process) else None
+
+
 def holds_open(pid: int, path: Path) -> bool:
     """Has the process with this pid that very file open? A lock file tells a process from a stranger.
 
@@ -104,6 +114,24 @@ def find_by_argument(argument: str) -> ProcessId | None:
             if wanted in (entry / "cmdline").read_bytes().split(b"\0"):
                 return identify(int(entry.name))
     return None
+
+
+def find_holder(path: Path) -> ProcessId | None:
+    """The first process of this machine, of those we may look into, that has this file open."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            pid = int(entry.name)
+            if holds_open(pid, path):
+                return identify(pid)
+    return None
+
+
+def reaped(pid: int) -> bool:
+    """Has this child of ours ended, and been waited for? True too for one that is none."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True
 
 
 def send_signal(process: ProcessId, number: signal.Signals) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from fairlead.domain.errors import Kind, Refused
 
@@ -15,13 +17,35 @@ _QUEUE_PER_SLOT = 10
 FULL = "pending request queue full"
 
 
-class Admission:
-    """The slots of one endpoint. Belongs to one event loop."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much is asked of an endpoint; the first two since it was loaded.
 
-    def __init__(self, concurrency: int) -> None:
+    `concurrency_seconds` is the integral over time of the requests in slots and in the queue, `idle_seconds` how long
+    nobody has been there.
+    """
+
+    concurrency_seconds: float
+    requests: int
+    in_flight: int
+    queued: int
+    idle_seconds: float
+
+
+class Admission:
+    """The slots of one endpoint. Belongs to one event loop.
+
+    `asked` counts everybody who ever asked for one; `changed` is when somebody last came or went, by `now`.
+    """
+
+    def __init__(self, concurrency: int, now: Callable[[], float]) -> None:
         self._slots = concurrency
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._now = now
+        self._area = 0.0
+        self.asked = 0
+        self.changed = now()
 
     @property
     def slots(self) -> int:
@@ -36,6 +60,15 @@ class Admission:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def concurrency_seconds(self) -> float:
+        """The integral over time of how many are in a slot or in the queue: what scaling goes by (S0-39)."""
+        return self._area + (self._now() - self.changed) * (self._taken + len(self._waiting))
+
+    def _changes(self) -> None:
+        """Somebody comes or goes, right after this."""
+        self._area = self.concurrency_seconds()
+        self.changed = self._now()
+
     @property
     def open(self) -> bool:
         """Is a slot free, and nobody waiting for it?"""
@@ -43,6 +76,8 @@ class Admission:
 
     def take(self) -> None:
         """Take a slot, while `open`."""
+        self.asked += 1
+        self._changes()
         self._taken += 1
 
     async def enter(self) -> None:
@@ -53,6 +88,8 @@ class Admission:
         if self.open:
             self.take()
             return
+        self.asked += 1
+        self._changes()
         if len(self._waiting) >= self._slots * _QUEUE_PER_SLOT:
             raise Refused(Kind.OVERLOADED, FULL)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -63,11 +100,13 @@ class Admission:
             if turn.done() and not turn.cancelled():
                 self.leave()  # the slot was handed over just before this request gave up
             elif turn in self._waiting:
+                self._changes()
                 self._waiting.remove(turn)
             raise
 
     def leave(self) -> None:
         """Give the slot back: to the next in the queue, if anybody waits."""
+        self._changes()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -21,7 +21,7 @@ from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member
 from fairlead.server.batch_queue import DEFAULT_MOST, BatchQueue
 from fairlead.server.batching import Batcher
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.loading import LoadedArtifact
 
 _QUICK = "a run is so quick that nobody waits for it"

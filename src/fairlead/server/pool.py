@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fairlead.api.worker import WorkerSpec
+from fairlead.kits import memory
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.app import ServerApp
@@ -69,7 +70,9 @@ class _Pool:
             ]
             replica = _Replica(spec, Way(app, Socket(Listen(uds=spec.socket))))
             self.replicas.append(replica)
-        server = server_of([one.way for one in self.replicas], specs[0].drain_seconds)
+        server = server_of(
+            [one.way for one in self.replicas], max(spec.drain_seconds for spec in specs)
+        )
         for one in self.replicas:
             one.way.app.plain.retire_by(functools.partial(self._retire, one, server))
         return server
@@ -79,6 +82,7 @@ class _Pool:
         for one in self.replicas:
             async with self.changing:
                 await self._load(one)
+        await asyncio.to_thread(memory.give_back)  # what proofs took
 
     async def _load(self, one: _Replica) -> None:
         if one.spec.worker in self.gone:
@@ -99,6 +103,7 @@ class _Pool:
         await server.retire(one.way, one.spec.drain_seconds, self.clock)
         async with self.changing:
             self._unload(one)
+        await asyncio.to_thread(memory.give_back)
         _log.info("%s is retired here (worker %s)", one.spec.revision, one.spec.worker)
         if all(other.spec.worker in self.gone for other in self.replicas):
             self.stop.set()

@@ -15,6 +15,7 @@ from fairlead.api.worker import WorkerSpec
 from fairlead.dialects.oip_model import LOADING, READY, UNAVAILABLE, UNLOADING, index_entry
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import RevisionId
+from fairlead.kits import memory
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.endpoints import endpoints_of
@@ -132,6 +133,7 @@ class Repository:
             self._served += found
             self._states[name] = (READY, "")
             self._app.serve(self._served, versioned=True)
+            await asyncio.to_thread(memory.give_back)  # what its proof and its measuring took
 
     async def unload(self, name: str) -> None:
         """Serve a model no more and free what it holds; nothing to do if it is not loaded."""
@@ -147,8 +149,10 @@ class Repository:
                 await self._drained(mine)
             finally:
                 await self._release(mine, {one.artifact.digest: one.artifact for one in gone})
+                gone.clear()  # nobody has it any more
                 self._states[name] = (UNAVAILABLE, "unloaded")
                 _log.info("%s is unloaded", name)
+            await asyncio.to_thread(memory.give_back)
 
     def _named(self, action: str, name: str) -> list[WorkerSpec]:
         mine = [spec for spec in self._specs if spec.revision.service == name]

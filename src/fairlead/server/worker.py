@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits import memory
 from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
@@ -182,6 +183,7 @@ async def _load(
     if outcome.repository is not None:
         outcome.repository.start(served)
         app.give_control(outcome.repository, "")
+    await asyncio.to_thread(memory.give_back)  # what proofs and measuring took
 
 
 async def load_one(

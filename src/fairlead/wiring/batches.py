@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from fairlead.api.worker import IDENTITY_PATH
+from fairlead.api.worker import BATCHING_PATH
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.measured import measured_from_bytes
 from fairlead.domain.status import NodeStatus, State
@@ -93,7 +93,7 @@ async def _ask_all(sockets: list[str]) -> list[dict[str, Any]]:
 async def _ask(socket: str) -> list[dict[str, Any]]:
     try:
         async with unix_client(socket, _SECONDS) as client:
-            document = (await client.get(IDENTITY_PATH)).json()
+            document = (await client.get(BATCHING_PATH)).json()
         served = document["serves"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return []

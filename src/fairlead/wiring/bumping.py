@@ -21,14 +21,19 @@ _JSONNET = ".jsonnet"
 def release_files_in(paths: Iterable[Path]) -> list[Path]:
     """The files that are meant: those named, and of a directory its release files by their ending, in order.
 
-    Raises InvalidInput for a directory that has none.
+    Raises InvalidInput for a directory that has none, or one of its own.
     """
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES)
+        there = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        for one in there:
+            if not one.is_file():
+                problem = Problem("", "is no regular file", "keep release files in that directory")
+                raise InvalidInput(str(one), [problem])
+        inside = [one for one in there if one.suffix in SUFFIXES]
         if not inside:
             wrong, right = "holds no release file", f"name *{', *'.join(SUFFIXES)} files"
             raise InvalidInput(str(path), [Problem("", wrong, right)])
@@ -39,10 +44,12 @@ def release_files_in(paths: Iterable[Path]) -> list[Path]:
 def bump_files(
     files: Iterable[Path], catalog: Catalog, *, write: bool
 ) -> Iterator[tuple[Path, Bump]]:
-    """Bump each file; versions given to one file of a line are taken for the next. Raises InvalidInput."""
+    """Bump each file; versions given to one file of a line are taken for the next.
+
+    Raises InvalidInput, before any file is changed, if one of them is no release file that can be.
+    """
     given: dict[LineId, int] = {}
-    for path in files:
-        document = _document(path)
+    for path, document in [(path, _document(path)) for path in files]:
         line_id = LineId(str(document.get("service", "")), str(document["model"]))
         taken = max(highest(catalog, line_id), given.get(line_id, 0))
         made = bump(document, taken)

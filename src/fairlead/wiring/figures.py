@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample as MetricSample
 
+from fairlead.api.agent import WAKE_PATH, Wake, wakes_to_json
 from fairlead.domain.errors import Kind
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.samples import FAILURES, Histogram, Reading, WorkerFigures
 from fairlead.kits.unixhttp import unix_client
 
@@ -30,6 +32,18 @@ def read_figures(socket: Path) -> Reading | None:
         return reading_from(asyncio.run(_ask(socket)))
     except (httpx.HTTPError, OSError, TimeoutError, ValueError):
         return None
+
+
+def wake(socket: Path, cold: Iterable[EndpointId]) -> None:
+    """Let these come up, as somebody is about to ask them; an agent that does not answer changes nothing."""
+    body = wakes_to_json(Wake(endpoint, 1) for endpoint in cold)
+
+    async def ask() -> None:
+        async with unix_client(socket, _SECONDS) as client:
+            await client.post(WAKE_PATH, content=body)
+
+    with contextlib.suppress(httpx.HTTPError, OSError):
+        asyncio.run(ask())
 
 
 def reading_from(text: str) -> Reading:

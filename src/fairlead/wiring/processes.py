@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fairlead
-from fairlead.kits import jsonlog
+from fairlead.kits import jsonlog, memory
 from fairlead.wiring.homes import Control, make_sockets, open_home
 from fairlead.wiring.running import run
 from fairlead.wiring.settings import child_environment, environment
@@ -23,9 +23,11 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     from fairlead.agent.loop import run_agent as agent
     from fairlead.agent.ports import Ports
     from fairlead.agent.settings import AgentSettings
+    from fairlead.domain.scaling import Rules
 
     control = _begin(home, "agent", life_fd)
-    launcher = ProcessLauncher([sys.executable, "-m", "fairlead", "worker"], child_environment())
+    command = [sys.executable, "-m", "fairlead", "worker"]
+    launcher = ProcessLauncher(command, child_environment(), control.home.root)
     rollouts = StoredRollouts(control.store)
     ports = Ports(
         control.catalogs,
@@ -43,6 +45,9 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         allow_pickle=found.allow_pickle,
         pool_size=found.pool_size,
         pool_artifact_bytes=found.pool_artifact_mib << 20,
+        memory_budget_bytes=found.memory_budget_bytes,
+        max_replicas=found.max_replicas,
+        scaling=Rules(window_seconds=float(found.scale_window_seconds)),
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))
@@ -80,6 +85,7 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
 
 
 def _begin(home: Path, name: str, life_fd: int | None) -> Control:
+    memory.stay_small()
     control = open_home(home)
     make_sockets(control.home)
     jsonlog.setup(name, file=control.home.logs / f"{name}.jsonl" if life_fd is not None else None)

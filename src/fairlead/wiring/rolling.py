@@ -24,7 +24,7 @@ from fairlead.domain.rollout import Event, Exam, Record, Standing, Traffic
 from fairlead.domain.samples import Reading
 from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.kits import processes
-from fairlead.wiring.figures import read_figures
+from fairlead.wiring.figures import read_figures, wake
 from fairlead.wiring.homes import Control, read_releases
 from fairlead.wiring.observe import gateway_status, node_status, running
 
@@ -46,7 +46,7 @@ class LocalScene:
         node = node_status(self.control)
         if node is None:
             return Standing(ready=False, reason="the agent does not run")
-        if revision in node.ready():
+        if node.stands(revision):
             return Standing(ready=True)
         failed = [
             replica
@@ -66,6 +66,10 @@ class LocalScene:
     def golden(self, revision: RevisionId, stop: Callable[[], str]) -> Exam:
         node: NodeStatus | None = node_status(self.control)
         replicas = node.ready().get(revision, ()) if node else ()
+        cold = [one for one in node.cold if one.revision_id == revision] if node else []
+        if cold:
+            wake(self.control.home.agent_socket, cold)
+            return Exam(missed="it was cold and is coming up")
         if not replicas:
             return Exam(missed=self.standing(revision).reason or "no worker is ready")
         version = self.api_root.strip("/")

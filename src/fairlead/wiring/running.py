@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -27,6 +29,31 @@ def run(work: Coroutine[Any, Any, int]) -> int:
         _log.error("%s", error, extra={"event": "refused"})
         print(f"error[{error.kind}]: {error}", file=sys.stderr)  # noqa: T201 - what the supervisor shows
         return REFUSED
+
+
+def run_spare() -> int:
+    """Import what every worker needs, wait to be told whom to serve, and become that worker.
+
+    Told is one line of JSON on standard input: the spec file, and the log that all output goes to from then on.
+    Its end instead: the agent is gone, or needs no spare worker any more.
+    """
+    import uvicorn.protocols.http.httptools_impl  # noqa: F401 - half of a worker's start is imports
+
+    from fairlead.adapters.processes import LOG_FLAGS, LOG_MODE
+    from fairlead.engines import loading  # noqa: F401 - see above
+    from fairlead.server import pool  # noqa: F401 - see above
+
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    told = json.loads(line)
+    log = os.open(told["log"], LOG_FLAGS, LOG_MODE)
+    for handle in (1, 2):
+        os.dup2(log, handle)
+    os.close(log)
+    # Held open for as long as this process lives: an agent that died before it wrote down who we are finds us by it.
+    with Path(told["spec"]).open("rb"):
+        return run_worker(Path(told["spec"]))
 
 
 def run_worker(spec_file: Path) -> int:

@@ -23,6 +23,9 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_ACCESS_LOG_FILES": "how many older ones are kept, each of that size (default 3)",
     "FAIRLEAD_POOL_SIZE": "how many small models may share one worker process (default 256; 1: each has its own)",
     "FAIRLEAD_POOL_ARTIFACT_MIB": "up to which size an ONNX model counts as small (default 16)",
+    "FAIRLEAD_MEMORY_BUDGET": "what all workers of the node may take, as 4Gi, 512Mi or bytes; what does not fit waits on the disk until somebody asks (default 0: no limit)",
+    "FAIRLEAD_MAX_REPLICAS": "how many replicas an endpoint gets at most on this node, whatever its maxScale says (default 16)",
+    "FAIRLEAD_SCALE_WINDOW": "the seconds over which load is averaged, and without a request before an endpoint with minScale 0 goes cold (6 to 3600, default 60)",
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict`, `say` and `verify` send (default: the home's demo key)",
     "API_KEY": "the key `fairlead verify` sends, before FAIRLEAD_API_KEY",
@@ -39,6 +42,12 @@ _LOG_MIB = 64
 _LOG_FILES = 3
 _POOL_SIZE = 256
 _POOL_MIB = 16
+_MAX_REPLICAS = 16
+_WINDOW_SECONDS = 60
+_WINDOWS = range(6, 3601)  # S0-37
+_MEMORY = re.compile(r"([0-9]{1,18})(Ki|Mi|Gi|Ti)?")
+_MEMORY_UNITS = {None: 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+_LEAST_BUDGET = 64 << 20  # less than one worker takes
 _SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without its end
 _SOCKET_NAME_BYTES = 16  # a slash, a worker's name, ".sock~"
 
@@ -59,6 +68,9 @@ class Environment:
     allow_pickle: bool = False
     pool_size: int = _POOL_SIZE
     pool_artifact_mib: int = _POOL_MIB
+    memory_budget_bytes: int = 0
+    max_replicas: int = _MAX_REPLICAS
+    scale_window_seconds: int = _WINDOW_SECONDS
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -85,6 +97,12 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
     log_files = _whole(ours, "FAIRLEAD_ACCESS_LOG_FILES", _LOG_FILES, problems)
     pool_size = _whole(ours, "FAIRLEAD_POOL_SIZE", _POOL_SIZE, problems)
     pool_mib = _whole(ours, "FAIRLEAD_POOL_ARTIFACT_MIB", _POOL_MIB, problems)
+    replicas = _whole(ours, "FAIRLEAD_MAX_REPLICAS", _MAX_REPLICAS, problems)
+    window = _whole(ours, "FAIRLEAD_SCALE_WINDOW", _WINDOW_SECONDS, problems)
+    if window not in _WINDOWS:
+        right = f"write seconds from {_WINDOWS[0]} to {_WINDOWS[-1]}"
+        problems.append(Problem("FAIRLEAD_SCALE_WINDOW", f"is {window}", right))
+    budget = _memory(ours, "FAIRLEAD_MEMORY_BUDGET", problems)
     pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
     if pickle not in (*_YES, *_NO):
         problems.append(Problem("FAIRLEAD_ALLOW_PICKLE", f"is {pickle!r}", "write true or false"))
@@ -103,6 +121,9 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         allow_pickle=pickle in _YES,
         pool_size=pool_size,
         pool_artifact_mib=pool_mib,
+        memory_budget_bytes=budget,
+        max_replicas=replicas,
+        scale_window_seconds=window,
     )
 
 
@@ -176,6 +197,18 @@ def _whole(ours: Mapping[str, str], name: str, default: int, problems: list[Prob
         return int(text)
     problems.append(Problem(name, f"is {text!r:.40}", "write a whole number from 1 to 999999"))
     return default
+
+
+def _memory(ours: Mapping[str, str], name: str, problems: list[Problem]) -> int:
+    """A number of bytes; 0 if it is not set."""
+    text = ours.get(name, "0")
+    found = _MEMORY.fullmatch(text)
+    size = int(found[1]) * _MEMORY_UNITS[found[2]] if found else -1
+    if size == 0 or size >= _LEAST_BUDGET:
+        return size
+    right = f"write 4Gi, 512Mi or bytes, at least {_LEAST_BUDGET >> 20}Mi; 0 is no limit"
+    problems.append(Problem(name, f"is {text!r:.40}", right))
+    return 0
 
 
 def _path(ours: Mapping[str, str], name: str) -> Path | None:

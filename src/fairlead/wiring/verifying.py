@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx
 
-from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
+from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.domain.release import Release
 from fairlead.kits.clock import Clock
 from fairlead.wiring.asking import Way, way_to
 from fairlead.wiring.banner import first_example
+from fairlead.wiring.bumping import release_files_in
 from fairlead.wiring.homes import Control, read_releases
 from fairlead.wiring.settings import shared_key
 
@@ -73,7 +74,7 @@ def prepare(
     """Read the release files and find what to ask. Raises InvalidInput, or FairleadError without key or gateway."""
     url = None if host is None else host if "://" in host else f"https://{host}"
     way = way_to(control, url, shared_key())
-    read = read_releases([file for path in paths for file in _files(path)])
+    read = read_releases(release_files_in(paths))
     chosen = [one for one in read if only in (None, one.release.line)]
     if not chosen:
         there = ", ".join(sorted({one.release.line for one in read}))
@@ -175,19 +176,3 @@ def _example(control: Control | None, release: Release) -> Any:  # noqa: ANN401 
         if error.kind is not Kind.NOT_FOUND:
             raise
         return None
-
-
-def _files(path: Path) -> list[Path]:
-    """The release files of a directory; raises InvalidInput for whatever else lies there."""
-    if not path.is_dir():
-        return [path]
-    inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
-    wrong = [one for one in inside if not one.is_file()]
-    if wrong:
-        problem = Problem("", "is no regular file", "keep release files only in that directory")
-        raise InvalidInput(str(wrong[0]), [problem])
-    if not inside:
-        raise InvalidInput(
-            str(path), [Problem("", "is empty", "name a directory of release files")]
-        )
-    return inside

@@ -104,8 +104,10 @@ class World:
         self.artifacts.publish(manifest, directory)
         return manifest
 
-    def release(self, revision: str, manifest: Manifest, replicas: int = 1) -> RevisionId:
-        """Put all traffic of `service/line.revision` on a new revision."""
+    def release(
+        self, revision: str, manifest: Manifest, replicas: int = 1, *endpoints: EndpointSpec
+    ) -> RevisionId:
+        """Put all traffic of `service/line.revision` on a new revision, of one endpoint unless others are given."""
         service, _, rest = revision.partition("/")
         line, _, tag = rest.partition(".")
         revision_id = RevisionId(service, line, tag)
@@ -114,7 +116,7 @@ class World:
             revision_id,
             manifest.ref,
             manifest.digest,
-            (EndpointSpec("predict", replicas, replicas),),
+            endpoints or (EndpointSpec("predict", replicas, replicas),),
             "",
             0.0,
         )

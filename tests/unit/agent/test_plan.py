@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fairlead.agent.plan import next_steps, wanted
-from fairlead.agent.pools import replicas_of
+from fairlead.agent.scales import wishes
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import (
     NO_FAILURE,
@@ -21,6 +21,7 @@ from fairlead.agent.steps import (
     Kill,
     Prove,
     Pull,
+    Resume,
     Snapshot,
     Start,
     Step,
@@ -29,6 +30,7 @@ from fairlead.agent.steps import (
 from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
+from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
 from support.effort import effort
 
@@ -123,14 +125,14 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
         seen(
             replicas=(worker("w", ONE, State.FAILED),),
             ended=frozenset({"w"}),
-            failures={ONE.id: Failure("died", NOW)},
+            failures={ScaleUnit(ONE.id): Failure("died", NOW)},
         ),
         [Forget("w"), Start((ONE,))],
     ),
     "one that failed is stopped and tried again after its pause": (
         seen(
             replicas=(worker("w", ONE, State.FAILED),),
-            failures={ONE.id: NO_FAILURE.again("wrong answer", NOW, hard=True)},
+            failures={ScaleUnit(ONE.id): NO_FAILURE.again("wrong answer", NOW, hard=True)},
         ),
         [Stop("w")],
     ),
@@ -138,7 +140,7 @@ CASES: dict[str, tuple[Snapshot, list[Step]]] = {
         seen(
             replicas=(worker("w", ONE, State.FAILED),),
             asked={"w": NOW - 2.0},
-            failures={ONE.id: NO_FAILURE.again("wrong answer", NOW, hard=True)},
+            failures={ScaleUnit(ONE.id): NO_FAILURE.again("wrong answer", NOW, hard=True)},
         ),
         [Kill("w")],
     ),
@@ -346,7 +348,9 @@ def test_pauses_grow_to_half_a_minute_and_the_first_deaths_have_none() -> None:
 
 @pytest.mark.parametrize(("scale", "workers"), [(0, 1), (1, 1), (4, 4), (10_000, 16)])
 def test_replicas_follow_the_release_within_bounds(scale: int, workers: int) -> None:
-    assert replicas_of(revision("1", scale=scale), SETTINGS) == workers
+    one = revision("1", scale=scale)
+    wished = wishes(seen(), {one.id: one}, SETTINGS)
+    assert wished[ScaleUnit(one.id)].replicas == workers
 
 
 STATES = st.sampled_from(list(State))
@@ -400,7 +404,7 @@ def test_whatever_is_seen_a_routed_worker_is_never_stopped(
                 for replica in replicas
                 if replica.revision
                 == next(one.revision for one in replicas if one.worker == step.worker)
-                and replica.state is State.READY
+                and (replica.state is State.READY or Resume(replica.worker) in steps)
                 and Drain(replica.worker) not in steps
             ]
             gone = next(one for one in replicas if one.worker == step.worker).revision not in needed

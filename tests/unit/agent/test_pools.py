@@ -18,6 +18,7 @@ from fairlead.agent.steps import (
     GiveUp,
     Kill,
     Prove,
+    Resume,
     Retire,
     Snapshot,
     Start,
@@ -27,6 +28,7 @@ from fairlead.agent.steps import (
 from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
+from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
 from support.effort import effort
 
@@ -131,6 +133,8 @@ class Node:
                 self.process(revisions, State.STARTING, self.now)
             case Prove(name):
                 self.proving.discard(name)
+                self._became(name, State.READY)
+            case Resume(name):
                 self._became(name, State.READY)
             case Drain(name):
                 self._became(name, State.DRAINING)
@@ -310,7 +314,7 @@ def test_one_that_failed_leaves_and_its_neighbours_stay() -> None:
     failed = node.at(home)[1]
     node.replicas[failed] = replace(node.replicas[failed], state=State.FAILED)
     snapshot = replace(
-        node.snapshot(), failures={ALL[1].id: NO_FAILURE.again("wrong", NOW, hard=True)}
+        node.snapshot(), failures={ScaleUnit(ALL[1].id): NO_FAILURE.again("wrong", NOW, hard=True)}
     )
     assert next_steps(snapshot, PLENTY) == [Retire(failed)]
     late = replace(snapshot, asked={failed: NOW - 3})
@@ -320,7 +324,7 @@ def test_one_that_failed_leaves_and_its_neighbours_stay() -> None:
 def test_a_process_of_which_all_leave_is_stopped_and_at_last_killed() -> None:
     node = Node(ALL[:2], PLENTY)
     home = node.process(ALL[:2], State.FAILED)
-    failures = {one.id: NO_FAILURE.again("hangs", NOW, hard=True) for one in ALL[:2]}
+    failures = {ScaleUnit(one.id): NO_FAILURE.again("hangs", NOW, hard=True) for one in ALL[:2]}
     snapshot = replace(node.snapshot(), failures=failures)
     assert next_steps(snapshot, PLENTY) == [Stop(home)]
     asked = dict.fromkeys(node.at(home), NOW - 1.9)

@@ -281,7 +281,7 @@ class TestRemoving:
 KILLER = """
 import asyncio, os, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import test_pull as here
 from fairlead.domain.layout import Home
 
@@ -324,7 +324,9 @@ def memory() -> Iterator[Path]:
 async def test_killed_at_any_moment_nothing_half_is_there_and_the_next_pull_completes(
     memory: Path,
 ) -> None:
-    script = KILLER.format(tests=str(Path(__file__).parent), root=str(memory))
+    script = KILLER.format(
+        tests=[str(Path(__file__).parent), str(Path(__file__).parents[2])], root=str(memory)
+    )
     done = subprocess.run(  # noqa: ASYNC221 - nothing else runs in this loop; our own script
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False
     )

@@ -83,6 +83,13 @@ def test_a_list_of_numbers_that_is_none_is_left_to_who_can_say_why(body: str, pl
     assert flat_in_pieces(spec, memoryview(f"[{many}]".encode())) is not None
 
 
+@pytest.mark.parametrize("body", ["[[0.5]", "{}", "7", "[" * 100_000])
+def test_lists_of_lists_that_are_none_are_left_to_who_can_say_why(body: str) -> None:
+    spec = TensorSpec("x", DataType.FP32, (-1, 1))
+    assert nested_in_pieces(spec, memoryview(body.encode()), 2) is None
+    assert nested_in_pieces(spec, memoryview(b"[[0.5]]"), 2) is not None
+
+
 def test_a_comma_too_many_is_seen_also_where_a_piece_ends() -> None:
     spec = TensorSpec("x", DataType.FP32, (-1,))
     for spaces in (16 * 1024, 32 * 1024):

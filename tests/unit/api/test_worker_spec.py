@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
+from fairlead.api.worker import (
+    INFER_PATH,
+    PREDICT_PATH,
+    ServedEndpoint,
+    ServingSettings,
+    WorkerSpec,
+)
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.ids import RevisionId
 
@@ -25,6 +32,17 @@ SPEC = WorkerSpec(
 
 def test_a_spec_reads_back() -> None:
     assert WorkerSpec.from_json(SPEC.to_json()) == SPEC
+
+
+@pytest.mark.parametrize("has_default", [True, False])
+def test_whoever_proves_it_asks_the_service_or_a_path_of_its_own(*, has_default: bool) -> None:
+    endpoints = SPEC.endpoints if has_default else SPEC.endpoints[:1]
+    spec = replace(SPEC, endpoints=endpoints, settings=ServingSettings(api_version="v1"))
+    assert (spec.predict_path, spec.infer_path) == (
+        ("/v1/model/speech/predict", "/v2/models/speech/infer")
+        if has_default
+        else (PREDICT_PATH, INFER_PATH)
+    )
 
 
 def test_what_is_left_out_has_its_default() -> None:

@@ -335,6 +335,28 @@ def test_a_rollback_that_was_killed_half_way_goes_on_as_one(stage: Stage) -> Non
     assert stage.traffic == shares(_1=100)
 
 
+def test_a_leader_that_was_killed_on_its_last_move_is_not_taken_for_somebody_else(
+    stage: Stage,
+) -> None:
+    """It may have set the file's own traffic, which no step of the rollout ever is."""
+
+    def tell(line: str) -> None:
+        if line.startswith("100 %: go on"):
+            raise Killed
+
+    kept = [{"tag": "1", "percent": 0}, {"tag": "2", "percent": 100}]
+    record = stage.begin(release("2", traffic=kept))
+    leader = stage.leader(record)
+    leader.tell = tell
+    with pytest.raises(Killed):
+        leader.lead()
+    record = stage.rollouts.read(record.rollout.id)
+    assert record.rollout.goal == shares(_1=0, _2=100)
+    stage.set_traffic(record.rollout.goal)
+    assert stage.leader(record).lead() is Outcome.PROMOTED
+    assert stage.traffic == record.rollout.goal
+
+
 def test_a_store_that_is_away_is_said_and_the_rollout_stays_open(stage: Stage) -> None:
     def away() -> None:
         stage.store.broken = True

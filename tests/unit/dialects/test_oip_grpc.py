@@ -264,6 +264,8 @@ def test_documents_travel_as_texts() -> None:
         ("ModelMetadata", 401, None, {"message": "no key"}, (16, "no key")),
         ("ModelMetadata", 200, None, {"name": 5}, (13, None)),
         ("ModelMetadata", 502, None, None, (13, "HTTP 502")),
+        ("ModelMetadata", 502, None, {"why": "nobody knows"}, (13, "HTTP 502")),
+        ("ModelMetadata", 502, None, b"<html>Bad Gateway</html>", (13, "HTTP 502")),
     ],
 )  # fmt: skip
 def test_an_http_answer_is_translated(
@@ -271,7 +273,7 @@ def test_an_http_answer_is_translated(
 ) -> None:
     from google.protobuf.json_format import MessageToDict
 
-    raw = b"" if body is None else json.dumps(body).encode()
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     said = oip_grpc_calls.answer(method, status, code, raw)
     assert said.code == expected[0]
     if said.code == 0:
@@ -281,7 +283,29 @@ def test_an_http_answer_is_translated(
         assert said.message == expected[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("", "/v2/health/ready"),
+        ("inference.GRPCInferenceService", "/v2/health/ready"),
+        ("demo", "/v2/models/demo/ready"),
+    ],
+)
+def test_a_health_check_asks_for_the_server_or_one_model(name: str, path: str) -> None:
+    asked = message("ModelReadyRequest")(name=name).SerializeToString()  # field 1, as there
+    assert oip_grpc_calls.asks(oip_grpc_calls.CHECK, asked) == ("GET", path)
+
+
+@pytest.mark.parametrize(("method", "verb"), [("Load", "load"), ("Unload", "unload")])
+def test_loading_and_unloading_ask_for_one_model(method: str, verb: str) -> None:
+    name = f"RepositoryModel{method}"
+    asked = message(f"{name}Request")(model_name="demo").SerializeToString()
+    assert oip_grpc_calls.asks(name, asked) == ("POST", f"/v2/repository/models/demo/{verb}")
+
+
 def test_a_question_becomes_the_json_that_asks_the_same() -> None:
+    with pytest.raises(Refused, match="there is no method 'ModelSing'"):
+        oip_grpc_calls.request_body("ModelSing", b"")
     load = message("RepositoryModelLoadRequest")(model_name="m")
     load.parameters["config"].string_param = "{}"
     assert json.loads(oip_grpc_calls.request_body("RepositoryModelLoad", load.SerializeToString()))[
@@ -321,6 +345,18 @@ def test_the_highest_classes_are_told_as_over_rest(*, raw: bool) -> None:
         assert list(output.contents.bytes_contents) == [one.encode() for one in texts]
 
 
+def test_a_timeout_is_asked_for_as_over_rest() -> None:
+    asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
+    codec = TensorCodec("m", 3, signature("FP32"))
+    assert codec.decode(asked.SerializeToString()).request.queue_seconds == 0
+    asked.parameters["timeout"].int64_param = 2_500_000
+    assert codec.decode(asked.SerializeToString()).request.queue_seconds == 2.5
+    asked.parameters["timeout"].int64_param = -1
+    assert refusal(asked, signature("FP32")).startswith("timeout is -1; write a whole number")
+    asked.parameters["timeout"].string_param = "soon"
+    assert refusal(asked, signature("FP32")).startswith("timeout is no whole number")
+
+
 def test_a_priority_is_asked_for_as_over_rest() -> None:
     asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
     asked.parameters["priority"].uint64_param = 7
@@ -329,6 +365,10 @@ def test_a_priority_is_asked_for_as_over_rest() -> None:
     asked.parameters["priority"].uint64_param = 1000
     assert (
         refusal(asked, signature("FP32")) == "priority is 1000; write a whole number from 0 to 999"
+    )
+    asked.parameters["priority"].string_param = "high"
+    assert refusal(asked, signature("FP32")) == (
+        "priority is no whole number; send it as int64_param, from 0 to 999"
     )
     for count, kind in ((0, "FP32"), (1, "BYTES")):
         none = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)

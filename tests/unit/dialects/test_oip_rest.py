@@ -46,6 +46,23 @@ def refusal(data: bytes, header: bytes | None = None, codec: oip_rest.TensorCode
     return caught.value.message
 
 
+def test_a_large_tensor_is_written_from_where_it_lies() -> None:
+    tensor = np.arange(1 << 20, dtype=np.float32)
+    found = tensor_to_binary(tensor)
+    assert isinstance(found, memoryview)
+    assert bytes(found) == tensor.tobytes()
+    assert tensor_to_binary(tensor[::2]) == tensor[::2].tobytes()
+
+
+def test_large_data_is_read_whether_it_is_flat_or_nested() -> None:
+    rows = np.arange(20_000, dtype=np.float32).reshape(-1, 2)
+    for data in (rows.ravel().tolist(), rows.tolist()):
+        call = CODEC.decode(body({**X, "shape": [10_000, 2], "data": data}, T))
+        assert np.array_equal(call.request.tensors["x"], rows)
+    wrong = {**X, "shape": [5_000, 4], "data": rows.tolist()}
+    assert "shape" in refusal(body(wrong, T))
+
+
 def test_a_request_is_read_whether_its_data_is_flat_or_nested() -> None:
     for data in ([1.5, 2], [[1.5, 2]]):
         call = CODEC.decode(

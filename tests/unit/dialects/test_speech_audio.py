@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import accept
-from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE
-from fairlead.domain.errors import Kind
+from fairlead.dialects.speech.audio import FORMATS, MP3_KILOBITS, RATE, warm
+from fairlead.domain.errors import Kind, Refused
+from support.effort import effort
 from support.speech import Heard, heard, heard_samples
 
 CODECS = {"mp3": ("mp3float", "mp3"), "wav": ("pcm_s16le",), "opus": ("opus", "libopus")}
@@ -52,6 +55,13 @@ def test_bytes_come_while_the_sound_goes_on(name):
     assert half > 0.4 * sum(map(len, pieces))
 
 
+def test_a_form_whose_library_is_not_installed_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lameenc", None)
+    with pytest.raises(Refused, match="mp3 ") as caught:
+        FORMATS["mp3"].encoder(RATE)
+    assert caught.value.kind is Kind.UNAVAILABLE
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_sound_at_all_is_no_error(name):
     encoder = FORMATS[name].encoder(RATE)
@@ -64,7 +74,7 @@ def test_mp3_has_the_highest_rate_of_bits_that_the_format_knows_at_24_khz():
     assert heard(data).rate == RATE
 
 
-@settings(max_examples=20, deadline=None)
+@effort(20)
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=12))
 def test_how_sound_is_cut_into_pieces_does_not_change_it(sizes):
     samples = sine(300, sum(sizes) / RATE, RATE)
@@ -108,3 +118,16 @@ def test_no_accept_header_is_an_accident(header):
         assert accept.chosen(header).name in FORMATS
     except SpeechRefused as refused:
         assert refused.kind is Kind.FORMAT
+
+
+@pytest.mark.parametrize(("name", "library"), [("mp3", "lameenc"), ("opus", "av"), ("wav", "av")])
+def test_a_form_whose_library_is_not_installed_says_which_extra_has_it(name, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(Refused, match=r"pip install 'fairlead\[speech\]'") as refused:
+        FORMATS[name].encoder(RATE)
+    assert refused.value.kind is Kind.UNAVAILABLE
+
+
+def test_the_libraries_can_be_loaded_before_anybody_waits_for_them():
+    warm()
+    assert {"av", "lameenc"} <= set(sys.modules)

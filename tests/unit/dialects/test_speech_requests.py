@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.api.speech import Code, Speech, SpeechRefused
+from fairlead.api.speech import Speech, SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech import openai, requests
 from fairlead.domain.errors import FairleadError, Kind, Refused
 
@@ -182,6 +183,14 @@ def test_openai_is_told_which_parameter_is_wrong(more, param, code):
 )
 def test_openai_is_told_what_kind_of_error_it_is(error, kind):
     assert json.loads(openai.error_body(error))["error"]["type"] == kind
+
+
+@pytest.mark.parametrize("body", [b"[]", b"7", b"{", b"\xff"])
+def test_openai_is_told_that_the_body_is_no_object(body):
+    with pytest.raises(FairleadError) as refused:
+        openai.from_body(body, "speech", VOICES)
+    said = json.loads(openai.error_body(refused.value))["error"]
+    assert (said["param"], said["type"]) == (None, "invalid_request_error")
 
 
 def test_openai_reads_the_engines_refusals():

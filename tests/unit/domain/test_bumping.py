@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 from fairlead.domain.bumping import bump, bumped, highest
 from fairlead.domain.catalog import Catalog, Line, Pin, Revision, Service
@@ -59,3 +60,10 @@ def test_what_a_line_has_let_go_counts() -> None:
     assert highest(catalog, line_id) == 12
     assert highest(catalog, LineId("speech", "v10")) == 0
     assert highest(Catalog(), line_id) == 0
+
+
+@given(version=st.integers(0, 10**9), taken=st.integers(0, 10**9))
+def test_the_next_version_was_never_used(version: int, taken: int) -> None:
+    made = bump(document(str(version)), taken)
+    assert int(made.after) == max(version, taken) + 1
+    assert bool(made.warnings) == (version != taken)

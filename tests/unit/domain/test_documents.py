@@ -273,6 +273,9 @@ class TestGolden:
             ({"y": 1}, {}, "y is missing in the answer"),
             ({}, {"y": 1}, "y is in the answer, not in the example"),
             ({"y": {"a": 1}}, {"y": {"b": 1}}, "y: keys ['a'] expected, ['b'] answered"),
+            ({"y": 10**400}, {"y": 10**400}, None),
+            ({"y": -(10**400)}, {"y": 1}, f"y: -1{'0' * 400} expected within 0.1, 1 answered"),
+            ({"y": 10**400}, {"y": 1.5}, f"y: 1{'0' * 400} expected within 0.1, 1.5 answered"),
             ([1], [2], "response[0]: 1 expected within 0, 2 answered"),
         ],
     )

@@ -74,6 +74,24 @@ def test_a_file_of_the_source_system_is_valid_as_it_stands() -> None:
     assert release.legacy_api_key
 
 
+def test_a_file_that_does_not_say_how_long_keeps_its_digest() -> None:
+    (said,) = release_to_json(release_from_document(WHOLE, ""))["endpoints"].values()
+    assert sorted(said) == ["concurrency", "maxScale", "minScale", "paths", "resources"]
+
+
+def test_an_endpoint_says_how_long_a_request_may_take_and_when_replicas_go() -> None:
+    endpoint = {"scaleDownDelaySeconds": 300, "timeoutSeconds": 3600}
+    (spec,) = release_from_document({**WHOLE, "endpoints": {"stream": endpoint}}, "").endpoints
+    assert (spec.scale_down_delay_seconds, spec.timeout_seconds) == (300, 3600)
+    too_long = {"scaleDownDelaySeconds": 3601, "timeoutSeconds": 0}
+    with pytest.raises(InvalidInput) as caught:
+        release_from_document({**WHOLE, "endpoints": {"stream": too_long}}, "")
+    assert [problem.where for problem in caught.value.problems] == [
+        "endpoints.stream.scaleDownDelaySeconds",
+        "endpoints.stream.timeoutSeconds",
+    ]
+
+
 def test_traffic_goes_to_the_files_own_version_by_default() -> None:
     document = {key: value for key, value in WHOLE.items() if key != "traffic"}
     assert release_from_document(document, "").traffic == (TrafficShare("2", 100),)
@@ -214,6 +232,8 @@ def releases(draw: st.DrawFn) -> Release:
         tuple(
             draw(st.lists(st.from_regex(r"/[a-z/]{1,8}", fullmatch=True), unique=True, max_size=2))
         ),
+        scale_down_delay_seconds=draw(st.integers(0, 3600)),
+        timeout_seconds=draw(st.integers(0, 3600)),
     )
     return Release(
         service=draw(NAMES),

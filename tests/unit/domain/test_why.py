@@ -288,8 +288,20 @@ def test_a_page_that_needs_no_key_is_told_as_one() -> None:
     assert dict(found.parts)["key"].startswith("none, and this page needs none")
 
 
-@pytest.mark.parametrize("text", ["latest speech/v1 1=90 2=x", "latest speech/v1 1=90 2=20"])
+@pytest.mark.parametrize(
+    ("bucket", "chosen"), [(0, ("1", 0, 8999)), (8999, ("1", 0, 8999)), (9000, ("2", 9000, 9999))]
+)
+def test_a_bucket_has_one_revision_and_its_neighbours(
+    bucket: int, chosen: tuple[str, int, int]
+) -> None:
+    rule = read_rule("pin speech/v1 1=90 2=10")
+    assert rule is not None
+    assert rule.chosen(bucket) == chosen
+
+
+@pytest.mark.parametrize("text", ["pin speech/v1 1=90 2=x", "pin speech/v1 1=90 2=20"])
 def test_shares_that_are_no_split_are_no_rule(text: str) -> None:
+    assert read_rule("pin speech/v1 1=90 2=10") is not None
     assert read_rule(text) is None
 
 

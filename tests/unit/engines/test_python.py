@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -146,8 +147,14 @@ def test_at_a_terminal_an_interrupt_is_the_persons(load: Any) -> None:
         "        signal.raise_signal(signal.SIGINT)\n"
         "        return 1\n"
     )
-    with pytest.raises(KeyboardInterrupt):
-        ask(model, b"1")
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # it is ignored in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask(model, b"1")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("ending", ["exit(3)", "raise KeyboardInterrupt"])

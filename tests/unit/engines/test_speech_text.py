@@ -7,7 +7,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.engines.speech.espeak import ssml_of
 from fairlead.engines.speech.respelling import is_respelling, phonemes_of
 from fairlead.engines.speech.segments import Segment
@@ -143,6 +144,7 @@ def test_markup_is_nested_by_adding_and_multiplying_within_bounds():
         ("<tempo value='1'>\ud800</tempo>", "half of a character"),
         ("<tempo value='1'><!DOCTYPE a [<!ENTITY b 'c'>]></tempo>", "not well-formed"),
         ("<speak/><!DOCTYPE a>", "not well-formed"),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]><speak>&b;</speak><tempo value='1'/>", "not well-formed"),
     ],
 )
 def test_markup_that_is_wrong_is_refused(text, why):

@@ -14,7 +14,7 @@ import pytest
 
 from fairlead.api.inference import InferRequest
 from fairlead.api.speech import AUDIO, Speech, SpeechRefused
-from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.errors import FairleadError, Kind, SchemaMismatch
 from fairlead.engines.speech.model import SpokenModel
 from fairlead.engines.speech.tone import CRASH, pitch_of
 from support.serving import eventually
@@ -166,6 +166,14 @@ async def test_it_is_measured_as_it_is_said(tmp_path):
         assert (await model.infer(only)).document == {"message": "OK"}
 
 
+async def test_a_golden_example_that_is_no_request_is_refused(tmp_path):
+    with humming(tmp_path) as model:
+        for wrong in (b"{}", b'{"speaker_id": "x", "text": "a"}', b"["):
+            with pytest.raises(SchemaMismatch):
+                model.parse_document(wrong)
+        assert model.dump_document({"seconds": 0.1}) == b'{"seconds":0.1}'
+
+
 async def test_speakers_are_checked_before_and_after_the_text(tmp_path, caplog):
     with humming(tmp_path) as model:
         assert (
@@ -179,14 +187,14 @@ async def test_speakers_are_checked_before_and_after_the_text(tmp_path, caplog):
             (2, "fine", "Speaker is not available."),
         ):
             with pytest.raises(SpeechRefused, match=message):
-                model.check(Speech(speaker, text))
+                model.prepare(Speech(speaker, text))
 
 
 async def test_respellings_are_for_english_voices(tmp_path):
     with humming(tmp_path) as model:
-        model.check(Speech(0, "::MY::"))
+        model.prepare(Speech(0, "::MY::"))
         with pytest.raises(SpeechRefused, match="Respellings are for English voices"):
-            model.check(Speech(3, "::MY::"))
+            model.prepare(Speech(3, "::MY::"))
 
 
 @pytest.mark.parametrize(
@@ -209,3 +217,15 @@ async def test_closing_ends_every_process(tmp_path):
         pids = processes(model)
         assert pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_a_voice_that_cannot_be_started_is_the_error_of_who_asks(tmp_path, monkeypatch):
+    with humming(tmp_path, limit=1) as model:
+        os.kill(processes(model)[0], signal.SIGKILL)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(tmp_path / "no python"))
+            for _ in range(2):
+                with pytest.raises(FairleadError) as failed:
+                    await sound_of(model, "now")
+                assert failed.value.kind is Kind.MODEL
+        assert (await sound_of(model, "then")).seconds == pytest.approx(0.24, abs=0.02)

@@ -17,6 +17,7 @@ from fairlead.domain.catalog import Kill, with_kill
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import Replica, State
 from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.front import FrontDesk, Visit
 from fairlead.gateway.index import index
 from fairlead.gateway.models import EXTENSIONS, ModelPages
@@ -55,7 +56,7 @@ class Desk:
     def route(self, ready: Any, reasons: Any = None, wanted: Any = WANTED) -> None:
         """What is proved; each of it has a worker that nobody answers for."""
         self.view.index = index(table_from(wanted, ready, reasons or {}, RoutingTable()))
-        self.view.replicas = {one: (self.replica("gone", one),) for one in ready}
+        self.view.behind = Behind({one: (self.replica("gone", one),) for one in ready})
 
     def replica(self, name: str, one: RevisionId) -> Replica:
         return Replica(name, one, DIGEST, State.READY, socket=str(self.root / f"{name}.sock"))
@@ -82,8 +83,8 @@ class Desk:
             for _ in range(asked):
                 answer = await running.client.post("/v2/models/scaled/infer", json=ROW)
                 assert answer.is_success
-            before = self.view.replicas[one]
-            self.view.replicas = {**self.view.replicas, one: (*before, self.replica(name, one))}
+            before = self.view.behind.replicas
+            self.view.behind = Behind({**before, one: (*before[one], self.replica(name, one))})
             yield
 
 
@@ -112,7 +113,7 @@ async def test_the_index_says_how_far_things_are_and_never_why_in_full(desk: Des
         RevisionId("other", "v1", "1"): "failed: /srv/secret: no such file",
     }
     desk.route((here, lost), reasons)
-    desk.view.replicas = {here: desk.view.replicas[here]}
+    desk.view.behind = Behind({here: desk.view.behind.replicas[here]})
     assert await desk.states() == [
         ("other", "1", "UNAVAILABLE", "failed; `fairlead status` says why"),
         ("scaled", "1", "READY", ""),

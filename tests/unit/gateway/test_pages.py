@@ -29,6 +29,7 @@ from fairlead.domain.signature import (
 )
 from fairlead.domain.status import NodeStatus, OpenSwitch, State
 from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.front import Visit
 from fairlead.gateway.health import Health
 from fairlead.gateway.home import home_document, home_html
@@ -91,7 +92,7 @@ class Place:
             await worker.start()
             there[one.line] = worker
         replicas = {worker.replica.revision: (worker.replica,) for worker in there.values()}
-        self.view.replicas = replicas
+        self.view.behind = Behind(replicas)
         flat = tuple(worker.replica for worker in there.values())
         self.view.node = NodeStatus("node", self.clock.now(), 1, 1, flat)
         try:
@@ -168,7 +169,7 @@ async def test_health_of_many_workers_is_as_quick_as_of_few(place: Place) -> Non
     for worker in workers:
         await worker.start()
     replicas = tuple(worker.replica for worker in workers)
-    place.view.replicas = {one: replicas}
+    place.view.behind = Behind({one: replicas})
     place.view.catalog = catalog(
         revision(str(one)),
         traffic={str(one.line_id): {one.revision: 100}},

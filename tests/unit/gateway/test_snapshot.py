@@ -13,8 +13,10 @@ from fairlead.domain.catalog import Catalog, Kill, with_key, with_kill
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.keys import Quota, Rate, Scope
 from fairlead.domain.layout import Home
+from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import Replica, State
 from fairlead.domain.table import RoutingTable, table_from
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.clusters import (
     cluster_name,
     endpoint_of,
@@ -54,7 +56,7 @@ def snapped(
     table = table_from(wanted, wanted.live(), {}, RoutingTable())
     replicas = {one: (replica(f"w-{one.line}-{one.revision}", one),) for one in wanted.live()}
     credentials = {"s-demo": "demo", "s-part": "part", "s-gone": "gone"}
-    return take(table, replicas, credentials, settings, HOME, memo)
+    return take(table, Behind(replicas), credentials, settings, HOME, memo)
 
 
 def test_a_split_line_with_a_path_of_its_own_becomes_these_documents(
@@ -128,7 +130,7 @@ def test_a_key_for_nothing_finds_no_cluster_but_the_front_desk() -> None:
         keys={"none": ("elsewhere",)},
     )
     table = table_from(wanted, wanted.live(), {}, RoutingTable())
-    assert named_clusters(take(table, {}, {"s": "none"}, SETTINGS, HOME).routes) == {"front"}
+    assert named_clusters(take(table, Behind(), {"s": "none"}, SETTINGS, HOME).routes) == {"front"}
 
 
 @given(st.sets(st.text(min_size=1), min_size=1, max_size=5))
@@ -147,9 +149,9 @@ def test_a_cluster_tells_who_is_behind_it() -> None:
     one = RevisionId("speech", "v9", "2")
     behind = (replica("a", one), replica("b", one))
     way = EndpointId("speech", "v9", "2", "stream")
-    cluster = worker_cluster(way, behind, SETTINGS.kill_switch)
+    cluster = worker_cluster(way, behind, EndpointSpec("stream"), SETTINGS.kill_switch)
     assert (replicas_of(cluster), endpoint_of(cluster)) == (behind, way)
-    assert replicas_of(worker_cluster(way, (), SETTINGS.kill_switch)) == ()
+    assert replicas_of(worker_cluster(way, (), EndpointSpec("stream"), SETTINGS.kill_switch)) == ()
     assert endpoint_of(front_cluster("/run/f/front.sock")) is None
 
 

@@ -10,6 +10,7 @@ from fairlead.adapters.memory.envoy import MemoryEnvoy
 from fairlead.domain.catalog import Kill, told_to_callers, with_kill
 from fairlead.domain.errors import Refused
 from fairlead.domain.ids import EndpointId, RevisionId
+from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import (
     GatewayStatus,
     OpenSwitch,
@@ -19,6 +20,7 @@ from fairlead.domain.status import (
     gateway_status_to_bytes,
 )
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway.behind import Behind
 from fairlead.gateway.clusters import cluster_name, worker_cluster
 from fairlead.gateway.index import index
 from fairlead.gateway.settings import KillSwitch
@@ -48,12 +50,15 @@ class Gateway:
 
     async def routes_to(self, *workers: str) -> None:
         behind = tuple(map(replica, workers))
-        self.view.replicas = {REVISION: behind}
-        there = [worker_cluster(one, behind, KillSwitch()) for one in (PREDICT, STREAM)]
+        self.view.behind = Behind({REVISION: behind})
+        there = [
+            worker_cluster(one, behind, EndpointSpec(one.endpoint), KillSwitch())
+            for one in (PREDICT, STREAM)
+        ]
         await self.envoy.set_clusters([*self.envoy.clusters().values(), *there])
 
     def off(self, endpoint: EndpointId, *workers: str) -> None:
-        name = cluster_name(endpoint, self.view.replicas[REVISION])
+        name = cluster_name(endpoint, self.view.behind.of(endpoint))
         self.envoy.off[name] = frozenset(replica(one).socket for one in workers)
 
     async def look(self, seconds: float = 1.0) -> tuple[OpenSwitch, ...]:

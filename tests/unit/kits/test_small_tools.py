@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +53,19 @@ class TestFiles:
             files.write_atomic(path, "text")  # type: ignore[arg-type]
         assert path.read_bytes() == b"one"
         assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+    def test_a_write_that_the_disk_refuses_says_whose_it_was(self, tmp_path: Path) -> None:
+        kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, kept[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as caught:
+                files.write_atomic(tmp_path / "file", b"x" * 8192)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert caught.value.filename == str(tmp_path / "file")
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_missing_file_is_no_value_and_a_broken_one_an_error(self, tmp_path: Path) -> None:
         assert files.read_json(tmp_path / "none") is None
@@ -172,6 +188,20 @@ class TestLogs:
             process.stdin.close()
             assert process.stderr.read() == b""
             assert process.wait(10) == 0
+
+    def test_the_first_access_line_nobody_reads_closes_the_way_for_all_others(
+        self, root_logger: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w", buffering=1) as output:
+            monkeypatch.setattr(sys, "stdout", output)
+            jsonlog.setup("serve", access_to_stdout=True)
+            logging.getLogger(jsonlog.ACCESS).info("an access")
+            assert os.path.samestat(os.fstat(writing), Path(os.devnull).stat())
+            logging.getLogger(jsonlog.ACCESS).info("another")
+        logging.getLogger(jsonlog.ACCESS).info("into a closed file, which is no traceback either")
+        assert capsys.readouterr().err == ""
 
 
 class TestAddresses:

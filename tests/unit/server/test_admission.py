@@ -8,19 +8,22 @@ import threading
 import pytest
 
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.server.admission import Admission
 from fairlead.server.threads import Threads
 
+CLOCK = SystemClock()
+
 
 async def test_no_limit_lets_everybody_in() -> None:
-    admission = Admission(0)
+    admission = Admission(0, CLOCK.monotonic)
     for _ in range(1000):
         await admission.enter()
     assert admission.taken == 1000
 
 
 async def test_the_queue_is_ten_times_the_slots_and_then_full() -> None:
-    admission = Admission(2)
+    admission = Admission(2, CLOCK.monotonic)
     await admission.enter()
     await admission.enter()
     async with asyncio.TaskGroup() as group:
@@ -52,7 +55,7 @@ async def test_the_queue_is_ten_times_the_slots_and_then_full() -> None:
 async def test_who_works_who_waits_and_who_is_refused(
     slots: int, come: int, work: int, wait: int, refused: int
 ) -> None:
-    admission = Admission(slots)
+    admission = Admission(slots, CLOCK.monotonic)
     kinds: list[Kind] = []
 
     async def ask() -> None:
@@ -77,7 +80,7 @@ async def test_who_works_who_waits_and_who_is_refused(
 
 
 async def test_slots_are_given_in_the_order_of_asking() -> None:
-    admission = Admission(1)
+    admission = Admission(1, CLOCK.monotonic)
     await admission.enter()
     order: list[int] = []
 
@@ -96,7 +99,7 @@ async def test_slots_are_given_in_the_order_of_asking() -> None:
 
 
 async def test_who_gives_up_while_waiting_leaves_the_queue_and_takes_nothing() -> None:
-    admission = Admission(1)
+    admission = Admission(1, CLOCK.monotonic)
     await admission.enter()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(admission.enter())
@@ -112,7 +115,7 @@ async def test_who_gives_up_while_waiting_leaves_the_queue_and_takes_nothing() -
 
 
 async def test_a_slot_handed_to_somebody_who_gives_up_in_that_moment_is_not_lost() -> None:
-    admission = Admission(1)
+    admission = Admission(1, CLOCK.monotonic)
     await admission.enter()
     async with asyncio.TaskGroup() as group:
         first = group.create_task(admission.enter())
@@ -123,6 +126,29 @@ async def test_a_slot_handed_to_somebody_who_gives_up_in_that_moment_is_not_lost
         await second
     admission.leave()
     assert admission.taken == 0
+
+
+async def test_the_load_is_everybody_in_a_slot_or_in_the_queue_over_time() -> None:
+    clock = FakeClock()
+    admission = Admission(1, clock.monotonic)
+    clock.advance(10)
+    await admission.enter()
+    clock.advance(2)  # one works
+    async with asyncio.TaskGroup() as group:
+        second, third = (group.create_task(admission.enter()) for _ in range(2))
+        await asyncio.sleep(0)
+        clock.advance(3)  # one works, two wait
+        third.cancel()
+        await asyncio.sleep(0)
+        clock.advance(1)  # one works, one waits
+        admission.leave()
+        await second
+    clock.advance(4)  # one works
+    assert admission.concurrency_seconds() == pytest.approx(2 + 9 + 2 + 4)
+    admission.leave()
+    clock.advance(100)
+    assert admission.concurrency_seconds() == pytest.approx(2 + 9 + 2 + 4)
+    assert admission.asked == 3
 
 
 async def test_work_is_done_in_as_many_threads_as_are_needed_and_allowed() -> None:

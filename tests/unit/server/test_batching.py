@@ -23,7 +23,7 @@ from fairlead.kits.clock import SystemClock
 from fairlead.server.batch_members import Member
 from fairlead.server.batch_queue import BatchQueue
 from fairlead.server.batching import Batcher
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.loading import LoadedArtifact, Profile
 from fairlead.server.threads import Threads
 from fairlead.server.times import Times

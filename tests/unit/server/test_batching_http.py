@@ -66,6 +66,34 @@ async def test_a_priority_that_is_no_number_or_no_level_is_refused(tmp_path: Pat
             assert (level, answer.status_code) == (level, status)
 
 
+async def test_the_parameter_timeout_is_how_long_a_request_waits_for_its_run(
+    tmp_path: Path,
+) -> None:
+    said = {"enabled": True, "maxBatchSize": 1}
+    made = heavy_artifact(tmp_path / "a")
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, HEAVY_WIDTH], "data": ROW}]
+    async with in_process(made.spec(endpoints=(ServedEndpoint(batching=said),))) as one:
+
+        async def patient(microseconds: Any) -> httpx.Response:
+            asked = {"inputs": inputs, "parameters": {"timeout": microseconds}}
+            return await one.client.post("/v2/models/echo/infer", json=asked)
+
+        answers = await asyncio.gather(
+            *(ask(one) for _ in range(12)), *(patient(100) for _ in range(4))
+        )
+        assert {answer.status_code for answer in answers[:12]} == {200}
+        late = [answer for answer in answers[12:] if answer.status_code != 200]
+        assert late
+        assert {answer.status_code for answer in late} == {504}
+        assert "as long as this request may wait for it" in late[0].json()["error"]
+        assert (await patient(30_000_000)).status_code == 200
+        assert (await patient(1 << 62)).status_code == 200
+        for wrong in (-1, 0.5, "1000", True):
+            refused = await patient(wrong)
+            assert (wrong, refused.status_code) == (wrong, 400)
+            assert "parameters.timeout" in refused.text
+
+
 async def test_a_full_queue_answers_503_with_its_limit(tmp_path: Path) -> None:
     said = {"enabled": True, "maxBatchSize": 1, "maxQueueSize": 1}
     made = heavy_artifact(tmp_path / "a")

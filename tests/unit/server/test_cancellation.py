@@ -12,12 +12,12 @@ from hypothesis import given, strategies as st
 from onnx import helper
 
 from fairlead.api.cancellation import Cancellation, cancelled, current, running
+from fairlead.api.deadlines import is_impatient, is_named, seconds_to_answer
 from fairlead.api.inference import InferRequest
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.kits.clock import SystemClock
-from fairlead.server.dataplane import Endpoint
-from fairlead.server.http.deadlines import is_impatient, is_named, seconds_to_answer
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.loading import load_artifact
 from support.models import FLOAT, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import InProcess, eventually, in_process

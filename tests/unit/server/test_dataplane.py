@@ -18,7 +18,8 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.kits.clock import SystemClock
-from fairlead.server.dataplane import DataPlane, Endpoint
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.loading import LoadedArtifact, Profile, load_artifact
 from fairlead.server.threads import Threads
 from support.models import scaled_artifact

@@ -255,13 +255,23 @@ async def test_a_server_that_stops_answers_what_it_has_begun_to_read(server: Ser
     writer.write(wire[:-5])
     await eventually(lambda: _being_read(server.running.app))
     server.stop.set()
-    await eventually(lambda: not server.path.exists())
+    await eventually(lambda: _refuses(server.path))
     writer.write(wire[-5:])
     status, headers, body = await read_answer(reader)
     assert (status, headers["connection"]) == (200, "close")
     assert json.loads(body) == {"predictions": [[0, 5, 0], [2, 5, -2]]}
     assert await reader.read() == b""
     writer.close()
+
+
+async def _refuses(path: Path) -> bool:
+    """Does nobody listen any more?"""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return True
+    writer.close()
+    return False
 
 
 def _being_read(app: ServerApp) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from fairlead.api.pieces import LARGE_ELEMENTS
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.http.serve import Listen, Socket, serve
 from support.asked import Asked, Served, by_asgi, read_answer, served_at
 from support.models import FLOAT, example, identity, make_artifact, scaled_artifact

@@ -24,7 +24,7 @@ from fairlead.domain.measured import (
 )
 from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
 from fairlead.kits.clock import FakeClock, SystemClock
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.endpoints import endpoints_of
 from fairlead.server.loading import load_artifact
 from fairlead.server.measuring import Measuring, cores

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from fairlead.domain.ids import RevisionId
 from fairlead.engines.speech.tone import pitch_of
 from support.serving import in_process
 from support.speech import OPENAI, STREAM, VALIDATE, heard, heard_samples, hum_artifact, speech_spec
 
+WAV = {"accept": "audio/wav"}
 TEXT = "The harbour is calm this morning."
 
 
@@ -175,3 +177,22 @@ async def test_a_stand_alone_server_judges_the_version(tmp_path):
                 STREAM, json=asked, headers={"accept-version": version}
             )
             assert answer.status_code == status
+
+
+async def test_a_server_without_releases_has_the_usual_paths(tmp_path):
+    spec = hum_artifact(tmp_path / "voice").spec(RevisionId("speech", "v1", "1"))
+    async with in_process(spec, versioned=True) as running:
+        asked = {"speaker_id": 0, "text": "hm"}
+        assert (await running.client.post(VALIDATE, json=asked)).json() == {"message": "OK"}
+        answer = await running.client.post(STREAM, json=asked, headers=WAV)
+        assert heard(answer.content).seconds == pytest.approx(0.12, abs=0.01)
+        predicted = await running.client.post("/v1/model/speech/predict", json=asked)
+        assert predicted.json()["seconds"] == 0.12
+
+
+@pytest.mark.parametrize("path", [STREAM, VALIDATE])
+async def test_long_texts_are_checked_beside_the_event_loop(server, path):
+    asked = {"speaker_id": "0", "text": "a, \u00e9. " * 500}
+    assert (await server.client.post(VALIDATE, json=asked)).status_code == 200
+    wrong = await server.client.get(path, params={**asked, "text": asked["text"] + "\u4f60"})
+    assert wrong.json()["message"] == "Text cannot contain these characters: \u4f60"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from fairlead.domain.errors import Kind
 from fairlead.engines.speech.tone import CRASH, pitch_of
-from fairlead.server.dataplane import Endpoint
+from fairlead.server.endpoint import Endpoint
 from support.serving import InProcess, eventually, in_process, listening
 from support.speech import STREAM, VALIDATE, heard, heard_samples, hum_artifact, speech_spec
 
@@ -36,6 +38,10 @@ class Running:
         """The first piece; the rest of the answer stays to be read."""
         self.listening.append(answer.aiter_raw())
         return await anext(self.listening[-1])
+
+    async def rest(self) -> bytes:
+        """All that follows it."""
+        return b"".join([piece async for piece in self.listening[-1]])
 
     @property
     def endpoint(self) -> Endpoint:
@@ -200,5 +206,27 @@ async def test_a_slow_client_gets_all_of_it(tmp_path):
         child = psutil.Process(server.endpoint.model.pids[0])  # type: ignore[attr-defined]
         await eventually(lambda: child.status() == psutil.STATUS_SLEEPING)
         assert server.endpoint.admission.taken == 1  # 1.1 MB: more than lies in buffers
-        rest = b"".join([one async for one in server.listening[-1]])
-        assert heard(first + rest).seconds == pytest.approx(24.0, abs=0.05)
+        assert heard(first + await server.rest()).seconds == pytest.approx(24.0, abs=0.05)
+
+
+async def test_a_model_that_falls_silent_is_a_failure_of_the_model(tmp_path):
+    async with running(tmp_path, pace=2) as server:
+        server.inner.app.streaming.idle_seconds = 0.3
+        async with server.say(LONG) as answer:
+            await server.first(answer)
+            (pid,) = server.endpoint.model.pids  # type: ignore[attr-defined]
+            os.kill(pid, signal.SIGSTOP)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await server.rest()
+        assert server.errors() == {Kind.MODEL: 1}
+        await eventually(lambda: server.endpoint.admission.taken == 0)
+
+
+async def test_a_stream_ends_uncleanly_when_its_server_must(tmp_path):
+    async with running(tmp_path, pace=2) as server, server.say(LONG) as answer:
+        await server.first(answer)
+        (task,) = [one for one in asyncio.all_tasks() if "run_asgi" in repr(one)]
+        task.cancel()  # as the server does when its drain time is over
+        with pytest.raises(httpx.RemoteProtocolError):
+            await server.rest()
+        assert server.errors() == {Kind.UNAVAILABLE: 1}

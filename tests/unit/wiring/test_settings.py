@@ -74,8 +74,10 @@ def test_the_key_is_never_shown() -> None:
 
 
 def test_every_variable_that_is_listed_is_known() -> None:
+    others = {"FAIRLEAD_MEMORY_BUDGET": "1Gi", "FAIRLEAD_SCALE_WINDOW": "60"}
     for name in VARIABLES:
-        environment({name: "1", "FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"} | {name: "1"})
+        value = {name: others.get(name, "1")}
+        environment({"FAIRLEAD_TLS_CERT": "x", "FAIRLEAD_TLS_KEY": "x"} | value)
 
 
 def test_every_setting_of_the_model_server_on_the_page_is_read() -> None:
@@ -123,3 +125,25 @@ def test_engines_are_told_to_send_nothing_unless_the_user_wants_it(
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     prepare_engines()
     assert child_environment()["ORT_DISABLE_TELEMETRY"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4Gi", 4 << 30), ("512Mi", 512 << 20), ("67108864", 64 << 20), ("1Ti", 1 << 40)],
+)
+def test_a_memory_budget_is_bytes_or_a_quantity(text: str, size: int) -> None:
+    assert environment({"FAIRLEAD_MEMORY_BUDGET": text}).memory_budget_bytes == size
+
+
+@pytest.mark.parametrize("text", ["", "4G", "-1", "1.5Gi", "63Mi", "1", "Gi", "4 Gi"])
+def test_a_memory_budget_that_is_none_is_told(text: str) -> None:
+    with pytest.raises(
+        InvalidInput, match=r"FAIRLEAD_MEMORY_BUDGET: is .* write 4Gi, 512Mi or bytes"
+    ):
+        environment({"FAIRLEAD_MEMORY_BUDGET": text})
+
+
+@pytest.mark.parametrize("text", ["5", "3601", "6s"])
+def test_a_window_is_as_long_as_knative_has_it(text: str) -> None:
+    with pytest.raises(InvalidInput, match="FAIRLEAD_SCALE_WINDOW: is"):
+        environment({"FAIRLEAD_SCALE_WINDOW": text})

@@ -131,8 +131,8 @@ class EnvoyProcess:
             await self._wait_taken("rds", None)
         return changed
 
-    async def set_certificate(self, certificate: Document) -> bool:
-        return await self._set("sds", [certificate])
+    async def set_certificate(self, certificate: Document | None) -> bool:
+        return await self._set("sds", [certificate] if certificate else [])
 
     def clusters(self) -> Mapping[str, Document]:
         return {one["name"]: one for one in self._files["cds"].resources}

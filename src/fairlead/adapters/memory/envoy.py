@@ -59,11 +59,11 @@ class MemoryEnvoy:
         self._listeners = wanted
         return True
 
-    async def set_certificate(self, certificate: Document) -> bool:
-        if certificate == self.certificate:
+    async def set_certificate(self, certificate: Document | None) -> bool:
+        if (certificate or {}) == self.certificate:
             return False
         await self._take("certificate")
-        self.certificate = certificate
+        self.certificate = certificate or {}
         return True
 
     def clusters(self) -> Mapping[str, Document]:

@@ -50,8 +50,9 @@ class MemoryObjectStore:
     def list(self, prefix: str) -> Iterator[ObjectMeta]:
         self._check()
         for key in sorted(self._objects):
-            if key.startswith(prefix):
-                yield ObjectMeta(key, len(self._objects[key]))
+            found = self._objects.get(key)  # None if somebody deleted it just now
+            if key.startswith(prefix) and found is not None:
+                yield ObjectMeta(key, len(found))
 
     def delete(self, key: str) -> None:
         self._check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import socketserver
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 from fairlead.api.worker import (
     IDENTITY_PATH,
+    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
@@ -22,6 +24,7 @@ from fairlead.api.worker import (
     specs_from_json,
 )
 from fairlead.domain.golden import golden_from_bytes
+from fairlead.kits.clock import Clock, SystemClock
 from fairlead.kits.processes import Exit, ProcessId
 
 _BOOT = "memory"
@@ -41,6 +44,8 @@ class Behaviour:
     stubborn: bool = False  # SIGTERM does not end it
     digest: str | None = None  # claims to have this artifact
     metrics: str | None = None  # instead of a valid exposition
+    busy: float = 0.0  # requests that it says it works on, for as long as this says so
+    memory: int | None = None  # bytes its process has
 
 
 @dataclass(slots=True)
@@ -59,6 +64,15 @@ class FakeWorker:
     server: socketserver.ThreadingUnixStreamServer | None = None
     ended_in_thread: threading.Event = field(default_factory=threading.Event)
     signals: list[signal.Signals] = field(default_factory=list)
+    clock: Clock = field(default_factory=SystemClock)
+    concurrency_seconds: float = 0.0
+    seen_requests: int = 0
+    looked_at: float = 0.0
+    used_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        """It begins now."""
+        self.looked_at = self.used_at = self.clock.monotonic()
 
     def listen(self) -> None:
         """Answer from now on."""
@@ -73,6 +87,30 @@ class FakeWorker:
         self.retired = True
         Path(str(self.spec.socket)).unlink(missing_ok=True)
         return {"retired": True}
+
+    def loads(self) -> list[dict[str, Any]]:
+        """How much each of its endpoints was asked: as `behaviour.busy` has it since it was last looked at."""
+        now = self.clock.monotonic()
+        busy = self.behaviour.busy
+        self.concurrency_seconds += busy * (now - self.looked_at)
+        self.looked_at = now
+        if busy or self.requests > self.seen_requests:
+            self.used_at, self.seen_requests = now, self.requests
+        revision = self.spec.revision
+        return [
+            {
+                "service": revision.service,
+                "line": revision.line,
+                "revision": revision.revision,
+                "endpoint": one.name,
+                "concurrency_seconds": self.concurrency_seconds,
+                "requests": self.requests + math.ceil(self.concurrency_seconds),
+                "in_flight": math.ceil(busy),
+                "queued": 0,
+                "idle_seconds": 0.0 if busy else now - self.used_at,
+            }
+            for one in self.spec.endpoints
+        ]
 
     def leave(self) -> None:
         """Answer no more; the last one to leave ends the process."""
@@ -91,6 +129,7 @@ class MemoryLauncher:
         self.behave = behave or (lambda _: Behaviour())
         self.workers: list[FakeWorker] = []
         self.started: list[ProcessId] = []
+        self.spare = False  # shall one be ready?
 
     def start(self, specs: Sequence[WorkerSpec], spec_file: Path, log: Path) -> ProcessId:
         assert specs_from_json(spec_file.read_bytes()) == tuple(specs)
@@ -111,6 +150,10 @@ class MemoryLauncher:
             worker.listen()
         return process
 
+    def keep_spare(self, life_fd: int | None, *, wanted: bool) -> None:
+        del life_fd
+        self.spare = wanted
+
     def find(self, spec_file: Path) -> ProcessId | None:
         found = (one.process for one in self.running() if one.spec_file == spec_file)
         return next(found, None)
@@ -127,6 +170,10 @@ class MemoryLauncher:
         elif not any(worker.behaviour.stubborn for worker in there):
             self._end_all(process, Exit(code=0))
         return bool(there)
+
+    def memory(self, process: ProcessId) -> int | None:
+        there = [one.behaviour.memory for one in self.running() if one.process == process]
+        return next((size for size in there if size is not None), None)
 
     async def wait(self, process: ProcessId) -> Exit:
         for worker in self.workers:
@@ -206,8 +253,7 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:  # noqa: C901 
 
 
 def _paths(spec: WorkerSpec) -> tuple[str, str]:
-    service = spec.revision.service
-    return f"{spec.settings.root}/model/{service}/predict", f"/v2/models/{service}/infer"
+    return spec.predict_path, spec.infer_path
 
 
 def _identity(worker: FakeWorker) -> dict[str, Any]:
@@ -228,7 +274,12 @@ def _company(worker: FakeWorker) -> dict[str, Any]:
     }
 
 
-_TOLD = {IDENTITY_PATH: _identity, REPLICAS_PATH: _company}
+def _load(worker: FakeWorker) -> dict[str, Any]:
+    there = [one for one in worker.company if not one.retired]
+    return {"endpoints": [load for one in there for load in one.loads()]}
+
+
+_TOLD = {IDENTITY_PATH: _identity, REPLICAS_PATH: _company, LOAD_PATH: _load}
 
 
 def _metrics(worker: FakeWorker) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -97,7 +98,8 @@ class DirectoryObjectStore:
         ]
         for key, path in sorted(found):
             if key.startswith(prefix):
-                yield ObjectMeta(key, path.stat().st_size)
+                with contextlib.suppress(FileNotFoundError):  # somebody deleted it just now
+                    yield ObjectMeta(key, path.stat().st_size)
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from fairlead.api.http_status import HTTP_STATUS
-from fairlead.api.speech import Code, Speech, SpeechRefused
+from fairlead.api.speech import Speech, SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.dialects.speech.audio import FORMATS, Format
 from fairlead.domain.errors import FairleadError, Kind, Refused
 

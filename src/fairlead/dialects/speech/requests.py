@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from fairlead.api.http_status import HTTP_STATUS
-from fairlead.api.speech import MOST_CHARACTERS, Code, Speech, SpeechRefused
+from fairlead.api.speech import Speech, SpeechRefused
+from fairlead.api.speech_codes import MOST_CHARACTERS, Code
 from fairlead.domain.errors import FairleadError, Kind
 
 STATUSES: Mapping[Kind, int] = {**HTTP_STATUS, Kind.INTERNAL: 400}  # S0-30, 10

@@ -1,8 +1,8 @@
 """The XML markup of texts: `<loudness value="-6">`, `<tempo value="0.8">`, `<respell value="suh-SPEL-ing">`.
 
 Tags may be nested: loudness adds up, tempo multiplies. A text is markup if one of these tags is in it, or if it is in
-`<speak>`; any other text may hold `<` and `&` as it likes. Document types and entities of one's own are refused, so
-that no text grows while it is read.
+`<speak>`; any other text may hold `<` and `&` as it likes. The root stands first in what is parsed, so there is no
+place for a document type: no entities of one's own, and no text grows while it is read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field, replace
 from xml.parsers import expat
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.engines.speech.segments import Segment
 
 ROOT = "speak"
@@ -35,7 +36,6 @@ def parsed(text: str) -> list[Segment]:
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.characters
-    parser.StartDoctypeDeclHandler = _no_doctype
     try:
         whole = text if text.lstrip().startswith(f"<{ROOT}") else f"<{ROOT}>{text}</{ROOT}>"
         parser.Parse(whole.encode(), True)  # noqa: FBT003 - the library's signature
@@ -45,10 +45,6 @@ def parsed(text: str) -> list[Segment]:
     except UnicodeEncodeError:
         raise _wrong("it holds a half of a character") from None
     return reader.segments
-
-
-def _no_doctype(*_: object) -> None:
-    raise _wrong("a document type is not taken")
 
 
 def _wrong(what: str) -> SpeechRefused:

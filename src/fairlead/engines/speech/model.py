@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import msgspec
 import numpy as np
 
 from fairlead.api.inference import InferRequest, InferResponse
-from fairlead.api.speech import AUDIO, MOST_CHARACTERS, Code, Speech, SpeechRefused
+from fairlead.api.speech import AUDIO, Speech, SpeechRefused
+from fairlead.api.speech_codes import MOST_CHARACTERS, Code
 from fairlead.domain.errors import FieldError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.speech.segments import Segment
@@ -64,14 +66,14 @@ class SpokenModel:
         self._file = voice_file(path.read_bytes(), str(path))
         self.signature: Signature = DocumentSignature(_REQUEST, _RESPONSE)
         self.speaker_names = self._file.names()
-        self._voices = Voices(_order(self._file, directory, threads), limit)
+        self._voices = Voices(_loading(self._file, directory, threads), limit)
         self.sample_rate = self._voices.rate
         self._absent = self._missing()
 
     async def infer(self, request: InferRequest) -> InferResponse:
         speech: Speech = request.document
         if speech.only_check:
-            self._checked(speech)
+            self.prepare(speech)
             return InferResponse(document={"message": "OK"})
         samples, squares = 0, 0.0
         async for response in self.stream(request):
@@ -87,13 +89,14 @@ class SpokenModel:
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
         """Pieces of sound as they are made: one tensor, 16-bit samples of one channel."""
         speech: Speech = request.document
-        order = self._said(speech, *self._checked(speech))
-        async with self._voices.saying(order) as sound:
+        async with self._voices.saying(self.prepare(speech).prepared) as sound:
             async for piece in sound:
                 yield InferResponse({AUDIO: np.frombuffer(piece, "<i2")})
 
-    def check(self, speech: Speech) -> None:
-        self._checked(speech)
+    def prepare(self, speech: Speech) -> Speech:
+        if speech.prepared:
+            return speech
+        return replace(speech, prepared=_order_of(speech, *self._checked(speech)))
 
     def parse_document(self, data: bytes) -> Speech:
         try:
@@ -128,23 +131,6 @@ class SpokenModel:
             raise SpeechRefused(Code.INVALID_SPEAKER_ID, NOT_AVAILABLE)
         return speaker, segments
 
-    def _said(self, speech: Speech, speaker: Speaker, segments: tuple[Segment, ...]) -> bytes:
-        order = {
-            "voice": speaker.voice,
-            "settings": dict(speaker.settings),
-            "speed": speech.speed,
-            "segments": [
-                {
-                    "text": one.text,
-                    "respelling": one.respelling,
-                    "loudness": one.loudness,
-                    "tempo": one.tempo,
-                }
-                for one in segments
-            ],
-        }
-        return json.dumps(order).encode()
-
     def _missing(self) -> frozenset[int]:
         """Speakers of the table that the model lacks (S0-33); raises Refused (MODEL) if those are all."""
         lacks = self._voices.lacks
@@ -166,7 +152,7 @@ class SpokenModel:
         return frozenset(absent)
 
 
-def _order(file: VoiceFile, directory: Path, threads: int) -> Mapping[str, Any]:
+def _loading(file: VoiceFile, directory: Path, threads: int) -> Mapping[str, Any]:
     voices = {one.voice: None for one in file.speakers.values() if not one.withdrawn}
     return {
         "synthesizer": file.synthesizer,
@@ -175,3 +161,21 @@ def _order(file: VoiceFile, directory: Path, threads: int) -> Mapping[str, Any]:
         "threads": threads,
         "voices": list(voices),
     }
+
+
+def _order_of(speech: Speech, speaker: Speaker, segments: tuple[Segment, ...]) -> bytes:
+    order = {
+        "voice": speaker.voice,
+        "settings": dict(speaker.settings),
+        "speed": speech.speed,
+        "segments": [
+            {
+                "text": one.text,
+                "respelling": one.respelling,
+                "loudness": one.loudness,
+                "tempo": one.tempo,
+            }
+            for one in segments
+        ],
+    }
+    return json.dumps(order).encode()

@@ -10,7 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fairlead.api.speech import Code, SpeechRefused
+from fairlead.api.speech import SpeechRefused
+from fairlead.api.speech_codes import Code
 from fairlead.engines.speech import markup
 from fairlead.engines.speech.respelling import is_respelling
 from fairlead.engines.speech.segments import Segment

@@ -35,13 +35,12 @@ class Voice:
     def __init__(self, order: bytes) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            theirs.set_inheritable(True)
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                (sys.executable, "-m", "fairlead.engines.speech.process", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
+            try:
+                self._process = _started(theirs)
+            except OSError as error:
+                ours.close()
+                message = f"a voice's process cannot be started: {error.strerror}"
+                raise Refused(Kind.MODEL, message) from None
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wire.BUFFER_BYTES)
         ours.sendall(wire.framed(wire.LOAD, order))
         self._line = ours
@@ -158,6 +157,16 @@ class Voice:
         return frame
 
 
+def _started(line: socket.socket) -> subprocess.Popen[bytes]:
+    line.set_inheritable(True)
+    return subprocess.Popen(  # noqa: S603 - our own module
+        (sys.executable, "-m", "fairlead.engines.speech.process", str(line.fileno())),
+        pass_fds=(line.fileno(),),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
 def _died(when: str) -> Refused:
     return Refused(Kind.MODEL, f"the voice's process ended {when}; its log may say why")
 
@@ -252,7 +261,10 @@ class Voices:
     def _replace(self, voice: Voice) -> None:
         self._all.discard(voice)
         voice.end()
-        self._start()
+        try:
+            self._start()
+        except Refused as error:  # whoever asks next tries again
+            _log.error("%s", error.message)
 
     def _wake(self) -> None:
         while self._waiting:

@@ -10,13 +10,14 @@ import asyncio
 import importlib
 from collections.abc import Mapping, Sequence
 
+from fairlead.api.deadlines import seconds_to_answer
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import DataPlane, Late, late
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoint import Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.cold import Cold
-from fairlead.server.http.deadlines import seconds_to_answer
 from fairlead.server.http.encoding import is_encoded, packed, unpacked
 from fairlead.server.http.exchange import (
     Bodies,
@@ -260,6 +261,7 @@ class ServerApp:
             finally:
                 times.ran(began, self._now() - began)
             endpoint.executions.ran(endpoint.rows(requests[0]), times.engine_seconds)
+            endpoint.ran_now(began, times.engine_seconds)
             answer = handler.encode(call, (quickly,))
             endpoint.answered(times, decoded, times.began + times.engine_seconds)
             return answer

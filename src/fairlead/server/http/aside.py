@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.pieces import LARGE_BYTES, LARGE_ELEMENTS
-from fairlead.server.dataplane import late
+from fairlead.server.endpoint import late
 from fairlead.server.http.handlers import HEADER_LENGTH, Answer, Handler, Headers
 from fairlead.server.threads import Threads
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future
 
+from fairlead.api.deadlines import seconds_to_answer
 from fairlead.api.inference import InferResponse
 from fairlead.domain.errors import Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member
 from fairlead.server.batching import Batcher
-from fairlead.server.dataplane import late
+from fairlead.server.endpoint import late
 from fairlead.server.http.aside import Aside, is_large
-from fairlead.server.http.deadlines import seconds_to_answer
 from fairlead.server.http.exchange import Bodies, ClientLeft
 from fairlead.server.http.handlers import Answer
 from fairlead.server.http.priority import PRIORITY, priority_of

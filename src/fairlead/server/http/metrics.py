@@ -22,7 +22,8 @@ from fairlead.api.speech import speaks
 from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId
-from fairlead.server.dataplane import Counted, Endpoint
+from fairlead.server.dataplane import Counted
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.stats import BATCH_BUCKETS, BUCKETS, RouteStats, Totals
 
 K = TypeVar("K")

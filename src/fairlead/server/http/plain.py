@@ -9,20 +9,23 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import msgspec
 
 from fairlead.api.speech import speaks
 from fairlead.api.worker import (
+    BATCHING_PATH,
     IDENTITY_PATH,
+    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
-from fairlead.server.dataplane import Counted, DataPlane, Endpoint
+from fairlead.server.dataplane import Counted, DataPlane
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 
@@ -75,6 +78,8 @@ class PlainRoutes:
         self._add(METRICS_PATH, self._metrics)
         self._add(IDENTITY_PATH, self._who)
         self._add(REPLICAS_PATH, self._replicas)
+        self._add(BATCHING_PATH, self._batching)
+        self._add(LOAD_PATH, self._load)
         if settings.add_liveness:
             self._add(f"{settings.root}/live", self._project_live)
         if settings.add_readiness:
@@ -122,6 +127,22 @@ class PlainRoutes:
         """How far this one is."""
         of = {name: self._identity.get(name) for name in ("worker", "digest")}
         return {**of, "ready": self.ready, "failed": self.failed}
+
+    def batching(self) -> list[dict[str, object]]:
+        """How each endpoint of what is served here batches, and why."""
+        return [
+            {
+                "service": one.revision.service,
+                "line": one.revision.line,
+                "revision": one.revision.revision,
+                "digest": one.artifact.digest,
+                "batching": {
+                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
+                    for given in one.spec.endpoints
+                },
+            }
+            for one in self._served
+        ]
 
     def _add(
         self,
@@ -177,6 +198,13 @@ class PlainRoutes:
             }
         )
 
+    async def _load(self) -> Reply:
+        loads = ((one.id, one.load()) for one in self._plane.endpoints())
+        return _json({"endpoints": [{**asdict(name), **asdict(load)} for name, load in loads]})
+
+    async def _batching(self) -> Reply:
+        return _json({"serves": [found for one in self.company() for found in one.batching()]})
+
     async def _metrics(self) -> Reply:
         # In a thread: requests are answered meanwhile, also while the library is imported.
         counted, name = self._plane.counted(), self._settings.fastapi_name
@@ -187,18 +215,11 @@ class PlainRoutes:
 
         served = [
             {
-                "service": one.revision.service,
-                "line": one.revision.line,
-                "revision": one.revision.revision,
-                "digest": one.artifact.digest,
+                **said,
                 "inline": one.artifact.profile.inline,
                 "run_microseconds": round(one.artifact.profile.run_microseconds, 1),
-                "batching": {
-                    given.name: self._plane.find(one.spec.endpoint_id(given.name)).batching
-                    for given in one.spec.endpoints
-                },
             }
-            for one in self._served
+            for one, said in zip(self._served, self.batching(), strict=True)
         ]
         document = {
             **self._identity,

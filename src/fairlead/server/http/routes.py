@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from fairlead.api import grpc_status
+from fairlead.api.deadlines import is_impatient
 from fairlead.api.http_status import NO_FAULT
 from fairlead.api.pieces import LARGE_BYTES
 from fairlead.api.streaming import streams
@@ -20,8 +21,8 @@ from fairlead.api.worker import INFER_PATH, PREDICT_PATH, ServingSettings, Worke
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, RevisionId
 from fairlead.domain.versions import version_key
-from fairlead.server.dataplane import DataPlane, Endpoint
-from fairlead.server.http.deadlines import is_impatient
+from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.http.errors import error_code, shape_for
 from fairlead.server.http.handlers import (
     HEADER_LENGTH,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.speech import AUDIO, Speech, SpeechModel, speaks
 from fairlead.api.speech_openapi import Use, use_of
 from fairlead.dialects.speech import accept, audio, openai, requests
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.exchange import Scope
 from fairlead.server.http.handlers import Headers
@@ -17,6 +18,11 @@ from fairlead.server.http.routes import ByVersion, ServedRevision, in_order
 from fairlead.server.http.streamed import Call, Encoder, StreamedHandler, StreamedRoute
 from fairlead.server.stream_counts import StreamCounts
 
+_PATHS = (
+    "/api/text_to_speech/stream",
+    "/api/text_to_speech/input_validated",
+    "/openai/v1/audio/speech",
+)
 _JSON = (b"content-type", b"application/json")
 
 StreamedPath = ByVersion[StreamedRoute]
@@ -40,7 +46,9 @@ def _routes(served: ServedRevision, plane: DataPlane) -> Iterator[tuple[str, Str
     served.artifact.threads.submit(audio.warm)
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
-        for path in one.paths:
+        # A server without a gateway knows no release, and so no paths.
+        alone = _PATHS if one.name == DEFAULT_ENDPOINT and served.spec.socket is None else ()
+        for path in one.paths or alone:
             voice = _Voice(model, endpoint.streams)
             handler = _handler(path, one.name, voice, served.revision.service)
             stats = {
@@ -54,7 +62,7 @@ def _handler(path: str, endpoint: str, voice: _Voice, service: str) -> StreamedH
         case Use.OPENAI:
             return _OpenAi(voice, service)
         case Use.CHECK:
-            return _Validating()
+            return _Validating(voice.model)
         case Use.SPEAK:
             return _Speaking(voice)
 
@@ -115,10 +123,13 @@ class _Project:
 
 
 class _Validating(_Project):
+    def __init__(self, model: SpeechModel) -> None:
+        self._model = model
+
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
         del headers
         speech = self._asked(scope, body)
-        only = Speech(speech.speaker_id, speech.text, only_check=True)
+        only = self._model.prepare(replace(speech, only_check=True))
         return Call(InferRequest(document=only), [_JSON], whole=requests.CHECKED)
 
 
@@ -127,8 +138,7 @@ class _Speaking(_Project):
         self._voice = voice
 
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
-        speech = self._asked(scope, body)
-        self._voice.model.check(speech)
+        speech = self._voice.model.prepare(self._asked(scope, body))
         form = accept.chosen(headers.get(b"accept", b"").decode("latin-1"))
         return self._voice.call(speech, form, caching=False)
 
@@ -145,8 +155,7 @@ class _OpenAi:
         del scope, headers
         model = self._voice.model
         asked = openai.from_body(body, self._service, model.speaker_names)
-        model.check(asked.speech)
-        return self._voice.call(asked.speech, asked.form, caching=True)
+        return self._voice.call(model.prepare(asked.speech), asked.form, caching=True)
 
     def error_body(self, error: FairleadError) -> bytes:
         return openai.error_body(error)

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from fairlead.api.deadlines import is_impatient, seconds_to_answer
 from fairlead.api.http_status import NO_FAULT
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.server.dataplane import Endpoint, Late, late
-from fairlead.server.http.deadlines import is_impatient, seconds_to_answer
+from fairlead.server.endpoint import Endpoint, Late, late
 from fairlead.server.http.errors import error_code
 from fairlead.server.http.exchange import (
     Bodies,
@@ -45,6 +45,7 @@ T = TypeVar("T")
 Now = Callable[[], float]
 OK = 200
 IDLE_SECONDS = 60.0  # without a piece from the model, or without the client taking one
+_SHORT_BYTES = 1024  # of a request that is decoded at once
 _JSON = (b"content-type", b"application/json")
 
 
@@ -161,7 +162,7 @@ class _Answer:
         until = times.started + seconds
         body = await read_body(receive, self._headers, self._app.limit_bytes, holding)
         times.arrived = self._app.now()
-        call = self._route.handler.decode(self._scope, body, self._headers)
+        call = await self._decoded(body)
         decoded = self._app.now()
         try:
             if call.encoder is None:
@@ -175,14 +176,20 @@ class _Answer:
             self._begun = True
             await answer(self._send, OK, call.whole, [*call.headers, *self._own_headers()])
 
+    async def _decoded(self, body: bytes) -> Call:
+        """Long texts take a millisecond and more to read and check: not on the event loop."""
+        decode = functools.partial(self._route.handler.decode, self._scope, body, self._headers)
+        long = len(body) + len(self._scope["query_string"]) > _SHORT_BYTES
+        return await self._aside(decode) if long else decode()
+
     async def _stream(self, call: Call, make: Callable[[], Encoder], until: float) -> None:
-        encoder = await self._aside(make)
         left = until - self._app.now()
         try:
             async with (
                 self._route.endpoint.streaming(call.request, left, self._times) as responses,
                 asyncio.timeout(until - self._app.now()),
             ):
+                encoder = await self._aside(make)  # now: who waits for a slot needs none
                 while (response := await self._next(responses)) is not None:
                     encode = functools.partial(encoder.encode, response)
                     await self._write(call, await self._aside(encode))

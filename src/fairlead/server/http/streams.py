@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.frames import HEAD_BYTES, Frames, WrongFrame, framed
 from fairlead.server.http.aside import Aside
-from fairlead.server.http.deadlines import is_named, seconds_to_answer
 from fairlead.server.http.exchange import (
     Bodies,
     Holding,

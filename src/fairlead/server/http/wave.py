@@ -16,10 +16,10 @@ import asyncio
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
+from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
-from fairlead.server.dataplane import late
-from fairlead.server.http.deadlines import is_named, seconds_to_answer
+from fairlead.server.endpoint import late
 from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
 from fairlead.server.http.handlers import Answer, Headers
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
@@ -211,6 +211,7 @@ class Wave:
         for one, answer in zip(batch, answers, strict=True):
             one.answer, one.began, one.ended, one.batch = answer, began, ended, len(batch)
         endpoint.executions.ran(sum(one.rows for one in batch), ended - began, len(batch))
+        endpoint.ran_now(began, ended - began, len(batch))
         return list(batch)
 
     def _run(self, one: QuickRequest) -> bool:
@@ -226,6 +227,7 @@ class Wave:
             return self._failed(one, error)
         one.ended = self._now()
         endpoint.executions.ran(one.rows, one.ended - began)
+        endpoint.ran_now(began, one.ended - began)
         return True
 
     def _count(self, one: QuickRequest, now: float, decoding: float, encoding: float) -> None:

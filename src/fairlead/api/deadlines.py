@@ -7,13 +7,15 @@ be understood is an error, not ignored: its caller believes in a deadline that n
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from fairlead.domain.errors import Kind, Refused
-from fairlead.server.http.handlers import Headers
+
+Headers = Mapping[bytes, bytes]
 
 TIMEOUT = b"x-request-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"  # gRPC over HTTP/2, "Requests": at most eight digits and a unit
-_GATEWAYS = b"x-envoy-expected-rq-timeout-ms"
+GATEWAYS = b"x-envoy-expected-rq-timeout-ms"
 _MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 _GRPC = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -26,15 +28,15 @@ def is_named(headers: Headers) -> bool:
 
 def is_impatient(headers: Headers, most: float) -> bool:
     """Does the caller wait for less time than the endpoint and the gateway would give it?"""
-    gateways = headers.get(_GATEWAYS)
-    others = {} if gateways is None else {_GATEWAYS: gateways}
+    gateways = headers.get(GATEWAYS)
+    others = {} if gateways is None else {GATEWAYS: gateways}
     return seconds_to_answer(headers, most) < seconds_to_answer(others, most)
 
 
 def seconds_to_answer(headers: Headers, most: float) -> float:
     """Seconds this request may take; raises Refused (INVALID) for a timeout that is none."""
     seconds = most
-    gateways = headers.get(_GATEWAYS)
+    gateways = headers.get(GATEWAYS)
     if gateways is not None and _MILLISECONDS.fullmatch(gateways) and int(gateways):
         seconds = min(seconds, int(gateways) / 1000)
     callers = headers.get(TIMEOUT)

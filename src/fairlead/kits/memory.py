@@ -1,0 +1,37 @@
+"""What the C library does with memory that a process does not use any more.
+
+It keeps it: for each of several heaps, one for every few threads, in the hope that it is wanted again. In a process
+that lives for months this looks like a leak, and with a model that was unloaded it is as large as the model. Only
+glibc can be told; elsewhere nothing happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+# Parameters of glibc's mallopt (malloc.h).
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8
+_LARGE_BYTES = 128 << 10  # where it begins, before it moves by itself
+
+
+def stay_small() -> None:
+    """One heap, and large blocks go back at once: for a process whose threads take turns, as Python's mostly do."""
+    set_option = _function("mallopt")
+    if set_option is not None:
+        set_option(_ARENA_MAX, 1)
+        set_option(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def give_back() -> None:
+    """Return what is free to the system; takes milliseconds, during which whoever allocates waits: not for an event loop."""
+    trim = _function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _function(name: str) -> Any:  # noqa: ANN401 - a function of C
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except OSError:  # pragma: no cover - a Python without a dynamic linker
+        return None

@@ -1,0 +1,57 @@
+"""Memory that is free goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fairlead.kits.memory import give_back, stay_small
+
+SCRIPT = """
+import ctypes, os, threading
+from fairlead.kits import memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(100_000) for _ in range(1000)]
+for block in blocks:
+    ctypes.memset(ctypes.c_void_p(block), 1, 100_000)
+last = libc.malloc(100_000)  # a heap that is only cut at its end stays
+full = resident()
+for block in blocks:
+    libc.free(block)
+memory.give_back()
+print(full - resident())
+memory.stay_small()
+"""
+
+
+def test_what_is_free_in_the_middle_of_the_heap_is_given_back() -> None:
+    source = Path(__file__).parents[3] / "src"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": str(source), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert int(done.stdout) > 80
+
+
+def test_it_can_be_asked_for_at_any_time_and_with_any_c_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stay_small()
+    give_back()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    stay_small()
+    give_back()
