@@ -139,14 +139,15 @@ class Measuring:
             wide.close()
             raise
         found = replace(found, speedup=_speedup(one / all_of_them, most), threads=most)
+        # Whether to batch at all is the first's to say: a convolution's parts abreast are no better than one by one.
+        if not (found.helps or self._batching.enabled):
+            wide.close()
+            return model, replace(found, threads=1)
         if abreast.speedup >= found.speedup * _ABREAST_WORTH:
             wide.close()
             return model, abreast
-        if found.helps or self._batching.enabled:
-            model.close()
-            return wide, found
-        wide.close()
-        return model, replace(found, threads=1)
+        model.close()
+        return wide, found
 
     def _each(self, model: Model, sharing: Sharing, batch: Sequence[InferRequest]) -> float:
         """Seconds of a batch when one runs on every core."""
