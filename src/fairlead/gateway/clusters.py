@@ -35,6 +35,20 @@ _IDLE_SECONDS = 300
 # Of the requests under way so many percent may be retries, and always so many at once.
 _RETRY_PERCENT = 20
 _RETRIES_ALWAYS = 20  # as many as it takes to switch off one of several workers that has died
+# Only the extension knows it, not the field of the cluster that sets up the same policy.
+_FULL_SCAN = {
+    "policies": [
+        {
+            "typed_extension_config": {
+                "name": "envoy.load_balancing_policies.least_request",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+                    "selection_method": "FULL_SCAN",
+                },
+            }
+        }
+    ]
+}
 
 
 def cluster_name(endpoint: EndpointId, replicas: Iterable[Replica]) -> str:
@@ -78,7 +92,7 @@ def worker_cluster(
     cluster = _cluster(cluster_name(endpoint, there), [replica.socket for replica in there])
     if spec.concurrency:
         # Where a request may have to wait for another, it goes to the least loaded of all and not of two.
-        cluster["least_request_lb_config"] = {"selection_method": "FULL_SCAN"}
+        cluster["load_balancing_policy"] = _FULL_SCAN
     cluster["circuit_breakers"] = {"thresholds": [_LIMITS | _retry_budget()]}
     cluster["outlier_detection"] = _outlier_detection(switch)
     # A worker that is switched off gets nothing, also if all of them are.
