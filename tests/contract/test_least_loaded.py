@@ -17,7 +17,7 @@ REPLICAS = ("w1", "w2", "w3", "w4")
 
 
 async def test_no_request_waits_behind_another_while_a_replica_has_nothing_to_do() -> None:
-    spec = EndpointSpec("predict", 1, 4, 1)
+    spec = EndpointSpec("predict", 4, 4, 1)  # as they cannot become more, requests go to them directly
     async with new_world() as world:
         first = replace(revision("speech/v1.1"), endpoints=(spec,))
         keys = {"demo": ("*",)}
