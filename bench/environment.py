@@ -35,8 +35,9 @@ Tell = Callable[[str], None]
 
 def needed(groups: Iterable[Group]) -> list[str]:
     """The environments that these groups need, in order."""
-    found = ["tools"]
-    found += [one.needs for group in groups for one in group.contenders if one.needs]
+    asked = list(groups)
+    found = ["tools"] if asked else []
+    found += [one.needs for group in asked for one in group.contenders if one.needs]
     return list(dict.fromkeys(found))
 
 

@@ -163,6 +163,13 @@ def role(name: str, command: list[str]) -> str:
     return name
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """The words a process was started with; empty if it is gone."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
 def free_ports() -> tuple[int, int, int]:
     """Three ports nobody listens on now."""
     with ExitStack() as stack:

@@ -19,14 +19,14 @@ from time import perf_counter
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import bars, cold, environment, profiles, report, rounds, scale
+from bench import bars, cold, environment, profiles, report, rounds, scale, speech
 from bench.figures import Results
 from bench.subject import BENCH
 from bench.suites import SUITES, Group, Suite
 
 RESULTS = BENCH / "results"
 _EXIT_MISSED, _EXIT_INVALID, _EXIT_STOPPED = 1, 2, 130
-_SPECIAL = {"cold": cold.measure, "scale": scale.measure}
+_SPECIAL = {"cold": cold.measure, "scale": scale.measure, "speech": speech.measure}
 
 
 def _tell(line: str) -> None:
@@ -69,8 +69,9 @@ def _profiled(
     folder = RESULTS / f"{stem}-profiles"
     for verdict in judged:
         key = report.profile_key(verdict)
-        # The figures of `scale` hold CPU by process already.
-        if verdict.state != "MISSED" or verdict.suite == "scale" or key in results.profiles:
+        # The figures of `scale` hold CPU by process already; `speech` has no load to repeat.
+        unasked = verdict.suite in ("scale", "speech")
+        if verdict.state != "MISSED" or unasked or key in results.profiles:
             continue
         _tell(f"profiling {verdict.ours}, which missed a bar ...")
         text = profiles.of(verdict, groups)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import models, ours, theirs
+from bench import models, ours, speech, theirs
 from bench.bars import Bar, Bounded, Capped, Compared
 from bench.subject import Case, Contender, Load
 
@@ -210,4 +210,27 @@ COLD = Suite(
         Bounded("cold", "fairlead up, ten small models", "start to first answer of all", 3.0, "s"),
     ),
 )
-SUITES = (SMALL, GATEWAY, GRPC, BATCH, TENSORS, COLD, SCALE)
+SPEECH = Suite(
+    "speech",
+    "Streams of sound",
+    bars=(
+        Bounded("speech", speech.FIRST, "first byte", 100, "ms"),
+        Bounded("speech", speech.FIRST, "first byte, p99", 100, "ms"),
+        Bounded("speech", speech.PACED, "first byte, p99", 100, "ms"),
+        Bounded(
+            "speech", speech.PACED, "share of the sound's time at the first byte, p99", 25, "%"
+        ),
+        Bounded("speech", speech.GAPS, "added by the gateway, p99", 5, "ms"),
+        Bounded("speech", speech.GAPS, "added by the gateway and its activator, p99", 5, "ms"),
+        Bounded("speech", speech.AT_ONCE, "lost, with one replica", 0),
+        Bounded("speech", speech.AT_ONCE, "lost, with all replicas", 0),
+        Bounded("speech", speech.AT_ONCE, "mixed, with one replica", 0),
+        Bounded("speech", speech.AT_ONCE, "mixed, with all replicas", 0),
+        Bounded("speech", speech.AT_ONCE, "validate meanwhile, p99", 50, "ms"),
+        Bounded("speech", speech.ZERO, "first byte, slowest", 1, "s"),
+        Bounded("speech", speech.BURST, "lost", 0),
+        Bounded("speech", speech.BURST, "workers and voices left", 0),
+        Bounded("speech", speech.RELEASES, "cut or mixed", 0),
+    ),
+)
+SUITES = (SMALL, GATEWAY, GRPC, BATCH, TENSORS, COLD, SCALE, SPEECH)

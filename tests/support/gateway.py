@@ -125,6 +125,7 @@ class Worker:
         )
         for task in pending:
             task.cancel()
+        await asyncio.wait((gone, left))  # before the next request is read
         self.open -= 1
         return bool(done)
 
