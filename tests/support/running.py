@@ -205,13 +205,16 @@ class Fairlead:
         return found is not None and found["http"] == 200 and found.get("status") == "ok"
 
     def replicas(self) -> dict[str, dict[str, Any]]:
-        """The node's replicas by served version: `service/line.revision`."""
-        status = json.loads((self.home / "node" / "status.json").read_bytes())
+        """One of the node's replicas by served version: `service/line.revision`."""
         return {
             "{service}/{line}.{revision}".format(**replica["revision"]): replica
-            for replica in status["replicas"]
-            if replica["state"] == "ready"
+            for replica in self.every_replica()
         }
+
+    def every_replica(self) -> list[dict[str, Any]]:
+        """The ready ones; endpoints that scale apart have replicas of their own."""
+        status = json.loads((self.home / "node" / "status.json").read_bytes())
+        return [one for one in status["replicas"] if one["state"] == "ready"]
 
 
 @contextlib.contextmanager

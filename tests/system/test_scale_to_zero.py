@@ -82,17 +82,15 @@ def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield one
 
 
-def workers(one: Fairlead) -> list[psutil.Process]:
-    return _doing(one, "worker")
+def workers(one: Fairlead) -> set[int]:
+    """The processes of every replica there is; a worker that was a spare does not name the home in its command line."""
+    status = json.loads((one.home / "node" / "status.json").read_bytes())
+    return {each["pid"] for each in status["replicas"] if psutil.pid_exists(each["pid"])}
 
 
 def agent_of(one: Fairlead) -> psutil.Process:
-    (agent,) = _doing(one, "agent")
+    (agent,) = [each for each in one.processes() if "agent" in each.info["cmdline"]]
     return agent
-
-
-def _doing(one: Fairlead, what: str) -> list[psutil.Process]:
-    return [each for each in one.processes() if what in each.info["cmdline"]]
 
 
 def at_zero(one: Fairlead) -> None:

@@ -126,8 +126,12 @@ def matches(running: Fairlead, one: Asked) -> None:
 
 def served(running: Fairlead, one: Asked, told: dict[str, Any]) -> None:
     """A worker answered it: which, by which bucket, by which rule, and did its engine run?"""
-    replica = running.replicas()[told["revision"]]
-    assert (told["worker"], told["digest"]) == (replica["worker"], replica["digest"])
+    there = {
+        (one["worker"], one["digest"])
+        for one in running.every_replica()
+        if "{service}/{line}.{revision}".format(**one["revision"]) == told["revision"]
+    }
+    assert (told["worker"], told["digest"]) in there
     hashed = one.sticky if one.sticky is not None else one.client
     bucket = xxhash.xxh64((hashed or "").encode()).intdigest() % 10_000
     of = "client" if one.sticky is None else "sticky key"

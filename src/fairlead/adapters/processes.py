@@ -43,8 +43,12 @@ class ProcessLauncher:
     imports, and whoever waits for a cold endpoint need not wait for those.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], home: Path | None = None
+    ) -> None:
         self._command = tuple(command)
+        # Of no use to it, but who looks at the processes sees whose it is.
+        self._home = ["--home", str(home)] if home is not None else []
         self._environment = dict(environment)
         self._spare: _Spare | None = None
         self._lost = 0  # spares that ended by themselves, one after the other
@@ -92,7 +96,7 @@ class ProcessLauncher:
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
         try:
-            pid = self._spawn(["--spare"], actions, life_fd)
+            pid = self._spawn(["--spare", *self._home], actions, life_fd)
         except OSError:
             pid = 0
         finally:

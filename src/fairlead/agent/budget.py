@@ -212,28 +212,34 @@ class _Ledger:
         self.result[unit] = replace(wish, replicas=0, why=f"{why}; it comes up when somebody asks")
 
     def _least_used(self) -> list[ScaleUnit]:
-        """Who may go, in order: what need not be loaded before what should be, then by its last use."""
+        """Who may go, in order: what need not be loaded before what should be, then by its last use.
+
+        Nobody goes in the place of one whose turn is first and who has only just come: that one may go soon.
+        """
         if self._victims is None:
-            may_go = (unit for unit in self.working if self._may_go(unit))
-            self._victims = sorted(may_go, key=self._turn)
+            idle = sorted((unit for unit in self.working if self._idle(unit)), key=self._turn)
+            just_come = (place for place, unit in enumerate(idle) if self._has_just_come(unit))
+            self._victims = idle[: next(just_come, len(idle))]
         return [unit for unit in self._victims if self.result[unit].replicas]
 
     def _turn(self, unit: ScaleUnit) -> tuple[object, ...]:
         wanted = least_of(self.wished[unit].revision, unit) > 0
         return wanted, self.seen.demand(unit).used_at, unit
 
-    def _may_go(self, unit: ScaleUnit) -> bool:
-        """It answers nobody, nobody waits for it, and it has not just come."""
-        demand, replicas = self.seen.demand(unit), self.working[unit]
-        wish = self.wished.get(unit)
-        latest = self.seen.now - self.settings.loaded_seconds
+    def _idle(self, unit: ScaleUnit) -> bool:
+        """It answers nobody, and nobody waits for it."""
+        demand, wish = self.seen.demand(unit), self.wished.get(unit)
         return (
             wish is not None
             and wish.replicas > 0
             and not demand.busy
             and demand.waited_until <= self.seen.now
-            and all(one.state is State.READY and one.since <= latest for one in replicas)
+            and all(one.state is State.READY for one in self.working[unit])
         )
+
+    def _has_just_come(self, unit: ScaleUnit) -> bool:
+        latest = self.seen.now - self.settings.loaded_seconds
+        return any(one.since > latest for one in self.working[unit])
 
 
 def share_of(size: int, replicas: int) -> int:

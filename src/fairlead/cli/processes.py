@@ -40,6 +40,9 @@ def gateway(home: Path | None, life_fd: int | None, **address: object) -> int:
 @click.command()
 @click.option("--spec", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--spare", is_flag=True, help="Wait on standard input to be told which spec.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), expose_value=False, help="Whose spare it is."
+)
 def worker(spec: Path | None, *, spare: bool) -> int:
     """Run one worker by its spec file."""
     from fairlead.wiring.running import run_spare, run_worker

@@ -13,6 +13,10 @@ from fairlead.domain.reading import Node, read_json
 SCHEMA = 1
 WORTH = 1.2  # below it, the gain is not worth that requests wait for each other
 _AS_GOOD = 0.95  # of the best size's rows per second: a smaller batch answers earlier
+_KEYS = [
+    *("schema", "conditions", "mixed", "alone", "threads", "sizes", "parallel", "speedup"),
+    "abreast",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Measured:
     """Rows per second of one thread: alone, and by batch size.
 
     `mixed` says why its requests must not share a run; the figures are empty then. Unbatched, `parallel` runs
-    go on at once; a batch has `threads` to itself, which make it `speedup` times as fast.
+    go on at once. Of batches, `abreast` do, each on `threads` of its own, which makes `speedup` times as many rows.
     """
 
     mixed: str = ""
@@ -38,6 +42,7 @@ class Measured:
     threads: int = 1
     parallel: int = 1
     speedup: float = 1.0
+    abreast: int = 1
 
     @property
     def best(self) -> int:
@@ -77,6 +82,7 @@ def measured_to_bytes(measured: Measured, conditions: Conditions) -> bytes:
         "threads": measured.threads,
         "parallel": measured.parallel,
         "speedup": measured.speedup,
+        "abreast": measured.abreast,
         "sizes": {str(size): found for size, found in measured.sizes.items()},
     }
     return json.dumps(document).encode()
@@ -89,8 +95,7 @@ def measured_from_bytes(data: bytes, conditions: Conditions | None = None) -> Me
     except FairleadError:
         return None
     node = Node(document)
-    keys = ["schema", "conditions", "mixed", "alone", "threads", "sizes", "parallel", "speedup"]
-    if not node.mapping(keys, keys) or document["schema"] != SCHEMA:
+    if not node.mapping(_KEYS, _KEYS) or document["schema"] != SCHEMA:
         return None
     if conditions is not None and document["conditions"] != asdict(conditions):
         return None
@@ -101,6 +106,7 @@ def measured_from_bytes(data: bytes, conditions: Conditions | None = None) -> Me
         node.child("threads").integer(1),
         node.child("parallel").integer(1),
         node.child("speedup").number(),
+        node.child("abreast").integer(1),
     )
     return None if node.problems else measured
 

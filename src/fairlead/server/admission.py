@@ -76,6 +76,8 @@ class Admission:
 
     def take(self) -> None:
         """Take a slot, while `open`."""
+        self.asked += 1
+        self._changes()
         self._taken += 1
 
     async def enter(self) -> None:
@@ -83,11 +85,11 @@ class Admission:
 
         The caller bounds the wait.
         """
-        self.asked += 1
-        self._changes()
         if self.open:
             self.take()
             return
+        self.asked += 1
+        self._changes()
         if len(self._waiting) >= self._slots * _QUEUE_PER_SLOT:
             raise Refused(Kind.OVERLOADED, FULL)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

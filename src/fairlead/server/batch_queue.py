@@ -81,11 +81,16 @@ class BatchQueue(Generic[W]):
             one.level = self._levels
             self._put(one)
 
-    def take(self, now: float) -> Taken[W]:
-        """The next batch, which leaves the queue; none if nothing waits, or if waiting for more is better."""
+    def take(self, now: float, share: int = 0) -> Taken[W]:
+        """The next batch, which leaves the queue; none if nothing waits, or if waiting for more is better.
+
+        `share` is how many requests it may have, if others take batches too.
+        """
         taken: Taken[W] = Taken()
         for head in self._heads(now, taken.expired):
             batch, full = self._from(head, now, taken.expired)
+            if share and len(batch) > share:
+                batch, full = batch[:share], True
             rows = 0
             best = 0  # how many of the batch make the largest size that is run at once
             for place, one in enumerate(batch, 1):

@@ -28,9 +28,9 @@ from fairlead.server.stats import BatchCounts
 from fairlead.server.threads import Threads
 from fairlead.server.times import Times
 
-_PATIENCE = (
-    0.125  # of the last run's seconds: how long a free engine waits for those who were answered
-)
+# How long a free engine waits for those who were answered, in the last run's time; and one of how many is few.
+_PATIENCE = 0.125
+_FEW = 8
 
 
 class Batcher:
@@ -58,7 +58,7 @@ class Batcher:
             threading.Lock()
         )  # guards what follows, the queue and the members' `run` and `left`
         self._at_work = 0  # threads
-        self._expected = 1  # requests that the last run answered: whoever asked them may ask again
+        self._absent = 0  # callers that were answered and have not asked again
         self._back_by = 0.0  # until when a free engine waits for them
         self._look: asyncio.TimerHandle | None = None
         self._said = said
@@ -156,30 +156,36 @@ class Batcher:
                 message = f"{most} requests wait for this model already, as many as may (maxQueueSize); try again later"
                 raise Refused(Kind.OVERLOADED, message)
             self._queue.add(member)
+            self._absent -= self._absent > 0
         return member
 
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let a thread look, unless all are at work: those look again by themselves whenever they are done."""
         with self._lock:
-            if self._at_work >= self.abreast or not len(self._queue):
+            free = self.abreast - self._at_work
+            if free <= 0 or not len(self._queue):
                 return
-            later = self._back_by if self._holds(self._now()) else 0.0
-            self._at_work += not later
-        if later:
-            if later < math.inf and self._look is None:
-                self._look_again(loop, later)
+            held = self._holds(self._now(), free)
+            back_by = self._back_by
+            self._at_work += not held
+        if held:
+            if back_by < math.inf and self._look is None:
+                self._look_again(loop, back_by)
             return
         submitted = self._threads.submit(lambda: self._work(loop))
         if submitted.done() and (error := submitted.exception()) is not None:
             self._refuse_all(error)
 
-    def _holds(self, now: float) -> bool:
-        """Is it better to wait a moment?
+    def _holds(self, now: float, free: int) -> bool:
+        """Is it better to wait a moment, for so many free threads?
 
         Whoever has just been answered is about to ask again, one after the other: a run with the first of them would
-        keep all the others waiting, and they would be as many as before. Where a run answered one, nobody is waited for.
+        keep all the others waiting. A few who are still missing are not worth it; nor is one that was answered alone.
         """
-        return len(self._queue) < self._expected and now < self._back_by
+        if now >= self._back_by:
+            self._absent = 0
+        waiting = len(self._queue)
+        return self._absent * _FEW > waiting and waiting < self.most * free
 
     def _refuse_all(self, error: BaseException) -> None:
         """Nobody works any more: the model is being unloaded."""
@@ -235,21 +241,34 @@ class Batcher:
     def _one_batch(self, loop: asyncio.AbstractEventLoop) -> bool:
         now = self._now()
         with self._lock:
-            taken = Taken[Member]() if self._holds(now) else self._queue.take(now)
+            taken, more = self._take(now)
             run = Run(len(taken.batch))
             for one in taken.batch:
                 one.run = run
             self._at_work -= not taken.batch
         if taken.expired:
             _tell(loop, self._refuse, taken.expired)
+        if more:
+            _tell(loop, self.look, loop)
         if taken.batch:
             outcomes = self._answers(run, taken.batch)
             with self._lock:
-                self._expected, self._back_by = len(outcomes), math.inf
+                if len(outcomes) > 1:
+                    self._absent += len(outcomes)
+                    self._back_by = math.inf  # until they are told
             return _tell(loop, self._deliver, loop, run, outcomes)
         if taken.again is not None:
             _tell(loop, self._look_again, loop, taken.again)
         return False
+
+    def _take(self, now: float) -> tuple[Taken[Member], bool]:
+        """The next batch, which leaves their share to other threads that are free; whether there is one."""
+        free = 1 + self.abreast - self._at_work
+        if self._holds(now, free):
+            return Taken(), False
+        share = -(-len(self._queue) // free) if self._patience else 0
+        taken = self._queue.take(now, share)
+        return taken, bool(taken.batch) and free > 1 and len(self._queue) > 0
 
     def _answers(self, run: Run, members: Sequence[Member]) -> list[Outcome]:
         """Run them together; if that fails, each half by itself, down to the one whose fault it is."""

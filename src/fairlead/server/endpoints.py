@@ -56,7 +56,11 @@ async def _endpoint(
         most = said.most or _measured_most(artifact)
         queue: BatchQueue[Member] = BatchQueue(said, most)
         batcher = Batcher(artifact.model, artifact.threads, decision.sharing, queue, said, clock)
-        how = f"batches of up to {most} rows, {how}"
+        measured = artifact.measured
+        if measured is not None and artifact.model.concurrent:
+            batcher.abreast = measured.abreast
+        at_once = f", {batcher.abreast} at once" if batcher.abreast > 1 else ""
+        how = f"batches of up to {most} rows{at_once}, {how}"
         if 0 < served.concurrency < most:
             how += f"; concurrency {served.concurrency} keeps batches at so many requests"
     endpoint = Endpoint(

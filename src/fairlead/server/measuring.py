@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +36,9 @@ _ALONE_TIMES = 10
 _FEW = 4  # requests: so many are tried however long it takes …
 _SLOW_SECONDS = 2.0  # … unless half as many took this long
 _SHORTEST = 1e-7  # seconds: what clocks tell apart
+_ABREAST_WORTH = (
+    1.1  # times the rows: one batch with all cores answers earlier while there is little to do
+)
 _PARALLEL_WORTH = 0.0005  # seconds a row: a run this short is not sped up by more threads
 
 
@@ -100,9 +105,7 @@ class Measuring:
         widen = graph and threads == 0 and cores() > 1 and found.alone * _PARALLEL_WORTH < 1
         if found.mixed or not widen or not _hopeful(found, self._batching):
             return model, found
-        return await asyncio.wrap_future(
-            pool.submit(lambda: self._widened(model, sharing, replace(found, threads=cores())))
-        )
+        return await asyncio.wrap_future(pool.submit(lambda: self._widened(model, sharing, found)))
 
     def _found(self, model: Model, sharing: Sharing, timer: Callable[[], float]) -> Measured:
         mixed = mixes(model, self._golden, sharing, self._batching.most)
@@ -119,26 +122,43 @@ class Measuring:
         return Measured("", max(before, alone()), sizes)
 
     def _widened(self, model: Model, sharing: Sharing, found: Measured) -> tuple[Model, Measured]:
-        """With all cores, if that is as good as it should be."""
-        wide = self._load(found.threads)
+        """For all cores: one batch that has them all, or its parts abreast, one on each, if that is clearly quicker."""
+        sample = self._sample(model, sharing)
+        batch = [sample] * max(1, found.best // sharing.count(sample))
+        now, most = self._clock.monotonic, cores()
+        one = self._best(lambda: sharing.run(model, batch), now, _TIMES)
+        part = batch[: max(1, len(batch) // most)]
+        each = self._each(model, sharing, part) if model.concurrent else math.inf
+        gained = most * len(part) / each / (len(batch) / one)
+        abreast = replace(found, speedup=_speedup(gained, most), threads=1, abreast=most)
+        wide = self._load(most)
         try:
             asyncio.run(prove(wide, self._golden))
-            sample = self._sample(model, sharing)
-            batch = [sample] * max(1, found.best // sharing.count(sample))
-            now = self._clock.monotonic
-            one = self._best(lambda: sharing.run(model, batch), now, _TIMES)
             all_of_them = self._best(lambda: sharing.run(wide, batch), now, _TIMES)
         except BaseException:
             wide.close()
             raise
-        # Slower than one thread, or faster than all: another process had a hand in it.
-        speedup = min(max(one / all_of_them, 1.0), float(found.threads))
-        found = replace(found, speedup=speedup)
-        if found.helps or self._batching.enabled:
-            model.close()
-            return wide, found
-        wide.close()
-        return model, replace(found, threads=1)
+        found = replace(found, speedup=_speedup(one / all_of_them, most), threads=most)
+        # Whether to batch at all is the first's to say: a convolution's parts abreast are no better than one by one.
+        if not (found.helps or self._batching.enabled):
+            wide.close()
+            return model, replace(found, threads=1)
+        if abreast.speedup >= found.speedup * _ABREAST_WORTH:
+            wide.close()
+            return model, abreast
+        model.close()
+        return wide, found
+
+    def _each(self, model: Model, sharing: Sharing, batch: Sequence[InferRequest]) -> float:
+        """Seconds of a batch when one runs on every core."""
+        most = cores()
+
+        def at_once() -> None:
+            with ThreadPoolExecutor(most) as pool:
+                for future in [pool.submit(sharing.run, model, batch) for _ in range(most)]:
+                    future.result()
+
+        return self._best(at_once, self._clock.monotonic, _TIMES)
 
     def _sample(self, model: Model, sharing: Sharing) -> InferRequest:
         """The golden example with the fewest rows."""
@@ -171,6 +191,11 @@ class Measuring:
             work()
             seconds.append(timer() - began)
         return max(min(seconds), _SHORTEST)
+
+
+def _speedup(measured: float, most: int) -> float:
+    """Less than one thread makes, or more than all: another process had a hand in it."""
+    return min(max(measured, 1.0), float(most))
 
 
 def _hopeful(found: Measured, batching: Batching) -> bool:

@@ -26,7 +26,8 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     from fairlead.domain.scaling import Rules
 
     control = _begin(home, "agent", life_fd)
-    launcher = ProcessLauncher([sys.executable, "-m", "fairlead", "worker"], child_environment())
+    command = [sys.executable, "-m", "fairlead", "worker"]
+    launcher = ProcessLauncher(command, child_environment(), control.home.root)
     rollouts = StoredRollouts(control.store)
     ports = Ports(
         control.catalogs,

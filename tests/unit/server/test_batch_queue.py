@@ -244,3 +244,12 @@ def _take(
     if not taken.batch and left:
         assert taken.again is not None
     return left
+
+
+def test_a_share_leaves_the_rest_to_others() -> None:
+    many = queue()
+    waits = [waiting() for _ in range(5)]
+    for one in waits:
+        many.add(one)
+    assert many.take(0.0, share=3).batch == waits[:3]
+    assert many.take(0.0, share=3).batch == waits[3:]

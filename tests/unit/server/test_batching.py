@@ -539,3 +539,21 @@ async def test_two_batches_may_run_abreast(model: Gated) -> None:
         model.gate.set()
     assert sorted(value for run in model.runs for value in run) == [0, 1, 2]
     assert one.admission.taken == 0
+
+
+async def test_a_thread_takes_all_that_waits_while_the_others_are_at_work(model: Gated) -> None:
+    one = endpoint(model)
+    assert one.batcher is not None
+    one.batcher.abreast = 2
+    async with asyncio.TaskGroup() as group:
+        for n in range(2):
+            group.create_task(one.infer(request(n), 5))
+            await eventually(lambda n=n: len(model.runs) == n + 1)  # type: ignore[misc]
+        for n in range(2, 8):
+            group.create_task(one.infer(request(n), 5))
+        await eventually(lambda: waiting(one) == 6)
+        model.once.release()
+        await eventually(lambda: len(model.runs) == 3)
+        assert model.runs[2] == [2, 3, 4, 5, 6, 7], "the other thread is at work"
+        model.gate.set()
+    assert one.admission.taken == 0

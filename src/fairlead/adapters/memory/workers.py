@@ -253,8 +253,7 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:  # noqa: C901 
 
 
 def _paths(spec: WorkerSpec) -> tuple[str, str]:
-    service = spec.revision.service
-    return f"{spec.settings.root}/model/{service}/predict", f"/v2/models/{service}/infer"
+    return spec.predict_path, spec.infer_path
 
 
 def _identity(worker: FakeWorker) -> dict[str, Any]:
