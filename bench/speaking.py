@@ -181,7 +181,7 @@ class Node:
     ) -> Path:
         """The file of a revision of line v1 that takes all its traffic; its paths are below its own name."""
         names = {"stream": "stream", "validate": "input_validated"}
-        document = {
+        document: dict[str, Any] = {
             "service": service,
             "model": "v1",
             "version": str(revision),
