@@ -12,7 +12,7 @@ from threading import Event
 from time import perf_counter, sleep
 
 from bench import processes
-from bench.figures import Absent, Fact, Results
+from bench.figures import OTHERS, Absent, Fact, Results
 from bench.speaking import BYTES_PER_SECOND, MP3, Node, texts, wrong
 from bench.subject import Failed
 
@@ -38,13 +38,14 @@ _WINDOW = 6  # seconds, the shortest there is
 _ZERO_SECONDS = 90.0
 _BURST = 100
 _LIKE = 0.01
+_ONE = {"minScale": 1, "maxScale": 1}
 _MOVING = 3  # streams under way while releases go on
 _MOVED_SECONDS = 30.0
 
 Tell = Callable[[str], None]
 
 
-class _Notes:
+class Notes:
     """The facts of this suite, told as they come."""
 
     def __init__(self, results: Results, tell: Tell, *, quick: bool) -> None:
@@ -79,7 +80,7 @@ def p99(values: list[float]) -> float:
 
 def measure(folder: Path, results: Results, tell: Tell, *, quick: bool) -> None:
     """All of it: first with everything warm, then from zero."""
-    notes = _Notes(results, tell, quick=quick)
+    notes = Notes(results, tell, quick=quick)
     warm = (FIRST, PACED, GAPS, AT_ONCE, RELEASES)
     notes.try_(warm, lambda: _warm(_node(folder, "warm"), notes))
     notes.try_((ZERO, BURST), lambda: _cold(_node(folder, "zero"), notes))
@@ -91,8 +92,7 @@ def _node(folder: Path, name: str) -> Node:
     return Node(own)
 
 
-def _warm(node: Node, notes: _Notes) -> None:
-    one = {"minScale": 1, "maxScale": 1}
+def _warm(node: Node, notes: Notes) -> None:
     grows = {"minScale": 1, "maxScale": 4, "concurrency": 1}  # as the example's
     releases = [
         node.release("espeak", "speech/1", 1, stream=grows),
@@ -102,9 +102,9 @@ def _warm(node: Node, notes: _Notes) -> None:
             "hum/1",
             1,
             stream=grows,
-            validate=one | {"concurrency": 4},
+            validate=_ONE | {"concurrency": 4},
         ),
-        node.release("moving", "hum/1", 1, stream=one | {"concurrency": _MOVING}),
+        node.release("moving", "hum/1", 1, stream=_ONE | {"concurrency": _MOVING + 1}),
     ]
     ready = {
         "/espeak/stream": _SENTENCE,
@@ -112,7 +112,7 @@ def _warm(node: Node, notes: _Notes) -> None:
         "/many/stream": "hm",
         "/moving/stream": "hm",
     }
-    with node.up(releases, {}, ready):
+    with node.up(releases, {}, ready) as tree, _watched(tree, notes, "warm"):
         notes.try_((FIRST,), lambda: _first(node, notes))
         notes.try_((PACED,), lambda: _paced(node, notes))
         notes.try_((GAPS,), lambda: _gaps(node, notes))
@@ -120,7 +120,17 @@ def _warm(node: Node, notes: _Notes) -> None:
         notes.try_((RELEASES,), lambda: _releases(node, notes))
 
 
-def _first(node: Node, notes: _Notes) -> None:
+@contextmanager
+def _watched(tree: processes.Tree, notes: Notes, what: str) -> Iterator[None]:
+    """What others used meanwhile: not the tree, and not we."""
+    held, busy, began = tree.usage().cpu_seconds, processes.busy_seconds(), perf_counter()
+    yield
+    used, spent = processes.busy_seconds() - busy, perf_counter() - began
+    others = (used - tree.usage().cpu_seconds + held) / spent
+    notes.add(f"everything {what}", OTHERS, max(others, 0.0))
+
+
+def _first(node: Node, notes: Notes) -> None:
     """The first byte of the example's voice, and how much faster than a listener it speaks."""
     caller, path = node.caller, "/espeak/stream"
     spoken = len(caller.stream(path, _THOUSAND).sound) / BYTES_PER_SECOND
@@ -136,7 +146,7 @@ def _first(node: Node, notes: _Notes) -> None:
     notes.add(FIRST, "sound", spoken, "s")
 
 
-def _paced(node: Node, notes: _Notes) -> None:
+def _paced(node: Node, notes: Notes) -> None:
     path = "/tick/stream"
     text = texts(1, 1000)[0]
     whole = node.caller.stream(path, text)
@@ -148,7 +158,7 @@ def _paced(node: Node, notes: _Notes) -> None:
     notes.spread(PACED, "share of the sound's time at the first byte", shares, "%")
 
 
-def _first_bytes(node: Node, path: str, notes: _Notes, text: str = _THOUSAND) -> list[float]:
+def _first_bytes(node: Node, path: str, notes: Notes, text: str = _THOUSAND) -> list[float]:
     """Milliseconds, of callers who come one after another and leave with the first byte."""
     found = []
     for _ in range(_QUICK_TIMES if notes.quick else _TIMES):
@@ -157,7 +167,7 @@ def _first_bytes(node: Node, path: str, notes: _Notes, text: str = _THOUSAND) ->
     return found
 
 
-def _gaps(node: Node, notes: _Notes) -> None:
+def _gaps(node: Node, notes: Notes) -> None:
     """The same ticking text, in turn from a worker's own socket and through the gateway in both its ways."""
     (text,) = texts(1, _TICKS)
     ways = {
@@ -182,7 +192,7 @@ def _gaps(node: Node, notes: _Notes) -> None:
     notes.add(GAPS, "added by the gateway and its activator, p99", held - direct, "ms")
 
 
-def _at_once(node: Node, notes: _Notes) -> None:
+def _at_once(node: Node, notes: Notes) -> None:
     """The first time one replica is there, the second time all of them are."""
     said = texts(_STREAMS, 30)
     checks: list[float] = []
@@ -233,7 +243,7 @@ def _heard(node: Node, path: str, text: str) -> str:
     return f"mixed: {fault}" if fault else ""
 
 
-def _releases(node: Node, notes: _Notes) -> None:
+def _releases(node: Node, notes: Notes) -> None:
     """New revisions, one as soon as the one before it speaks; a stream has its end after some of them."""
     said = texts(_MOVING, 150)  # 9 s of sound, made in somewhat more than 2
     count = 3 if notes.quick else 20
@@ -241,7 +251,7 @@ def _releases(node: Node, notes: _Notes) -> None:
     with ThreadPoolExecutor(_MOVING) as pool, _always(pool, node, said) as streaming:
         for revision in range(2, count + 2):
             release = node.release(
-                "moving", "hum/1", revision, stream={"maxScale": 1, "concurrency": _MOVING + 1}
+                "moving", "hum/1", revision, stream=_ONE | {"concurrency": _MOVING + 1}
             )
             began = perf_counter()
             node.apply(release)
@@ -251,6 +261,7 @@ def _releases(node: Node, notes: _Notes) -> None:
     bad = [one for one in faults if one]
     for fault in bad[:3]:
         notes.tell(fault)
+    notes.add(RELEASES, "releases", count)
     notes.every(RELEASES, "a release served after", times, "s")
     notes.add(RELEASES, "streams meanwhile", len(faults))
     notes.add(RELEASES, "cut or mixed", len(bad))
@@ -286,11 +297,15 @@ def _served(node: Node, revision: int, began: float) -> None:
         sleep(0.02)
 
 
-def _cold(node: Node, notes: _Notes) -> None:
+def _cold(node: Node, notes: Notes) -> None:
     scale = {"minScale": 0, "maxScale": 4, "concurrency": 1}
     release = node.release("cold", "speech/1", 1, stream=scale)
     path = "/cold/stream"
-    with node.up([release], {"FAIRLEAD_SCALE_WINDOW": str(_WINDOW)}, {path: _SENTENCE}) as tree:
+    window = {"FAIRLEAD_SCALE_WINDOW": str(_WINDOW)}
+    with (
+        node.up([release], window, {path: _SENTENCE}) as tree,
+        _watched(tree, notes, "from zero"),
+    ):
         reference = len(node.caller.stream(path, _SENTENCE).sound)
         _at_zero(node, tree)
         firsts = []
