@@ -319,8 +319,8 @@ def growing(least: int = 1, most: int = 4) -> EndpointSpec:
 async def test_a_burst_at_a_limited_endpoint_waits_for_room_and_is_not_refused() -> None:
     async with cold_world(growing()) as cold:
         await cold.comes_up("w1")
-        asked = [asyncio.create_task(cold.ask(**{"x-wait": "0.02"})) for _ in range(40)]
-        await eventually(lambda: cold.agent.waiting.get(str(WAY), 0) > 20, 5, "many wait")
+        asked = [asyncio.create_task(cold.ask(**{"x-wait": "0.1"})) for _ in range(40)]
+        await eventually(lambda: cold.agent.waiting.get(str(WAY), 0) > 20, 10, "many wait")
         assert cold.world.gateway_status()["workers"] == ["w1"], "it must not be ended"
         assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
 

@@ -187,6 +187,7 @@ def test_a_worker_goes_when_nobody_asks_and_comes_back_within_seconds(node: Node
     assert time.monotonic() - began < 5, "a second on an idle machine"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_memory_for_two_is_shared_by_three(node: Node) -> None:
     ends = {name: node.release(name, EndpointSpec("predict", 1, 1)) for name in NAMES}
@@ -208,6 +209,8 @@ def test_memory_for_two_is_shared_by_three(node: Node) -> None:
         found = two()
         return found if found and cold in found else None
 
+    learned = time.monotonic() + 3  # the agent asks every two seconds who was asked
+    until(lambda: ask(before[used][0], used, 7) and time.monotonic() > learned)
     after = until(up)
     assert ask(after[cold][0], cold, 1) == 2
     assert set(after) == {used, cold}, "the least recently used went"

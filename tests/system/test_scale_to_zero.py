@@ -120,6 +120,7 @@ def test_a_burst_at_zero_is_answered_whole_and_soon(running: Fairlead) -> None:
     at_zero(running)
 
 
+@pytest.mark.slow
 def test_one_at_a_time_grows_to_its_limit_and_loses_nobody(running: Fairlead) -> None:
     at_zero(running)
     most = 0
@@ -133,6 +134,7 @@ def test_one_at_a_time_grows_to_its_limit_and_loses_nobody(running: Fairlead) ->
     assert most == 3
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_killed_while_requests_wait_loses_none(running: Fairlead) -> None:
     at_zero(running)
     agent = agent_of(running)
@@ -171,6 +173,7 @@ def test_a_client_that_leaves_while_it_is_held_costs_nothing(running: Fairlead) 
     assert slow(running).status == 200
 
 
+@pytest.mark.slow
 def test_why_says_that_a_request_was_held(running: Fairlead) -> None:
     at_zero(running)
     assert slow(running, X_Request_Id="held-one").status == 200

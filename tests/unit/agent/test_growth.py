@@ -40,7 +40,8 @@ def containers() -> list[tuple[Container, int]]:
     ]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 async def test_two_hundred_revisions_leave_nothing_behind(
     world: Any, eventually: Eventually
 ) -> None:
