@@ -165,6 +165,7 @@ def _service_paths(
 def _speech_paths(service: ServiceRoute, shown: RevisionRoute) -> Document:
     """A speech model has paths of its own only."""
     parameters = [_version_parameter(service), _sticky_parameter()]
+    ours = {status: {"description": text} for status, text in _REFUSALS.items()}
     found: Document = {}
     for endpoint in shown.endpoints:
         for path in endpoint.paths:
@@ -172,6 +173,7 @@ def _speech_paths(service: ServiceRoute, shown: RevisionRoute) -> Document:
                 method: {
                     **operation,
                     "parameters": [*parameters, *operation.get("parameters", [])],
+                    "responses": {**ours, **operation["responses"]},
                     "security": _SECURITY,
                 }
                 for method, operation in operations(path, endpoint.name, service.name).items()
