@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import Kind
@@ -15,11 +15,12 @@ _CLIENT_ERROR = 400
 _SERVER_ERROR = 500
 _UNAUTHENTICATED = 401
 _TOO_MANY = 429
+_CANCELLED = 499  # the worker saw the client go
 
-# Envoy's response flags. One that matters more comes first; a request can have several.
+# Envoy's response flags: the client closed the connection, or reset the stream.
+_LEFT = frozenset({"DC", "DR"})
+# The others. One that matters more comes first; a request can have several.
 _FLAGS: Mapping[str, tuple[str, str]] = {
-    "DC": ("client_left", "the client closed the connection"),
-    "DR": ("client_left", "the client reset the stream"),
     "UT": ("deadline", "the gateway's deadline was over"),
     "SI": ("deadline", "nothing moved on the stream for too long"),
     "DT": ("deadline", "it took longer than a request may"),
@@ -79,8 +80,18 @@ class Outcome:
 
 def outcome_of(request: LoggedRequest, catalog: Catalog) -> Outcome:
     """How it ended. The catalog is the one of that time: it knows what was switched off."""
-    if "DC" in request.flags or "DR" in request.flags:
+    others = tuple(flag for flag in request.flags if flag not in _LEFT)
+    if len(others) == len(request.flags):
+        return _ended(request, catalog)
+    if request.status < _CLIENT_ERROR or request.status == _CANCELLED:
         return _left(request)
+    # It was refused: who is told that a body is too large need not send it, and hangs up. The refusal is the outcome.
+    refused = _ended(replace(request, flags=others), catalog)
+    return replace(refused, text=f"{refused.text}; then the client left")
+
+
+def _ended(request: LoggedRequest, catalog: Catalog) -> Outcome:
+    """How it ended, the client's leaving aside."""
     here = request.upstream == FRONT or request.timing.refusal is not None
     if here and not request.flags:
         return _front(request, catalog)
