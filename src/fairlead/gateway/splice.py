@@ -279,7 +279,9 @@ class Passage(_Side):
             return
         self._head += data
         end = self._head.find(END)
-        if end < 0 and len(self._head) <= _MOST_HEAD_BYTES:
+        if end < 0:
+            if len(self._head) > _MOST_HEAD_BYTES:
+                self._caller.abort()  # which ends this connection too
             return
         end += len(END)
         head, rest = bytes(self._head[:end]), bytes(self._head[end:])
