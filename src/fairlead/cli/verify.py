@@ -10,6 +10,7 @@ import click
 
 from fairlead.cli.common import home_option, say, table
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.explanations import INTERRUPTED
 from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from fairlead.wiring.verifying import Result, Verifying
 
 _HEADER = ("STATUS", "MODEL", "PATH", "SECONDS", "BYTES", "WHY")
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 @click.command()
@@ -72,7 +72,7 @@ def verify(
     except KeyboardInterrupt:
         if repeat is not None:
             say(f"stopped after {rounds} rounds; {failed} requests failed")
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _round(prepared: Verifying, clock: Clock) -> int:
