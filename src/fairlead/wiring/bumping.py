@@ -12,10 +12,8 @@ from fairlead.domain.bumping import Bump, bump, highest
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId
+from fairlead.domain.reading import JSONNET, SUFFIXES
 from fairlead.domain.release import release_from_document
-
-SUFFIXES = (".json", ".yaml", ".yml", ".jsonnet")
-_JSONNET = ".jsonnet"
 
 
 def release_files_in(paths: Iterable[Path]) -> list[Path]:
@@ -61,7 +59,7 @@ def bump_files(
 
 
 def _document(path: Path) -> dict[str, Any]:
-    if path.suffix == _JSONNET:
+    if path.suffix == JSONNET:
         right = "change `version` in it by hand, or let it be an argument: --var version=8"
         wrong = "is Jsonnet, a program: what it makes of a version nobody can write back"
         raise InvalidInput(str(path), [Problem("", wrong, right)])
