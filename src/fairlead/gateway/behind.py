@@ -42,9 +42,8 @@ def serving(replicas: tuple[Replica, ...], endpoint: EndpointId) -> tuple[Replic
 
 def endpoints_of(revision: RevisionRoute) -> Iterator[tuple[EndpointId, EndpointSpec]]:
     """Every endpoint of a revision with what the release says of it."""
-    one = revision.id
     for spec in revision.endpoints:
-        yield EndpointId(one.service, one.line, one.revision, spec.name), spec
+        yield revision.id.endpoint(spec.name), spec
 
 
 def routable(table: RoutingTable) -> Iterator[RevisionRoute]:
