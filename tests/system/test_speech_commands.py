@@ -212,6 +212,7 @@ def test_revisions_are_listed_with_all_that_is_known_of_them(running: Fairlead) 
         "state": "ready",
         "workers": 1,
         "reason": "",
+        "cold": [],
     }
     assert (last["percent"], last["wantedPercent"], last["lastApplied"]) == (10, 10, True)
     assert "lines: v1" in running.cli("revisions", "speech/v9", code=1).stderr
