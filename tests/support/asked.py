@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,40 @@ async def served_at(
         await eventually((directory / "s").exists)
         yield Served(running, directory / "s", stop, task)
         stop.set()
+
+
+@contextlib.contextmanager
+def standing_at(directory: Path, spec: WorkerSpec) -> Iterator[tuple[asyncio.Runner, Served]]:
+    """The same for many examples of a property test; its loop runs only while an example does."""
+    with asyncio.Runner() as runner:
+        stack = contextlib.AsyncExitStack()
+
+        async def enter() -> Served:
+            running = await stack.enter_async_context(in_process(spec))
+            at = Socket(Listen(uds=directory / "s"))
+            stop = asyncio.Event()
+            task = asyncio.ensure_future(serve(running.app, at, stop=stop, drain_seconds=5))
+            await eventually((directory / "s").exists)
+            return Served(running, directory / "s", stop, task)
+
+        async def leave(found: Served) -> None:
+            found.stop.set()
+            await found.task
+            await stack.aclose()
+
+        found = runner.run(enter())
+        yield runner, found
+        runner.run(leave(found))
+
+
+async def refuses(path: Path) -> bool:
+    """Does nobody listen here any more?"""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return True
+    writer.close()
+    return False
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 FAIRLEAD = [sys.executable, "-m", "fairlead"]
 
 
@@ -28,7 +29,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def until(
+    condition: Callable[[], T | None], seconds: float = 40.0, what: str = "what was waited for"
+) -> T:
     """Wait for a condition with a deadline; returns what it returned."""
     end = time.monotonic() + seconds
     while True:

@@ -11,10 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import psutil
@@ -30,8 +29,7 @@ from fairlead.domain.signature import DocumentSignature
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_from_bytes
 from fairlead.kits import processes
 from fairlead.wiring.homes import Control, open_home
-
-T = TypeVar("T")
+from support.running import until
 
 MODEL = """
 class Model:
@@ -43,15 +41,6 @@ class Model:
 """
 GOLDEN = {"examples": [{"request": 3, "response": 6}, {"request": 0, "response": 0}]}
 RECOVERY_SECONDS = 5.0
-
-
-def until(condition: Callable[[], T | None], seconds: float = 30.0) -> T:
-    """The condition's value as soon as there is one."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
-    return value
 
 
 @dataclass

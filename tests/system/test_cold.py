@@ -10,10 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import pytest
@@ -32,8 +31,8 @@ from fairlead.domain.status import (
 from fairlead.kits import processes
 from fairlead.kits.files import try_lock, write_atomic
 from fairlead.wiring.homes import Control, open_home
+from support.running import until
 
-T = TypeVar("T")
 MODEL = """
 import time
 
@@ -47,15 +46,6 @@ class Model:
 """
 GOLDEN = {"examples": [{"request": 3, "response": 6}]}
 NAMES = ("ants", "bees", "cats")
-
-
-def until(condition: Callable[[], T | None], seconds: float = 40.0) -> T:
-    """The condition's value as soon as there is one."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
-    return value
 
 
 @dataclass

@@ -163,7 +163,16 @@ def test_what_fails_is_told_and_counted(running: Fairlead) -> None:
     assert "no answer" in away.stdout
     (running.directory / "mixed" / "inner").mkdir(parents=True)
     told = running.cli("verify", "mixed", code=1)
-    assert "inner: is no regular file" in told.stderr
+    assert "mixed: holds no release file" in told.stderr
+    for name in ("release-v1.1.yaml", "release-v1.2.yaml"):
+        shutil.copy(running.directory / "releases" / name, running.directory / "mixed" / name)
+    (running.directory / "mixed" / "inner" / "other.yaml").write_text("no release")
+    beside = running.cli("verify", "mixed")
+    assert "2 release files found" in beside.stderr
+    assert "DONE: 5 succeeded, 0 failed:" in beside.stdout
+    (running.directory / "mixed" / "gone.yaml").symlink_to("nowhere")
+    broken = running.cli("verify", "mixed", code=1)
+    assert "gone.yaml: is no regular file" in broken.stderr
 
 
 def test_it_is_repeated_until_ctrl_c(running: Fairlead) -> None:
@@ -203,6 +212,7 @@ def test_revisions_are_listed_with_all_that_is_known_of_them(running: Fairlead) 
         "state": "ready",
         "workers": 1,
         "reason": "",
+        "cold": [],
     }
     assert (last["percent"], last["wantedPercent"], last["lastApplied"]) == (10, 10, True)
     assert "lines: v1" in running.cli("revisions", "speech/v9", code=1).stderr

@@ -11,13 +11,12 @@ import yaml
 
 from fairlead.adapters import jsonnet
 from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.reading import NO_VARIABLES, Variables
+from fairlead.domain.reading import JSONNET, NO_VARIABLES, SUFFIXES, Variables
 
 _MOST_BYTES = 1 << 20  # no release file or model description comes near it
 _MOST_DIGITS = 100  # of a whole number: none that means anything is longer
 _NO_JSON = frozenset({"timestamp", "binary", "set", "omap", "pairs"})  # YAML has them, JSON not
 _JSON = ".json"
-_SUFFIXES = (_JSON, ".yaml", ".yml", jsonnet.SUFFIX)
 
 
 def read_document(path: Path, variables: Variables = NO_VARIABLES) -> Any:  # noqa: ANN401 - untrusted input has no type yet
@@ -28,14 +27,14 @@ def read_document(path: Path, variables: Variables = NO_VARIABLES) -> Any:  # no
     source = str(path)
     if not path.exists():
         raise _invalid(source, "is not there", "check the path")
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in SUFFIXES:
         raise _invalid(
-            source, f"ends in {path.suffix or 'nothing'!r}", f"name it *{', *'.join(_SUFFIXES)}"
+            source, f"ends in {path.suffix or 'nothing'!r}", f"name it *{', *'.join(SUFFIXES)}"
         )
     text = _read(path, source)
     if not text.strip():
         raise _invalid(source, "is empty", "write an object")
-    if path.suffix == jsonnet.SUFFIX:
+    if path.suffix == JSONNET:
         return jsonnet.evaluate(path, variables)
     return _parsed(text, source, json_text=path.suffix == _JSON)
 

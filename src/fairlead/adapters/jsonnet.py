@@ -19,7 +19,6 @@ from fairlead.adapters import jsonnet_child
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.reading import NO_VARIABLES, Variables
 
-SUFFIX = ".jsonnet"
 SECONDS = 10.0
 MOST_BYTES = 1 << 20  # of the result, as of any other document
 _MEMORY_BYTES = 1 << 30

@@ -23,7 +23,7 @@ from fairlead.agent.table import Table
 from fairlead.api.agent import Wake
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.release import EndpointSpec
-from fairlead.domain.scale_units import ScaleUnit, endpoint_id, served, unit_of
+from fairlead.domain.scale_units import ScaleUnit, served, unit_of
 from fairlead.domain.scaling import UNLIMITED_TARGET, Bounds, Counted, Scaler
 from fairlead.domain.status import State
 
@@ -163,7 +163,7 @@ class Loads:
         asked: _Loads,
         now: float,
     ) -> int:
-        endpoint = endpoint_id(unit.revision, spec.name)
+        endpoint = unit.revision.endpoint(spec.name)
         scaler = self._scalers.get(endpoint)
         if scaler is None:
             scaler = self._scalers[endpoint] = Scaler(Bounds.of(spec), self.settings.scaling)
@@ -189,7 +189,7 @@ class Loads:
 
     def _forget(self, unit: ScaleUnit, wish: Wish) -> None:
         for one in served(wish.revision, unit):
-            self._scalers.pop(endpoint_id(unit.revision, one.name), None)
+            self._scalers.pop(unit.revision.endpoint(one.name), None)
 
 
 def _may_change(unit: ScaleUnit, wish: Wish) -> bool:

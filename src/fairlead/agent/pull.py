@@ -29,6 +29,7 @@ from fairlead.domain.manifest import (
 )
 from fairlead.domain.ports import Artifacts
 from fairlead.kits.files import sync_directory, write_atomic
+from fairlead.kits.sizes import mebibytes
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -201,8 +202,8 @@ def _prepare(download: _Download) -> None:
     free = shutil.disk_usage(directory).free
     if missing + _SPARE_BYTES > free:
         raise FairleadError(
-            f"artifact {download.manifest.ref} needs {mib(missing)} MiB more, and {directory} has "
-            f"{mib(free)} MiB free: make room there"
+            f"artifact {download.manifest.ref} needs {mebibytes(missing)} more, and {directory} has "
+            f"{mebibytes(free)} free: make room there"
         )
 
 
@@ -322,8 +323,3 @@ def _size(path: Path) -> int:
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def mib(size_bytes: int) -> str:
-    """Bytes as MiB with one decimal."""
-    return f"{size_bytes / (1024 * 1024):.1f}"

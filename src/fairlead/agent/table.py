@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from fairlead.agent.demands import Demands
 from fairlead.agent.entries import Counts, Process, Unrest, Worker
-from fairlead.agent.pull import mib
 from fairlead.agent.records import Record
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import NEVER, NO_FAILURE, Failure, Snapshot
@@ -24,6 +23,7 @@ from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
 from fairlead.kits.clock import Clock
 from fairlead.kits.processes import Exit
+from fairlead.kits.sizes import mib
 
 # Longer than any pause between two tries: a revision that comes back at once still finds its failures.
 _FORGET_SECONDS = 600.0

@@ -130,7 +130,7 @@ class WorkerSpec:
         return any(one.name == DEFAULT_ENDPOINT for one in self.endpoints)
 
     def endpoint_id(self, name: str) -> EndpointId:
-        return EndpointId(self.revision.service, self.revision.line, self.revision.revision, name)
+        return self.revision.endpoint(name)
 
     def to_json(self) -> str:
         document = dataclasses.asdict(self)

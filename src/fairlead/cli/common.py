@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +101,24 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
             raise InvalidInput("", [Problem(option, f"gives {name} twice", "keep one of the two")])
         found[name] = value
     return found
+
+
+def text_of(argument: str) -> str:
+    """What an argument means: @FILE the file's text, - what standard input says, anything else itself.
+
+    Raises click.UsageError for a file that cannot be read.
+    """
+    if argument == "-":
+        return sys.stdin.read()
+    if not argument.startswith("@"):
+        return argument
+    path = argument[1:]
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise click.UsageError(f"{path} cannot be read: it is not UTF-8") from None
 
 
 def say(line: str = "") -> None:

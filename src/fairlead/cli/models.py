@@ -15,6 +15,7 @@ from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.measured import Measured, measured_from_bytes
 from fairlead.domain.signature import TensorSignature, TensorSpec
+from fairlead.kits.sizes import mebibytes
 from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def ls(home: Path | None, as_json: bool) -> int:
         (
             str(one.ref),
             one.engine,
-            _mebibytes(one.size),
+            mebibytes(one.size),
             one.digest[:19] + "…",
             _users(used.get(one.ref, [])),
         )
@@ -182,7 +183,7 @@ def prune(home: Path | None, keep: int, dry_run: bool) -> int:
         size = sum(meta.size for meta in control.artifacts.unnamed(refs))
         for ref in refs:
             click.echo(f"would remove {ref}")
-        click.echo(f"{_amount(len(refs))}, {_mebibytes(size)} would be freed")
+        click.echo(f"{_amount(len(refs))}, {mebibytes(size)} would be freed")
         return 0
     return _told(shelf.prune(control.catalogs, control.artifacts, control.clock, keep))
 
@@ -193,7 +194,7 @@ def _told(removed: Removed) -> int:
     if removed.problem:
         say(f"their files stay until the next removal: {removed.problem}")
         return 1
-    click.echo(f"{_amount(len(removed.refs))}, {_mebibytes(removed.freed)} freed")
+    click.echo(f"{_amount(len(removed.refs))}, {mebibytes(removed.freed)} freed")
     return 0
 
 
@@ -205,10 +206,6 @@ def _users(revisions: Sequence[RevisionId]) -> str:
 
 def _amount(count: int) -> str:
     return f"{count} artifact{'' if count == 1 else 's'}"
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB"
 
 
 def _ref(text: str) -> ArtifactRef:

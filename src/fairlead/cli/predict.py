@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fairlead.cli.common import home_option, say
+from fairlead.cli.common import home_option, say, text_of
 
 
 @click.command()
@@ -38,7 +37,7 @@ def predict(service: str, instances: tuple[str, ...], home: Path | None, **optio
 
     control = control_for(home, say)
     verbose = options.pop("verbose")
-    answer = ask(control, service, [_value(text) for text in instances], **options)
+    answer = ask(control, service, [_value(text_of(text)) for text in instances], **options)
     click.echo(
         json.dumps(answer.body, indent=1, ensure_ascii=False)
         if not isinstance(answer.body, str)
@@ -52,15 +51,7 @@ def predict(service: str, instances: tuple[str, ...], home: Path | None, **optio
 
 
 def _value(text: str) -> Any:
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise click.UsageError(f"{text[1:]} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise click.UsageError(f"{text[1:]} cannot be read: it is not UTF-8") from None
+    """An instance: JSON, or if it is none the text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

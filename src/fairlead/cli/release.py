@@ -8,7 +8,7 @@ import click
 
 from fairlead.cli.common import home_option, release_files, release_variables, say
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind
-from fairlead.domain.reading import NO_VARIABLES, Variables
+from fairlead.domain.reading import JSONNET, NO_VARIABLES, Variables
 
 
 @click.command()
@@ -24,7 +24,7 @@ def validate(files: tuple[Path, ...], variables: Variables) -> int:
     wrong = 0
     for path in files:
         try:
-            (one,) = read_releases([path], variables if path.suffix == ".jsonnet" else NO_VARIABLES)
+            (one,) = read_releases([path], variables if path.suffix == JSONNET else NO_VARIABLES)
         except InvalidInput as error:
             click.echo(str(error), err=True)
             wrong += 1

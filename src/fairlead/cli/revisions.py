@@ -28,7 +28,8 @@ _DIGEST = len("sha256:") + 12
 def revisions(target: str | None, home: Path | None, as_json: bool) -> int:
     """List every revision: its artifact, when it was created, its traffic, how far it is on each node.
 
-    TRAFFIC is what flows now; "-" is none, and no worker. "last applied" marks the revision whose release file
+    TRAFFIC is what flows now; "-" is none, and no worker. A revision that is "cold" has no worker on purpose: one
+    comes up when somebody asks. "last applied" marks the revision whose release file
     was applied last in its line. Revisions that a line has let go are named below: nothing else is left of them.
 
     Example: fairlead revisions speech/v9
@@ -62,7 +63,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         one.digest[:_DIGEST],
         iso(one.created_at)[:16].replace("T", " "),
         _traffic(row),
-        ", ".join(_state(standing) for standing in row.nodes if standing.state) or "-",
+        ", ".join(_state(one) for one in row.nodes if one.state or one.cold) or "-",
         ", ".join(_marks(row)),
     )
 
@@ -74,9 +75,14 @@ def _traffic(row: Row) -> str:
 
 
 def _state(standing: Standing) -> str:
+    from fairlead.wiring.revisions import COLD
+
     workers = f" x{standing.workers}" if standing.workers > 1 else ""
     reason = f": {standing.reason}" if standing.reason else ""
-    return f"{standing.state}{workers} on {standing.node}{reason}"
+    state = standing.state or "no worker"
+    apart = standing.cold if state != COLD else ()
+    cold = f" (cold: {', '.join(apart)})" if apart else ""
+    return f"{state}{workers} on {standing.node}{cold}{reason}"
 
 
 def _marks(row: Row) -> list[str]:
@@ -104,6 +110,7 @@ def _document(row: Row) -> dict[str, Any]:
                 "state": standing.state or None,
                 "workers": standing.workers,
                 "reason": standing.reason,
+                "cold": list(standing.cold),
             }
             for standing in row.nodes
         ],

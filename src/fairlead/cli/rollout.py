@@ -11,6 +11,7 @@ import click
 from fairlead.cli.common import home_option, json_option, say, table
 from fairlead.cli.showing import clear, show
 from fairlead.domain.errors import InvalidInput, Problem
+from fairlead.domain.explanations import INTERRUPTED
 from fairlead.domain.judge import Policy
 from fairlead.domain.rollout import Outcome, Record, record_to_json
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _DEFAULT = Policy()
 _MIB = 1 << 20
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 @click.command()
@@ -102,7 +102,7 @@ def rollout(file: Path | None, home: Path | None, as_json: bool, **options: Any)
     if given == ["abort"]:
         return 0 if record.outcome is Outcome.ROLLED_BACK else 1
     if rolling.interruption.reason:
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0 if record.outcome is Outcome.PROMOTED else 1
 
 

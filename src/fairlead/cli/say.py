@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fairlead.cli.common import home_option, say as tell
+from fairlead.cli.common import home_option, say as tell, text_of
 from fairlead.cli.showing import clear, show
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def say(  # noqa: PLR0913 - each is an option
     from fairlead.wiring.control import control_unless_named
     from fairlead.wiring.saying import Wish
 
-    wish = Wish(service, _text(text), speaker, form or _form(output), accept_version)
+    wish = Wish(service, text_of(text), speaker, form or _form(output), accept_version)
     if output == "-" and sys.stdout.isatty():
         raise click.UsageError(
             "sound is nothing for a terminal: name a file, or pipe it to a player"
@@ -102,19 +102,6 @@ def _said(control: Control | None, wish: Wish, way: Way, output: str) -> Said:
 
 def _progress(received: int, seconds: float) -> None:
     show(f"{received / 1024:.0f} KiB, {seconds:.1f} s")
-
-
-def _text(text: str) -> str:
-    if text == "-":
-        return sys.stdin.read()
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8")
-    except OSError as error:
-        raise click.UsageError(f"{text[1:]} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise click.UsageError(f"{text[1:]} cannot be read: it is not UTF-8") from None
 
 
 def _form(output: str) -> str:

@@ -11,7 +11,7 @@ import click
 from fairlead.cli.common import address_options, home_option, release_variables, say
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId
-from fairlead.domain.reading import Variables
+from fairlead.domain.reading import SUFFIXES, Variables
 from fairlead.kits.addresses import is_loopback
 from fairlead.kits.terminal import one_line
 
@@ -129,11 +129,7 @@ def _pin(text: str) -> LineId:
 
 
 def _found_releases() -> list[Path]:
-    found = sorted(
-        path
-        for path in Path(_RELEASES).glob("*")
-        if path.suffix in (".yaml", ".yml", ".json", ".jsonnet")
-    )
+    found = sorted(path for path in Path(_RELEASES).glob("*") if path.suffix in SUFFIXES)
     if not found:
         message = "there are no release files here"
         raise InvalidInput(

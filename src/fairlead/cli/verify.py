@@ -10,6 +10,7 @@ import click
 
 from fairlead.cli.common import home_option, say, table
 from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.explanations import INTERRUPTED
 from fairlead.kits.terminal import one_line
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from fairlead.wiring.verifying import Result, Verifying
 
 _HEADER = ("STATUS", "MODEL", "PATH", "SECONDS", "BYTES", "WHY")
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 @click.command()
@@ -44,6 +44,9 @@ def verify(
 ) -> int:
     """Ask every path of the release files in DIR once, twenty at a time; anything but 200 counts as failed.
 
+    The files directly in DIR that end in .json, .yaml, .yml or .jsonnet are meant; folders and other files are
+    left out.
+
     Paths of the endpoints `stream` and `validate` get a short text to speak. Other endpoints get the first
     golden example of their artifact, where this home has it. The key is API_KEY's, else FAIRLEAD_API_KEY's,
     else the home's demo key.
@@ -57,6 +60,7 @@ def verify(
     from fairlead.wiring.verifying import prepare
 
     prepared = prepare(control_unless_named(home, host, say), directories, only, host)
+    say(f"{prepared.found} release file{'' if prepared.found == 1 else 's'} found")
     for source in prepared.silent:
         say(f"{source}: nothing to ask: no paths of its own, and no example of its artifact here")
     if not prepared.calls:
@@ -72,7 +76,7 @@ def verify(
     except KeyboardInterrupt:
         if repeat is not None:
             say(f"stopped after {rounds} rounds; {failed} requests failed")
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _round(prepared: Verifying, clock: Clock) -> int:

@@ -15,6 +15,7 @@ from fairlead.control.releases import split_text
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.rollout import Entry, Event, Record, record_to_json
 from fairlead.kits.clock import iso
+from fairlead.kits.sizes import mebibytes
 
 _MIB = 1 << 20
 
@@ -126,5 +127,5 @@ def _window(window: Mapping[str, Any] | None) -> Iterator[str]:
 def _row(who: str, sample: Mapping[str, Any]) -> tuple[str, ...]:
     times = tuple(f"{1000 * sample[name]:.3g} ms" for name in ("mean", "p50", "p95", "p99"))
     counts = tuple(str(sample[name]) for name in ("requests", "failed", "refused", "cancelled"))
-    grew = f"{sample['growth']['bytes'] / _MIB:.1f} MiB"
+    grew = mebibytes(sample["growth"]["bytes"])
     return ("new" if who == "candidate" else who, *counts, *times, str(sample["deaths"]), grew)

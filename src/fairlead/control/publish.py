@@ -20,6 +20,7 @@ from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_probl
 from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import DocumentSignature
 from fairlead.engines.pickles import check_files
+from fairlead.kits.sizes import mebibytes
 
 DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
@@ -107,11 +108,6 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
         batching,
         labels,
     )
-
-
-def mebibytes(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / (1 << 20):.1f} MiB"
 
 
 def _files(node: Node, directory: Path) -> list[ManifestFile]:

@@ -28,6 +28,7 @@ from fairlead.domain.ports import Artifacts, Catalogs
 from fairlead.domain.release import EndpointSpec, Release, TrafficShare, endpoint_to_json
 from fairlead.domain.versions import natural_key
 from fairlead.kits.clock import Clock
+from fairlead.kits.sizes import mebibytes
 
 _KEEPS = f"a line keeps its newest {KEPT_REVISIONS} without traffic"
 
@@ -164,7 +165,7 @@ def _plan_one(
             changes.append(
                 f"+ service {revision_id.service}, pinned to its first line {revision_id.line}"
             )
-        size = f"{manifest.size / (1 << 20):.1f} MiB"
+        size = mebibytes(manifest.size)
         changes.append(
             f"+ revision {revision_id} from artifact {manifest.ref} ({size}, {manifest.digest[:19]}…)"
         )

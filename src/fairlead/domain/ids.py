@@ -58,6 +58,9 @@ class RevisionId:
         """What `Accept-Version` takes and `X-Served-Version` says: `v9.2`."""
         return f"{self.line}.{self.revision}"
 
+    def endpoint(self, name: str) -> EndpointId:
+        return EndpointId(self.service, self.line, self.revision, name)
+
     def __str__(self) -> str:
         return f"{self.service}/{self.line}.{self.revision}"
 

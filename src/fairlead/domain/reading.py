@@ -15,6 +15,8 @@ from typing import Any
 
 from fairlead.domain.errors import InvalidInput, Problem
 
+JSONNET = ".jsonnet"  # a program that makes the document
+SUFFIXES = (".json", ".yaml", ".yml", JSONNET)  # of documents that people write
 _SHOWN = 60  # characters of a wrong value that are shown back
 _LARGEST = (
     10**_SHOWN

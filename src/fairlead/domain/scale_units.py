@@ -49,11 +49,7 @@ def served(revision: Revision, unit: ScaleUnit) -> tuple[EndpointSpec, ...]:
 
 def endpoint_ids(revision: Revision, unit: ScaleUnit) -> tuple[EndpointId, ...]:
     """The same as identities."""
-    return tuple(endpoint_id(revision.id, endpoint.name) for endpoint in served(revision, unit))
-
-
-def endpoint_id(revision: RevisionId, endpoint: str) -> EndpointId:
-    return EndpointId(revision.service, revision.line, revision.revision, endpoint)
+    return tuple(revision.id.endpoint(endpoint.name) for endpoint in served(revision, unit))
 
 
 def scaled_apart(endpoints: Sequence[EndpointSpec]) -> bool:
@@ -79,5 +75,5 @@ def unserved(
     """
     if WHOLE in ready:
         return ()
-    every = (endpoint_id(revision.id, endpoint.name) for endpoint in revision.endpoints)
+    every = (revision.id.endpoint(endpoint.name) for endpoint in revision.endpoints)
     return tuple(one for one in every if one.endpoint not in ready and one not in cold)

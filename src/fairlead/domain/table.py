@@ -33,7 +33,7 @@ class RevisionRoute:
                 else endpoint.name == DEFAULT_ENDPOINT
             )
             if owned:
-                return EndpointId(self.id.service, self.id.line, self.id.revision, endpoint.name)
+                return self.id.endpoint(endpoint.name)
         return None
 
 

@@ -23,7 +23,7 @@ from fairlead.domain.release import EndpointSpec
 from fairlead.domain.routing import Refusal
 from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.domain.table import RevisionRoute, told
-from fairlead.gateway.behind import endpoints_of, serving
+from fairlead.gateway.behind import endpoints_of, ready_for, serving
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.splice import Caller, Passage
 from fairlead.gateway.state import Inputs, View
@@ -215,14 +215,13 @@ class Activator:
                 del self.held[endpoint]
 
     def _replicas(self, endpoint: EndpointId) -> tuple[Replica, ...]:
-        """Who serves it, ready; nobody who serves what its name meant before."""
+        """Who serves it, ready."""
         node, revision = self._view.node, self._revision(endpoint)
         if node is not self._ready[0]:
             self._ready = (node, node.ready() if node is not None else {})
         if revision is None:
             return ()
-        there = serving(self._ready[1].get(endpoint.revision_id, ()), endpoint)
-        return tuple(one for one in there if one.digest == revision.digest)
+        return serving(ready_for(revision, self._ready[1]), endpoint)
 
     def _revision(self, endpoint: EndpointId) -> RevisionRoute | None:
         """Its revision, as it is routed."""

@@ -40,11 +40,17 @@ def serving(replicas: tuple[Replica, ...], endpoint: EndpointId) -> tuple[Replic
     return tuple(one for one in replicas if one.endpoint in ("", endpoint.endpoint))
 
 
+def ready_for(
+    revision: RevisionRoute, ready: Mapping[RevisionId, tuple[Replica, ...]]
+) -> tuple[Replica, ...]:
+    """Its ready replicas; none of what its name meant before its line was deleted and made anew."""
+    return tuple(one for one in ready.get(revision.id, ()) if one.digest == revision.digest)
+
+
 def endpoints_of(revision: RevisionRoute) -> Iterator[tuple[EndpointId, EndpointSpec]]:
     """Every endpoint of a revision with what the release says of it."""
-    one = revision.id
     for spec in revision.endpoints:
-        yield EndpointId(one.service, one.line, one.revision, spec.name), spec
+        yield revision.id.endpoint(spec.name), spec
 
 
 def routable(table: RoutingTable) -> Iterator[RevisionRoute]:
@@ -65,8 +71,7 @@ def behind(table: RoutingTable, node: NodeStatus | None, before: Behind) -> Behi
     replicas: dict[RevisionId, tuple[Replica, ...]] = {}
     held, cold = set(), set()
     for revision in routable(table):
-        # A name may have meant another artifact before: its line was deleted and made anew.
-        there = tuple(one for one in ready.get(revision.id, ()) if one.digest == revision.digest)
+        there = ready_for(revision, ready)
         kept: dict[str, Replica] = {}
         for endpoint, spec in endpoints_of(revision):
             own = serving(there, endpoint)

@@ -119,9 +119,15 @@ def _about(endpoint: EndpointId, there: Iterable[Replica], spec: EndpointSpec) -
     return {"filter_metadata": {"fairlead": about}}
 
 
+def _about_of(cluster: Document) -> Document:
+    """What `_about` wrote; empty for a cluster that is nobody's."""
+    about: Document = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
+    return about
+
+
 def seconds_of(cluster: Document) -> float:
     """How long a request to this cluster may take, if its release says that; else 0."""
-    about = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
+    about = _about_of(cluster)
     return float(about.get("seconds", 0))
 
 
@@ -180,13 +186,13 @@ def _retry_budget() -> Document:
 
 def endpoint_of(cluster: Document) -> EndpointId | None:
     """The endpoint whose workers a cluster leads to; None if it leads to none."""
-    about = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
+    about = _about_of(cluster)
     return EndpointId(*about["endpoint"]) if about.get("endpoint") else None
 
 
 def replicas_of(cluster: Document) -> tuple[Replica, ...]:
     """The workers behind a cluster, from the cluster itself: also one the gateway before this one wrote."""
-    about = cluster.get("metadata", {}).get("filter_metadata", {}).get("fairlead", {})
+    about = _about_of(cluster)
     # The gateway before endpoints had clusters of their own wrote the revision alone.
     known = about.get("endpoint") or about.get("revision")
     if not known:

@@ -13,6 +13,7 @@ import httpx
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
 from fairlead.gateway.activator import Held
+from fairlead.gateway.behind import endpoints_of, routable
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.state import View
 from fairlead.kits.unixhttp import unix_client
@@ -109,15 +110,11 @@ class Metrics:
 
     def _of_switches(self) -> Iterable[tuple[str, str, str, list[Sample]]]:
         view = self._view
-        table = view.index.table
         whole = {one.endpoint for one in view.switches if one.whole}
         routed = sorted(
-            EndpointId(service.name, line.id.line, revision.id.revision, endpoint.name)
-            for service in table.services.values()
-            for line in service.lines.values()
-            for revision in line.revisions.values()
-            if revision.routable
-            for endpoint in revision.endpoints
+            endpoint
+            for revision in routable(view.index.table)
+            for endpoint, _ in endpoints_of(revision)
         )
         name = "fairlead_kill_switch"
         is_open: list[Sample] = [(asdict(one), float(one in whole)) for one in routed]

@@ -8,6 +8,7 @@ taken, or refused because its queue was full, may be sent to another.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
@@ -47,12 +48,47 @@ class Desk(Protocol):
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
 
 
-class Caller(asyncio.Protocol):
-    """One request, on a connection of its own from Envoy."""
+class _Side(asyncio.Protocol, abc.ABC):
+    """One of a request's two connections; while it takes no more, nothing is read from the other."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._transport: asyncio.Transport | None = None
+
+    @property
+    @abc.abstractmethod
+    def _other(self) -> _Side | None: ...
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+
+    def pause_writing(self) -> None:
+        if self._other is not None:
+            self._other.pause()
+
+    def resume_writing(self) -> None:
+        if self._other is not None:
+            self._other.resume()
+
+    def pause(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Break it off: who is at its other end is told by that."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Caller(_Side):
+    """One request, on a connection of its own from Envoy."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
         self._kept = bytearray()  # what came before a worker was there
         self._whole = True  # is everything kept that came?
         self._passage: Passage | None = None
@@ -60,6 +96,10 @@ class Caller(asyncio.Protocol):
         self.head: RequestHead | None = None
         self.arrived_at = 0.0
         self.until = float("inf")
+
+    @property
+    def _other(self) -> Passage | None:
+        return self._passage
 
     @property
     def endpoint(self) -> EndpointId | None:
@@ -72,7 +112,7 @@ class Caller(asyncio.Protocol):
     # From Envoy.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        super().connection_made(transport)
         self._desk.callers.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -114,14 +154,6 @@ class Caller(asyncio.Protocol):
         elif not self._answered and self.head is not None:
             self._desk.left(self)
 
-    def pause_writing(self) -> None:
-        if self._passage is not None:
-            self._passage.pause()
-
-    def resume_writing(self) -> None:
-        if self._passage is not None:
-            self._passage.resume()
-
     # To Envoy.
 
     def goes(self, passage: Passage) -> bytes:
@@ -130,8 +162,7 @@ class Caller(asyncio.Protocol):
         kept = bytes(self._kept)
         if len(kept) > _KEPT_BYTES:
             self._whole = False
-        if self._transport is not None:
-            self._transport.resume_reading()
+        self.resume()
         return kept
 
     def stays(self) -> bool:
@@ -140,14 +171,6 @@ class Caller(asyncio.Protocol):
         if stays:
             self._passage = None
         return stays
-
-    def pause(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
         """Part of an answer; the first makes this caller's answer begin."""
@@ -159,11 +182,6 @@ class Caller(asyncio.Protocol):
         if self._kept:
             self._kept = bytearray()
         self._whole = False
-
-    def abort(self) -> None:
-        """Whoever asks is told by the broken connection."""
-        if self._transport is not None:
-            self._transport.abort()
 
     def end(self) -> None:
         """The answer has ended, or broke off."""
@@ -201,18 +219,21 @@ class Caller(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.end)
 
 
-class Passage(asyncio.Protocol):
+class Passage(_Side):
     """A request's connection to the worker that answers it."""
 
     def __init__(self, desk: Desk, caller: Caller, replica: Replica, held_seconds: float) -> None:
-        self._desk = desk
+        super().__init__(desk)
         self._caller = caller
         self._replica = replica
         self._held = held_seconds
-        self._transport: asyncio.Transport | None = None
         self._head = bytearray()
         self._told = False
         self._over = False
+
+    @property
+    def _other(self) -> Caller:
+        return self._caller
 
     def start(self) -> None:
         """Connect, and send what came so far."""
@@ -245,22 +266,10 @@ class Passage(asyncio.Protocol):
 
     def abandon(self) -> None:
         """The client is gone: so is this connection, and the worker stops."""
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
         self._finish()
 
-    def pause(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
-
     # From the worker.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -270,7 +279,9 @@ class Passage(asyncio.Protocol):
             return
         self._head += data
         end = self._head.find(END)
-        if end < 0 and len(self._head) <= _MOST_HEAD_BYTES:
+        if end < 0:
+            if len(self._head) > _MOST_HEAD_BYTES:
+                self._caller.abort()  # which ends this connection too
             return
         end += len(END)
         head, rest = bytes(self._head[:end]), bytes(self._head[end:])
@@ -280,12 +291,6 @@ class Passage(asyncio.Protocol):
         self._told = True
         self._head = bytearray()
         self._caller.write(told(head, self._held, self._replica.worker) + rest)
-
-    def pause_writing(self) -> None:
-        self._caller.pause()
-
-    def resume_writing(self) -> None:
-        self._caller.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the base's signature
         self._transport = None
@@ -309,8 +314,7 @@ class Passage(asyncio.Protocol):
         if self._over:
             return
         self._over = True
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
         self._desk.again(self._caller, self._replica.worker)
 
     def _finish(self) -> None:

@@ -12,33 +12,35 @@ from fairlead.domain.bumping import Bump, bump, highest
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import LineId
+from fairlead.domain.reading import JSONNET, SUFFIXES
 from fairlead.domain.release import release_from_document
-
-SUFFIXES = (".json", ".yaml", ".yml", ".jsonnet")
-_JSONNET = ".jsonnet"
 
 
 def release_files_in(paths: Iterable[Path]) -> list[Path]:
-    """The files that are meant: those named, and of a directory its release files by their ending, in order.
+    """The files that are meant: those named, and of a directory those in it that end as release files do, in order.
 
-    Raises InvalidInput for a directory that has none, or one of its own.
+    Raises InvalidInput for a directory that has none, or where one of them is no regular file (S0-16): a pipe,
+    a link that leads nowhere. What lies in folders below is not meant.
     """
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        there = sorted(one for one in path.iterdir() if not one.name.startswith("."))
-        for one in there:
-            if not one.is_file():
-                problem = Problem("", "is no regular file", "keep release files in that directory")
-                raise InvalidInput(str(one), [problem])
-        inside = [one for one in there if one.suffix in SUFFIXES]
+        inside = sorted(one for one in path.iterdir() if _looks_like_one(one))
         if not inside:
             wrong, right = "holds no release file", f"name *{', *'.join(SUFFIXES)} files"
             raise InvalidInput(str(path), [Problem("", wrong, right)])
+        for one in inside:
+            if not one.is_file():
+                right = "mend it, or take it out of that directory"
+                raise InvalidInput(str(one), [Problem("", "is no regular file", right)])
         found += inside
     return found
+
+
+def _looks_like_one(path: Path) -> bool:
+    return path.suffix in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def bump_files(
@@ -61,7 +63,7 @@ def bump_files(
 
 
 def _document(path: Path) -> dict[str, Any]:
-    if path.suffix == _JSONNET:
+    if path.suffix == JSONNET:
         right = "change `version` in it by hand, or let it be an argument: --var version=8"
         wrong = "is Jsonnet, a program: what it makes of a version nobody can write back"
         raise InvalidInput(str(path), [Problem("", wrong, right)])

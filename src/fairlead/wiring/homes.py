@@ -18,7 +18,7 @@ from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.layout import SCHEMA, Home
 from fairlead.domain.manifest import check_schema
-from fairlead.domain.reading import NO_VARIABLES, Variables
+from fairlead.domain.reading import JSONNET, NO_VARIABLES, Variables
 from fairlead.domain.release import release_from_document
 from fairlead.kits import files
 from fairlead.kits.clock import Clock, SystemClock
@@ -88,7 +88,7 @@ def read_releases(paths: list[Path], variables: Variables = NO_VARIABLES) -> lis
 
     `variables` are for Jsonnet files.
     """
-    if variables and not any(path.suffix == ".jsonnet" for path in paths):
+    if variables and not any(path.suffix == JSONNET for path in paths):
         wrong, right = "is given, but no file is Jsonnet", "leave it out, or name a .jsonnet file"
         raise InvalidInput("", [Problem("--var", wrong, right)])
     from fairlead.adapters.documents import read_document  # YAML: most that open a home read none

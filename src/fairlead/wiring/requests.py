@@ -16,6 +16,7 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.requests import LoggedRequest, read_request
 from fairlead.domain.why import Explanation, Then, explain, explain_by_workers
 from fairlead.kits.lines import first_line, lines_with
+from fairlead.kits.sizes import mebibytes
 from fairlead.server.settings import serving_settings_from
 from fairlead.wiring.homes import Control
 from fairlead.wiring.logs import ACCESS_LOG
@@ -120,7 +121,7 @@ def _nothing(control: Control, request_id: str) -> str:
     size = sum(path.stat().st_size for path in logs if path.exists())
     return (
         f"no request {request_id!r} in the access log, which reaches back to {min(begins)} "
-        f"({size / (1 << 20):.1f} MiB in {len(begins)} files); requests before that are not kept"
+        f"({mebibytes(size)} in {len(begins)} files); requests before that are not kept"
     )
 
 

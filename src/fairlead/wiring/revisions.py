@@ -12,17 +12,23 @@ from fairlead.domain.status import GatewayStatus, NodeStatus, State
 from fairlead.wiring.homes import Control
 from fairlead.wiring.observe import gateway_status, node_status
 
+COLD = "cold"  # no worker on purpose: one comes up when somebody asks
 _SILENT_SECONDS = 20.0  # a node reports to the store every few seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One revision on one node. `state` is the best of its replicas'; empty: it has none there."""
+    """One revision on one node. `state` is the best of its replicas'; empty: it has none there.
+
+    `cold` names the endpoints that have no worker on purpose; without any replica and all of them cold, the state
+    is COLD.
+    """
 
     node: str
     state: str
     workers: int
     reason: str
+    cold: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +95,11 @@ def _standing(name: str, node: NodeStatus, revision: Revision) -> Standing:
     here = [one for one in node.replicas if one.revision == revision.id]
     ready = [one for one in here if one.state is State.READY]
     best = next(iter(ready or here), None)
+    names = [one.name for one in revision.endpoints]
+    cold = tuple(one for one in names if revision.id.endpoint(one) in node.cold)
     if best is None:
-        return Standing(name, "", 0, "")
-    return Standing(name, str(best.state), len(ready), best.reason)
+        return Standing(name, COLD if len(cold) == len(names) else "", 0, "", cold)
+    return Standing(name, str(best.state), len(ready), best.reason, cold)
 
 
 def _nodes(control: Control) -> dict[str, NodeStatus]:

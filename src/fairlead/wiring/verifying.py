@@ -61,11 +61,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Verifying:
-    """What is asked, and where. `silent` names releases that have nothing to ask."""
+    """What is asked, and where. `found` counts the release files there are, `silent` names those with nothing to ask."""
 
     way: Way
     calls: tuple[Call, ...]
     silent: tuple[str, ...]
+    found: int
 
 
 def prepare(
@@ -86,7 +87,7 @@ def prepare(
         if not found:
             silent.append(one.source)
         calls.update(dict.fromkeys(found))
-    return Verifying(way, tuple(calls), tuple(silent))
+    return Verifying(way, tuple(calls), tuple(silent), len(read))
 
 
 async def verify(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -66,14 +67,23 @@ async def gone(world: Any, eventually: Eventually) -> None:
     await eventually(nobody)
 
 
+@contextlib.asynccontextmanager
+async def cold_agent(
+    world: Any, eventually: Eventually, **options: bool
+) -> AsyncIterator[RevisionId]:
+    """An agent whose one revision has been ready and is cold now."""
+    revision: RevisionId = world.release("digits/v1.1", world.publish("digits"), 0, SLEEPY)
+    route(world)
+    async with world.agent(**options):
+        await eventually(world.ready)
+        await gone(world, eventually)
+        yield revision
+
+
 async def test_one_that_nobody_asks_goes_and_comes_back_when_somebody_does(
     quick: Any, eventually: Eventually
 ) -> None:
-    revision = quick.release("digits/v1.1", quick.publish("digits"), 0, SLEEPY)
-    route(quick)
-    async with quick.agent():
-        await eventually(quick.ready)
-        await gone(quick, eventually)
+    async with cold_agent(quick, eventually) as revision:
         status = quick.status()
         assert status.cold == (PREDICT,)
         assert [(one.wished, one.why) for one in status.scales] == [
@@ -130,11 +140,7 @@ def _many(world: Any, number: int) -> Any:
 async def test_a_hundred_who_wait_get_as_many_workers_as_the_release_allows(
     quick: Any, eventually: Eventually
 ) -> None:
-    quick.release("digits/v1.1", quick.publish("digits"), 0, SLEEPY)
-    route(quick)
-    async with quick.agent():
-        await eventually(quick.ready)
-        await gone(quick, eventually)
+    async with cold_agent(quick, eventually):
         await wake(quick, PREDICT, waiting=100)
         await eventually(lambda: _many(quick, 4))
 
@@ -142,11 +148,7 @@ async def test_a_hundred_who_wait_get_as_many_workers_as_the_release_allows(
 async def test_one_that_cannot_be_loaded_any_more_is_not_cold_but_failed(
     quick: Any, eventually: Eventually
 ) -> None:
-    revision = quick.release("digits/v1.1", quick.publish("digits"), 0, SLEEPY)
-    route(quick)
-    async with quick.agent():
-        await eventually(quick.ready)
-        await gone(quick, eventually)
+    async with cold_agent(quick, eventually) as revision:
         quick.launcher.behave = lambda _: Behaviour(fails="no such library")
         await wake(quick, PREDICT)
         state = await eventually(
@@ -161,11 +163,8 @@ async def test_one_that_cannot_be_loaded_any_more_is_not_cold_but_failed(
 
 
 async def test_the_next_agent_leaves_cold_what_is_cold(quick: Any, eventually: Eventually) -> None:
-    quick.release("digits/v1.1", quick.publish("digits"), 0, SLEEPY)
-    route(quick)
-    async with quick.agent(kill=True):
-        await eventually(quick.ready)
-        await gone(quick, eventually)
+    async with cold_agent(quick, eventually, kill=True):
+        pass
     started = len(quick.launcher.started)
     async with quick.agent():
         pid = quick.status().pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from fairlead.cli.common import table
+from fairlead.cli.common import table, text_of
 from fairlead.cli.main import COMMANDS, cli
 from fairlead.cli.requests import OrRequest
 from fairlead.cli.traffic import _shares
@@ -46,6 +47,21 @@ def test_docs_release_prints_page_and_schema() -> None:
     schema = json.loads(run("docs", "release", "--schema").output)
     assert schema["required"] == ["model", "version"]
     assert "FAIRLEAD_PORT" in run("docs", "environment").output
+
+
+def test_an_argument_may_name_a_file_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "text"
+    file.write_text("grüß dich", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    texts = [text_of(argument) for argument in ("plain @ text", f"@{file}", "-")]
+    assert texts == ["plain @ text", "grüß dich", "from a pipe"]
+    with pytest.raises(click.UsageError, match="no-file cannot be read: No such file"):
+        text_of(f"@{tmp_path / 'no-file'}")
+    file.write_bytes(b"\xff")
+    with pytest.raises(click.UsageError, match="text cannot be read: it is not UTF-8"):
+        text_of(f"@{file}")
 
 
 @pytest.mark.parametrize(

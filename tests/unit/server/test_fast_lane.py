@@ -22,7 +22,7 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.wave import QuickRequest
-from support.asked import Asked, Served, by_asgi, read_answer, served_at
+from support.asked import Asked, Served, by_asgi, read_answer, refuses, served_at, standing_at
 from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import eventually, in_process, listening
 
@@ -97,28 +97,10 @@ def asked(draw: st.DrawFn) -> Asked:
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Served]]:
-    """One server for many examples; its loop runs only while an example does."""
-    with asyncio.Runner() as runner:
-        stack = contextlib.AsyncExitStack()
-        directory = tmp_path_factory.mktemp("fast")
-
-        async def enter() -> Served:
-            spec = scaled_artifact(directory / "scaled").spec(SCALED)
-            running = await stack.enter_async_context(in_process(spec))
-            at = Socket(Listen(uds=directory / "s"))
-            stop = asyncio.Event()
-            task = asyncio.ensure_future(serve(running.app, at, stop=stop, drain_seconds=5))
-            await eventually((directory / "s").exists)
-            return Served(running, directory / "s", stop, task)
-
-        async def leave(found: Served) -> None:
-            found.stop.set()
-            await found.task
-            await stack.aclose()
-
-        found = runner.run(enter())
-        yield runner, found
-        runner.run(leave(found))
+    """One server for many examples."""
+    directory = tmp_path_factory.mktemp("fast")
+    with standing_at(directory, scaled_artifact(directory / "scaled").spec(SCALED)) as standing:
+        yield standing
 
 
 @given(
@@ -255,23 +237,13 @@ async def test_a_server_that_stops_answers_what_it_has_begun_to_read(server: Ser
     writer.write(wire[:-5])
     await eventually(lambda: _being_read(server.running.app))
     server.stop.set()
-    await eventually(lambda: _refuses(server.path))
+    await eventually(lambda: refuses(server.path))
     writer.write(wire[-5:])
     status, headers, body = await read_answer(reader)
     assert (status, headers["connection"]) == (200, "close")
     assert json.loads(body) == {"predictions": [[0, 5, 0], [2, 5, -2]]}
     assert await reader.read() == b""
     writer.close()
-
-
-async def _refuses(path: Path) -> bool:
-    """Does nobody listen any more?"""
-    try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
-        return True
-    writer.close()
-    return False
 
 
 def _being_read(app: ServerApp) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,9 @@ from fairlead.api.pieces import LARGE_ELEMENTS
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
 from fairlead.server.endpoint import Endpoint
-from fairlead.server.http.serve import Listen, Socket, serve
-from support.asked import Asked, Served, by_asgi, read_answer, served_at
+from support.asked import Asked, Served, by_asgi, read_answer, refuses, served_at, standing_at
 from support.models import FLOAT, example, identity, make_artifact, scaled_artifact
-from support.serving import eventually, in_process
+from support.serving import eventually
 
 pytestmark = pytest.mark.timeout(60)
 PREDICT = "/v1/model/m/predict"
@@ -131,16 +129,6 @@ async def answer_of(asked: tuple[asyncio.StreamReader, Any]) -> tuple[int, Any, 
 def asgi_tasks() -> int:
     """Requests that go through ASGI right now."""
     return sum("run_asgi" in str(task.get_coro()) for task in asyncio.all_tasks())
-
-
-async def refuses(path: Path) -> bool:
-    """Does nobody listen here any more?"""
-    try:
-        _, writer = await asyncio.open_unix_connection(str(path))
-    except OSError:
-        return True
-    writer.close()
-    return False
 
 
 async def test_what_waits_shares_a_run_and_costs_no_task(
@@ -390,30 +378,13 @@ def asked(draw: st.DrawFn) -> Asked:
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Served]]:
-    """One server for many examples, with two slots; its loop runs only while an example does."""
-    with asyncio.Runner() as runner:
-        stack = contextlib.AsyncExitStack()
-        directory = tmp_path_factory.mktemp("gathering")
-        batching = {"enabled": True, "maxBatchSize": 4, "priorityLevels": 2}
-        one = ServedEndpoint(concurrency=2, batching=batching)
-
-        async def enter() -> Served:
-            spec = scaled_artifact(directory / "scaled").spec(REVISION, endpoints=(one,))
-            running = await stack.enter_async_context(in_process(spec))
-            at = Socket(Listen(uds=directory / "s"))
-            stop = asyncio.Event()
-            task = asyncio.ensure_future(serve(running.app, at, stop=stop, drain_seconds=5))
-            await eventually((directory / "s").exists)
-            return Served(running, directory / "s", stop, task)
-
-        async def leave(found: Served) -> None:
-            found.stop.set()
-            await found.task
-            await stack.aclose()
-
-        found = runner.run(enter())
-        yield runner, found
-        runner.run(leave(found))
+    """One server for many examples, with two slots."""
+    directory = tmp_path_factory.mktemp("gathering")
+    batching = {"enabled": True, "maxBatchSize": 4, "priorityLevels": 2}
+    one = ServedEndpoint(concurrency=2, batching=batching)
+    spec = scaled_artifact(directory / "scaled").spec(REVISION, endpoints=(one,))
+    with standing_at(directory, spec) as standing:
+        yield standing
 
 
 @given(
