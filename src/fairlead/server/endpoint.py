@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Hashable, Sequence
 from concurrent.futures import Future
 
 from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.load import Load
 from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
-from fairlead.server.admission import Admission, Load
+from fairlead.server.admission import Admission
 from fairlead.server.batch_members import Answer, Member
 from fairlead.server.batching import Batcher, no_run
 from fairlead.server.executions import Executions
