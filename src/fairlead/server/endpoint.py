@@ -139,8 +139,9 @@ class Endpoint:
         assert isinstance(answer, InferResponse)
         return answer
 
-    def ran_now(self, began: float, seconds: float, requests: int = 1) -> None:
-        """So many more that ran on the event loop, together, and so took no slot."""
+    def ran_now(self, began: float, seconds: float, rows: int, requests: int = 1) -> None:
+        """A run on the event loop went well: of so many items, which so many requests brought along. It took no slot."""
+        self.executions.ran(rows, seconds, requests)
         self._quick_requests += requests
         self._quick_seconds += requests * seconds
         self._quick_at = began

@@ -258,8 +258,7 @@ class ServerApp:
                 quickly = endpoint.infer_now(requests[0])
             finally:
                 times.ran(began, self._now() - began)
-            endpoint.executions.ran(endpoint.rows(requests[0]), times.engine_seconds)
-            endpoint.ran_now(began, times.engine_seconds)
+            endpoint.ran_now(began, times.engine_seconds, endpoint.rows(requests[0]))
             answer = handler.encode(call, (quickly,))
             endpoint.answered(times, decoded, times.began + times.engine_seconds)
             return answer
