@@ -10,10 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from fairlead.api.deadlines import FULL
 from fairlead.domain.errors import Kind, Refused
 
 _QUEUE_PER_SLOT = 10
-FULL = "pending request queue full"
 
 
 class Admission:

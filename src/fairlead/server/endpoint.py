@@ -16,6 +16,7 @@ import inspect
 from collections.abc import AsyncIterator, Hashable, Sequence
 from concurrent.futures import Future
 
+from fairlead.api.deadlines import no_answer
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.load import Load
 from fairlead.api.streaming import streams
@@ -42,7 +43,7 @@ class Late(Refused):
 
 def late(seconds: float) -> Late:
     """What a caller gets whose `seconds` are over."""
-    return Late(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
+    return Late(Kind.DEADLINE, no_answer(seconds))
 
 
 class Endpoint:
