@@ -208,5 +208,5 @@ async def _work(
 
 
 if __name__ == "__main__":
-    ending = Ending()
-    ending.exit(main())
+    last = Ending()
+    last.exit(main())
