@@ -16,10 +16,12 @@ sys.modules.setdefault("httpx._main", cast("ModuleType", None))
 
 from fairlead.cli import guard, main as cli  # noqa: E402 - see above
 from fairlead.domain.explanations import INTERRUPTED  # noqa: E402 - see above
+from fairlead.kits.ending import Ending  # noqa: E402 - see above
 
 
 def main() -> None:
     """Run a command, and exit."""
+    ending = Ending()
     code = INTERRUPTED
     with contextlib.suppress(KeyboardInterrupt):  # between two lines here
         if _HANDLED:
@@ -29,7 +31,7 @@ def main() -> None:
         if _HANDLED:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: what is left just ends
             signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    sys.exit(code)
+    ending.exit(code)
 
 
 if __name__ == "__main__":

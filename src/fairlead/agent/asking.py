@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import httpx
 
+from fairlead.api.load import LOAD_PATH, Load, loads_from_json
 from fairlead.api.worker import (
     IDENTITY_PATH,
-    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
@@ -46,21 +46,6 @@ class Company:
 
     replicas: Mapping[str, Identity]
     counted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How much an endpoint was asked since its worker started, and is asked now.
-
-    `concurrency_seconds` is the integral over time of its requests in slots and in the queue, `idle_seconds`
-    the time since the last one ended, 0 while there is one.
-    """
-
-    concurrency_seconds: float
-    requests: int
-    in_flight: int
-    queued: int
-    idle_seconds: float
 
 
 def socket_of(spec: WorkerSpec) -> Path:
@@ -107,10 +92,10 @@ class WorkerClient:
 
     async def load(self) -> Mapping[EndpointId, Load] | None:
         """How much everybody in this process is asked; None if nobody answers."""
-        document = await self._document(LOAD_PATH)
+        body = await self._body(LOAD_PATH)
         try:
-            return None if document is None else dict(map(_load, document["endpoints"]))
-        except (KeyError, TypeError, ValueError):
+            return None if body is None else loads_from_json(body)
+        except ValueError:
             return None
 
     async def retire(self) -> bool:
@@ -121,11 +106,18 @@ class WorkerClient:
             return False
         return answer.status_code == _OK
 
-    async def _document(self, path: str) -> dict[str, Any] | None:
+    async def _body(self, path: str) -> bytes | None:
         try:
             answer = await self._http.get(path)
-            document = answer.json() if answer.status_code == _OK else None
-        except (httpx.HTTPError, ValueError):
+        except httpx.HTTPError:
+            return None
+        return answer.content if answer.status_code == _OK else None
+
+    async def _document(self, path: str) -> dict[str, Any] | None:
+        body = await self._body(path)
+        try:
+            document = None if body is None else json.loads(body)
+        except ValueError:
             return None
         return document if isinstance(document, dict) else None
 
@@ -186,18 +178,6 @@ def _identity(document: Mapping[str, Any]) -> Identity:
         str(document.get("digest")),
         document.get("ready") is True,
         str(document.get("failed") or ""),
-    )
-
-
-def _load(document: Mapping[str, Any]) -> tuple[EndpointId, Load]:
-    """Raises KeyError, TypeError or ValueError for what is none."""
-    names = (str(document[key]) for key in ("service", "line", "revision", "endpoint"))
-    return EndpointId(*names), Load(
-        float(document["concurrency_seconds"]),
-        int(document["requests"]),
-        int(document["in_flight"]),
-        int(document["queued"]),
-        float(document["idle_seconds"]),
     )
 
 

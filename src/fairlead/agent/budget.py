@@ -149,17 +149,15 @@ class _Ledger:
         """What one more replica takes. One larger than the whole budget comes up alone."""
         need = self._need(wish.revision.digest)
         if self._shares(unit, wish):
-            need += PROCESS_BYTES * (self._processes(self.light + 1) - self._processes(self.light))
+            before = pools.spread(self.light, self.light, self.settings)
+            after = pools.spread(self.light + 1, self.light + 1, self.settings)
+            need += PROCESS_BYTES * (after - before)
         else:
             need += PROCESS_BYTES
         return min(need, self.settings.memory_budget_bytes)
 
     def _shares(self, unit: ScaleUnit, wish: Wish) -> bool:
         return pools.may_share(self.seen, unit, wish, self.settings)
-
-    def _processes(self, light: int) -> int:
-        full = -(-light // self.settings.pool_size)
-        return max(full, min(light, max(1, self.settings.cores // 2)))
 
     def _fits(self, asker: _Asker, cost: int, *, awaited: bool) -> bool:
         if awaited or asker.busy:

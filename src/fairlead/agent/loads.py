@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fairlead.agent.asking import Load, WorkerClient, socket_of
+from fairlead.agent.asking import WorkerClient, socket_of
 from fairlead.agent.budget import share_of
 from fairlead.agent.entries import Process, Worker
 from fairlead.agent.plan import Plan
@@ -21,6 +21,7 @@ from fairlead.agent.scales import Wish, least_of
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.table import Table
 from fairlead.api.agent import Wake
+from fairlead.api.load import Load
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.scale_units import ScaleUnit, served, unit_of

@@ -58,11 +58,6 @@ def decide(seen: Snapshot, settings: AgentSettings) -> Plan:
     return Plan(wished, cold, tuple(_steps(seen, needed, wished, settings)))
 
 
-def next_steps(seen: Snapshot, settings: AgentSettings) -> list[Step]:
-    """Everything that can be done now, what frees something first."""
-    return list(decide(seen, settings).steps)
-
-
 def wishes(
     seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
 ) -> Mapping[ScaleUnit, Wish]:
@@ -76,6 +71,7 @@ def _steps(
     wished: Wishes,
     settings: AgentSettings,
 ) -> Iterable[Step]:
+    """Everything that can be done now, what frees something first."""
     resumed = _resumed(seen, wished)
     return [
         *(Forget(replica.worker) for replica in seen.replicas if replica.worker in seen.ended),

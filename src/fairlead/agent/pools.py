@@ -32,8 +32,12 @@ def processes_for(revisions: Collection[RevisionId], settings: AgentSettings) ->
 
     No more than there are lines: the two sides of a split are answered in the same turns.
     """
-    full = -(-len(revisions) // settings.pool_size)
-    lines = len({one.line_id for one in revisions})
+    return spread(len(revisions), len({one.line_id for one in revisions}), settings)
+
+
+def spread(replicas: int, lines: int, settings: AgentSettings) -> int:
+    """How many processes so many replicas of so many lines are spread over."""
+    full = -(-replicas // settings.pool_size)
     return max(full, min(lines, max(1, settings.cores // 2)))
 
 

@@ -2,6 +2,8 @@
 
 The shortest counts, from the request's arrival here: in the queue and in the engine. A word that cannot
 be understood is an error, not ignored: its caller believes in a deadline that nobody would keep.
+
+Whoever lets requests wait, a model server or a gateway, tells them the same when they cannot.
 """
 
 from __future__ import annotations
@@ -13,12 +15,19 @@ from fairlead.domain.errors import Kind, Refused
 
 Headers = Mapping[bytes, bytes]
 
+FULL = "pending request queue full"  # S0-40
+
 TIMEOUT = b"x-request-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"  # gRPC over HTTP/2, "Requests": at most eight digits and a unit
 GATEWAYS = b"x-envoy-expected-rq-timeout-ms"
 _MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 _GRPC = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+def no_answer(seconds: float) -> str:
+    """What a caller is told whose `seconds` are over."""
+    return f"no answer within {round(seconds, 3):g} s"
 
 
 def is_named(headers: Headers) -> bool:

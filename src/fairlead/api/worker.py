@@ -23,9 +23,6 @@ REPLICAS_PATH = "/internal/replicas"
 # GET: {"serves": [{"service", "line", "revision", "digest", "batching"}]}: everybody in the process, at any socket.
 BATCHING_PATH = "/internal/batching"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
-# GET: {"endpoints": [{"service", "line", "revision", "endpoint", "concurrency_seconds", "requests", "in_flight", "queued",
-# "idle_seconds"}]}: how much is asked of everybody in the process, at any socket.
-LOAD_PATH = "/internal/load"
 # POST: the model of a revision without the endpoint `predict`, asked through its first one.
 PREDICT_PATH = "/internal/predict"
 INFER_PATH = "/internal/infer"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairlead.api.deadlines import FULL, no_answer
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
@@ -30,7 +31,6 @@ from fairlead.gateway.state import Inputs, View
 from fairlead.gateway.waking import Waker
 from fairlead.kits.clock import Clock
 
-FULL = "pending request queue full"  # S0-40
 _LOOK_SECONDS = 0.02  # while somebody waits
 _BACKLOG = 4096  # what the kernel allows at most, for a burst between two looks
 _PATIENCE_SECONDS = 1.0  # with what had failed before somebody asked
@@ -192,7 +192,7 @@ class Activator:
             del held.waiting[caller]
             held.refused += 1
             seconds = caller.until - caller.arrived_at
-            caller.refuse(Refusal(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s"))
+            caller.refuse(Refusal(Kind.DEADLINE, no_answer(seconds)))
 
     def _failed(self, endpoint: EndpointId, held: Held) -> None:
         """Refuse them if what they wait for has failed to come up, and not been tried again at once."""

@@ -9,27 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from fairlead.api.deadlines import FULL
 from fairlead.domain.errors import Kind, Refused
 
 _QUEUE_PER_SLOT = 10
-FULL = "pending request queue full"
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How much is asked of an endpoint; the first two since it was loaded.
-
-    `concurrency_seconds` is the integral over time of the requests in slots and in the queue, `idle_seconds` how long
-    nobody has been there.
-    """
-
-    concurrency_seconds: float
-    requests: int
-    in_flight: int
-    queued: int
-    idle_seconds: float
 
 
 class Admission:

@@ -16,14 +16,16 @@ import inspect
 from collections.abc import AsyncIterator, Hashable, Sequence
 from concurrent.futures import Future
 
+from fairlead.api.deadlines import no_answer
 from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.load import Load
 from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
-from fairlead.server.admission import Admission, Load
+from fairlead.server.admission import Admission
 from fairlead.server.batch_members import Answer, Member
 from fairlead.server.batching import Batcher, no_run
 from fairlead.server.executions import Executions
@@ -41,7 +43,7 @@ class Late(Refused):
 
 def late(seconds: float) -> Late:
     """What a caller gets whose `seconds` are over."""
-    return Late(Kind.DEADLINE, f"no answer within {round(seconds, 3):g} s")
+    return Late(Kind.DEADLINE, no_answer(seconds))
 
 
 class Endpoint:
@@ -138,8 +140,9 @@ class Endpoint:
         assert isinstance(answer, InferResponse)
         return answer
 
-    def ran_now(self, began: float, seconds: float, requests: int = 1) -> None:
-        """So many more that ran on the event loop, together, and so took no slot."""
+    def ran_now(self, began: float, seconds: float, rows: int, requests: int = 1) -> None:
+        """A run on the event loop went well: of so many items, which so many requests brought along. It took no slot."""
+        self.executions.ran(rows, seconds, requests)
         self._quick_requests += requests
         self._quick_seconds += requests * seconds
         self._quick_at = began

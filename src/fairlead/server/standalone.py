@@ -25,6 +25,7 @@ from fairlead.domain.ids import RevisionId
 from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import jsonlog
 from fairlead.kits.clock import Clock, SystemClock
+from fairlead.kits.ending import Ending
 from fairlead.kits.supervise import ending
 from fairlead.server.http.serve import Listen, Socket
 from fairlead.server.worker import DONE, ended_with, owner_gone, serve_revisions, stop_signals
@@ -207,4 +208,5 @@ async def _work(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    last = Ending()
+    last.exit(main())

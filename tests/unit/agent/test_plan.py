@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.agent.plan import next_steps, wanted
+from fairlead.agent.plan import wanted
 from fairlead.agent.scales import wishes
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import (
@@ -33,6 +33,7 @@ from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
 from support.effort import effort
+from support.planning import next_steps
 
 SETTINGS = AgentSettings(
     pulls_ahead=0, cores=2, retire_pause_seconds=1.0, drain_seconds=10.0, stop_grace_seconds=2.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.agent.plan import next_steps, wanted
+from fairlead.agent.plan import wanted
 from fairlead.agent.pools import processes_for
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import (
@@ -31,6 +31,7 @@ from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
 from support.effort import effort
+from support.planning import next_steps
 
 NOW = 10_000.0
 LONG_AGO = NOW - 5_000

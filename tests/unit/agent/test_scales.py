@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.agent.plan import decide, next_steps
+from fairlead.agent.plan import decide
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.steps import (
     NO_FAILURE,
@@ -26,6 +26,7 @@ from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.status import GatewayStatus, Replica, State
+from support.planning import next_steps
 
 SETTINGS = AgentSettings(cores=8, max_replicas=8)
 NOW = 1_000.0

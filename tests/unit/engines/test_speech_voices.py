@@ -7,12 +7,13 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
 
 import numpy as np
 import psutil
 import pytest
 
-from fairlead.api.inference import InferRequest
+from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.speech import AUDIO, Speech, SpeechRefused
 from fairlead.domain.errors import FairleadError, Kind, SchemaMismatch
 from fairlead.engines.speech.model import SpokenModel
@@ -37,6 +38,11 @@ async def sound_of(model: SpokenModel, text: str, speaker: int = 0) -> Heard:
     request = InferRequest(document=Speech(speaker, text))
     pieces = [response.tensors[AUDIO] async for response in model.stream(request)]
     return Heard(np.concatenate(pieces) / 32768, model.sample_rate, "")
+
+
+async def rest_of(sound: AsyncGenerator[InferResponse]) -> None:
+    async for _ in sound:
+        pass
 
 
 def processes(model: SpokenModel) -> list[int]:
@@ -217,6 +223,31 @@ async def test_closing_ends_every_process(tmp_path):
         pids = processes(model)
         assert pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_closing_refuses_whoever_speaks_and_all_who_wait_for_their_turn(tmp_path):
+    with humming(tmp_path, limit=1) as model:
+        (pid,) = processes(model)
+        first = model.stream(InferRequest(document=Speech(0, LONG)))
+        await anext(first)
+        tasks = [asyncio.ensure_future(rest_of(first))]
+        tasks += [asyncio.ensure_future(sound_of(model, f"t{number}")) for number in range(3)]
+        await asyncio.sleep(0)
+        model.close()
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        assert isinstance(outcome, FairleadError)
+        assert (outcome.kind, outcome.message) == (Kind.UNAVAILABLE, "the voice is being unloaded")
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_voice_that_is_closed_refuses_who_asks(tmp_path):
+    with humming(tmp_path) as model:
+        pass
+    with pytest.raises(FairleadError, match="the voice is being unloaded") as refused:
+        await sound_of(model, "late")
+    assert refused.value.kind is Kind.UNAVAILABLE
 
 
 async def test_a_voice_that_cannot_be_started_is_the_error_of_who_asks(tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from fairlead.api.load import LOAD_PATH, Load, loads_to_json
 from fairlead.api.worker import (
     IDENTITY_PATH,
-    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
@@ -24,6 +24,7 @@ from fairlead.api.worker import (
     specs_from_json,
 )
 from fairlead.domain.golden import golden_from_bytes
+from fairlead.domain.ids import EndpointId
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.kits.processes import Exit, ProcessId
 
@@ -88,7 +89,7 @@ class FakeWorker:
         Path(str(self.spec.socket)).unlink(missing_ok=True)
         return {"retired": True}
 
-    def loads(self) -> list[dict[str, Any]]:
+    def loads(self) -> dict[EndpointId, Load]:
         """How much each of its endpoints was asked: as `behaviour.busy` has it since it was last looked at."""
         now = self.clock.monotonic()
         busy = self.behaviour.busy
@@ -96,21 +97,14 @@ class FakeWorker:
         self.looked_at = now
         if busy or self.requests > self.seen_requests:
             self.used_at, self.seen_requests = now, self.requests
-        revision = self.spec.revision
-        return [
-            {
-                "service": revision.service,
-                "line": revision.line,
-                "revision": revision.revision,
-                "endpoint": one.name,
-                "concurrency_seconds": self.concurrency_seconds,
-                "requests": self.requests + math.ceil(self.concurrency_seconds),
-                "in_flight": math.ceil(busy),
-                "queued": 0,
-                "idle_seconds": 0.0 if busy else now - self.used_at,
-            }
-            for one in self.spec.endpoints
-        ]
+        load = Load(
+            self.concurrency_seconds,
+            self.requests + math.ceil(self.concurrency_seconds),
+            in_flight=math.ceil(busy),
+            queued=0,
+            idle_seconds=0.0 if busy else now - self.used_at,
+        )
+        return {self.spec.endpoint_id(one.name): load for one in self.spec.endpoints}
 
     def leave(self) -> None:
         """Answer no more; the last one to leave ends the process."""
@@ -216,6 +210,8 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:  # noqa: C901 
             told = _TOLD.get(self.path)
             if told is not None:
                 self._answer(told(worker))
+            elif self.path == LOAD_PATH:
+                self._send(_loads(worker), "application/json")
             elif self.path == METRICS_PATH:
                 self._send(_metrics(worker), "text/plain; version=0.0.4")
             else:
@@ -274,12 +270,12 @@ def _company(worker: FakeWorker) -> dict[str, Any]:
     }
 
 
-def _load(worker: FakeWorker) -> dict[str, Any]:
-    there = [one for one in worker.company if not one.retired]
-    return {"endpoints": [load for one in there for load in one.loads()]}
+def _loads(worker: FakeWorker) -> bytes:
+    there = (one for one in worker.company if not one.retired)
+    return loads_to_json({name: load for one in there for name, load in one.loads().items()})
 
 
-_TOLD = {IDENTITY_PATH: _identity, REPLICAS_PATH: _company, LOAD_PATH: _load}
+_TOLD = {IDENTITY_PATH: _identity, REPLICAS_PATH: _company}
 
 
 def _metrics(worker: FakeWorker) -> bytes:

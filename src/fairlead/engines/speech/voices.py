@@ -14,7 +14,6 @@ import logging
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -124,8 +123,12 @@ class Voice:
         return True
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it does. Nobody asks it any more."""
         self._line.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """End the process, whatever it does: whoever asks it learns that it has ended, and then lets it `end`."""
         self._process.kill()
         try:
             self._process.wait(_END_SECONDS)
@@ -171,19 +174,22 @@ def _died(when: str) -> Refused:
     return Refused(Kind.MODEL, f"the voice's process ended {when}; its log may say why")
 
 
+def _unloaded() -> Refused:
+    return Refused(Kind.UNAVAILABLE, "the voice is being unloaded")
+
+
 def _late(what: str, seconds: float) -> Refused:
     return Refused(Kind.MODEL, f"the voice did not {what} within {seconds:g} s")
 
 
 class Voices:
-    """All processes of one artifact, `limit` at most; one is always there. Belongs to one event loop at a time."""
+    """All processes of one artifact, `limit` at most; one is always there. Belongs to one event loop."""
 
     def __init__(self, order: Mapping[str, Any], limit: int) -> None:
         self._order = json.dumps(order).encode()
-        self._limit = limit
+        self._places = asyncio.Semaphore(limit)
         self._all: set[Voice] = set()
-        self._idle: deque[Voice] = deque()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._idle: list[Voice] = []
         self._closed = False
         first = self._start()
         try:
@@ -199,28 +205,40 @@ class Voices:
 
     @contextlib.asynccontextmanager
     async def saying(self, order: bytes) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """The sound of one text; leaving the context ends the synthesis."""
-        voice = await self._take()
-        whole = False
-        try:
-            await voice.ready()
-            async with contextlib.aclosing(voice.say(order)) as sound:
-                yield sound
-            whole = await voice.stop()
-        finally:
-            # Cancelled, it is given the moment it needs to stop; a second cancellation ends it.
+        """The sound of one text; leaving the context ends the synthesis.
+
+        Raises Refused: UNAVAILABLE if the voice is closed, before its turn or while it speaks.
+        """
+        async with self._places:
+            voice = self._take()
+            whole = False
             try:
-                whole = whole or await voice.stop()
+                await voice.ready()
+                async with contextlib.aclosing(voice.say(order)) as sound:
+                    yield sound
+                whole = await voice.stop()
+            except Refused:
+                if self._closed:
+                    raise _unloaded() from None
+                raise
             finally:
-                self._give_back(voice, alive=whole)
+                # Cancelled, it is given the moment it needs to stop; a second cancellation ends it.
+                try:
+                    whole = whole or await voice.stop()
+                finally:
+                    self._give_back(voice, alive=whole)
 
     def close(self) -> None:
-        """End every process."""
+        """End every process; whoever speaks or waits for his turn is refused."""
         self._closed = True
         for voice in self._all:
-            voice.end()
+            if voice in self._idle:
+                voice.end()
+            else:
+                voice.cut()
         self._all.clear()
         self._idle.clear()
+        self._places.release()  # who waits first finds it closed, and leaves the place to the next
 
     def _start(self) -> Voice:
         voice = Voice(self._order)
@@ -228,35 +246,25 @@ class Voices:
         self._idle.append(voice)
         return voice
 
-    async def _take(self) -> Voice:
+    def _take(self) -> Voice:
+        """One that is idle, or a new one: whoever has a place finds either. Raises Refused."""
+        if self._closed:
+            raise _unloaded()
         while True:
-            if self._closed:
-                raise Refused(Kind.UNAVAILABLE, "the voice is being unloaded")
-            if not self._idle and len(self._all) < self._limit:
+            if not self._idle:
                 self._start()
-            if self._idle:
-                voice = self._idle.pop()  # the one that spoke last is warm
-                if voice.lives:
-                    return voice
-                self._replace(voice)
-                continue
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                if turn.done() and not turn.cancelled():
-                    self._wake()
-                raise
+            voice = self._idle.pop()  # the one that spoke last is warm
+            if voice.lives:
+                return voice
+            self._replace(voice)
 
     def _give_back(self, voice: Voice, *, alive: bool) -> None:
         if self._closed:
-            return
-        if alive:
+            voice.end()
+        elif alive:
             self._idle.append(voice)
         else:
             self._replace(voice)
-        self._wake()
 
     def _replace(self, voice: Voice) -> None:
         self._all.discard(voice)
@@ -265,10 +273,3 @@ class Voices:
             self._start()
         except Refused as error:  # whoever asks next tries again
             _log.error("%s", error.message)
-
-    def _wake(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return

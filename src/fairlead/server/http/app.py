@@ -37,7 +37,7 @@ from fairlead.server.http.gathering import Gathering
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.oip import Control
 from fairlead.server.http.plain import PlainRoutes
-from fairlead.server.http.priority import PRIORITY, priority_of
+from fairlead.server.http.priority import prioritize
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.routes import (
     GRPC,
@@ -250,18 +250,15 @@ class ServerApp:
         left = until - times.arrived
         requests, call = await self.aside.decode(handler, body, headers, left)
         decoded = self._now()
-        if endpoint.batcher is not None and PRIORITY in headers:
-            level = priority_of(headers)
-            for request in requests:
-                request.priority = level
+        if endpoint.batcher is not None:
+            prioritize(requests, headers)
         if len(requests) == 1 and endpoint.quick(requests[0], len(body)):
             began = self._now()
             try:
                 quickly = endpoint.infer_now(requests[0])
             finally:
                 times.ran(began, self._now() - began)
-            endpoint.executions.ran(endpoint.rows(requests[0]), times.engine_seconds)
-            endpoint.ran_now(began, times.engine_seconds)
+            endpoint.ran_now(began, times.engine_seconds, endpoint.rows(requests[0]))
             answer = handler.encode(call, (quickly,))
             endpoint.answered(times, decoded, times.began + times.engine_seconds)
             return answer

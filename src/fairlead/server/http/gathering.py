@@ -23,7 +23,7 @@ from fairlead.server.endpoint import late
 from fairlead.server.http.aside import Aside, is_large
 from fairlead.server.http.exchange import Bodies, ClientLeft
 from fairlead.server.http.handlers import Answer
-from fairlead.server.http.priority import PRIORITY, priority_of
+from fairlead.server.http.priority import prioritize
 from fairlead.server.http.routes import HeaderList, HotRoute
 from fairlead.server.http.wave import NOBODY_WAITS, OK, Connection, QuickRequest, Wave
 
@@ -114,10 +114,7 @@ class Gathering(Wave):
             self._bodies.take(len(one.body))
             one.held = len(one.body)
             requests, one.call = route.handler.decode(one.body, one.headers)
-            if PRIORITY in one.headers:
-                level = priority_of(one.headers)
-                for request in requests:
-                    request.priority = level
+            prioritize(requests, one.headers)
             if len(requests) == 1 and endpoint.gathers:
                 one.member = endpoint.join(requests[0], one.until, one, loop)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer

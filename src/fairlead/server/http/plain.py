@@ -9,15 +9,15 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import msgspec
 
+from fairlead.api.load import LOAD_PATH, loads_to_json
 from fairlead.api.speech import speaks
 from fairlead.api.worker import (
     BATCHING_PATH,
     IDENTITY_PATH,
-    LOAD_PATH,
     METRICS_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
@@ -199,8 +199,8 @@ class PlainRoutes:
         )
 
     async def _load(self) -> Reply:
-        loads = ((one.id, one.load()) for one in self._plane.endpoints())
-        return _json({"endpoints": [{**asdict(name), **asdict(load)} for name, load in loads]})
+        loads = {one.id: one.load() for one in self._plane.endpoints()}
+        return 200, _JSON, loads_to_json(loads)
 
     async def _batching(self) -> Reply:
         return _json({"serves": [found for one in self.company() for found in one.batching()]})

@@ -210,8 +210,7 @@ class Wave:
         ended = self._now()
         for one, answer in zip(batch, answers, strict=True):
             one.answer, one.began, one.ended, one.batch = answer, began, ended, len(batch)
-        endpoint.executions.ran(sum(one.rows for one in batch), ended - began, len(batch))
-        endpoint.ran_now(began, ended - began, len(batch))
+        endpoint.ran_now(began, ended - began, sum(one.rows for one in batch), len(batch))
         return list(batch)
 
     def _run(self, one: QuickRequest) -> bool:
@@ -226,8 +225,7 @@ class Wave:
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(one, error)
         one.ended = self._now()
-        endpoint.executions.ran(one.rows, one.ended - began)
-        endpoint.ran_now(began, one.ended - began)
+        endpoint.ran_now(began, one.ended - began, one.rows)
         return True
 
     def _count(self, one: QuickRequest, now: float, decoding: float, encoding: float) -> None:
