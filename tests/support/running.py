@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from support.effort import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 FAIRLEAD = [sys.executable, "-m", "fairlead"]
 
@@ -29,14 +31,14 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait for a condition with a deadline; returns what it returned."""
-    end = time.monotonic() + seconds
+    """Wait for a condition; returns what it returned. `seconds` is how long that takes at the very most when nobody disturbs."""
+    end = time.monotonic() + seconds * PATIENCE
     while True:
         found = condition()
         if found:
             return found
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds * PATIENCE} s: {what}")
         time.sleep(0.01)
 
 

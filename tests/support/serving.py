@@ -22,6 +22,7 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.loading import LoadedArtifact, load_artifact
+from support.effort import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -148,7 +149,7 @@ async def until_ready(started: Worker, seconds: float = 30.0) -> None:
 
 async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for a condition (plain or async) with a deadline."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * PATIENCE):
         while True:
             found = condition()
             if asyncio.iscoroutine(found):

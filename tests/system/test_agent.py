@@ -30,6 +30,7 @@ from fairlead.domain.signature import DocumentSignature
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_from_bytes
 from fairlead.kits import processes
 from fairlead.wiring.homes import Control, open_home
+from support.effort import PATIENCE
 
 T = TypeVar("T")
 
@@ -47,9 +48,9 @@ RECOVERY_SECONDS = 5.0
 
 def until(condition: Callable[[], T | None], seconds: float = 30.0) -> T:
     """The condition's value as soon as there is one."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds * PATIENCE} s"
         time.sleep(0.01)
     return value
 

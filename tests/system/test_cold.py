@@ -32,6 +32,7 @@ from fairlead.domain.status import (
 from fairlead.kits import processes
 from fairlead.kits.files import try_lock, write_atomic
 from fairlead.wiring.homes import Control, open_home
+from support.effort import PATIENCE
 
 T = TypeVar("T")
 MODEL = """
@@ -51,9 +52,9 @@ NAMES = ("ants", "bees", "cats")
 
 def until(condition: Callable[[], T | None], seconds: float = 40.0) -> T:
     """The condition's value as soon as there is one."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds * PATIENCE} s"
         time.sleep(0.01)
     return value
 

@@ -18,6 +18,7 @@ from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.frames import Frames, framed
+from support.effort import PATIENCE
 from support.models import scaled_artifact
 from support.serving import InProcess, in_process, listening
 
@@ -137,7 +138,7 @@ async def streamed(server: InProcess, parts: list[bytes], *, leaves: bool = Fals
         "http_version": "1.1",
         "headers": [(MARKER.encode(), b"ModelStreamInfer")],
     }
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         await server.app(scope, receive, send)
     found = []
     while (one := answers.take()) is not None:
