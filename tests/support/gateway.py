@@ -259,7 +259,7 @@ class World:
     def client(self, **more: Any) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         return httpx.AsyncClient(
-            base_url=self.settings.url, timeout=10, limits=limits, trust_env=False, **more
+            base_url=self.settings.url, timeout=40, limits=limits, trust_env=False, **more
         )
 
 

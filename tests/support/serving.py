@@ -53,7 +53,9 @@ async def in_process(*specs: WorkerSpec, versioned: bool = False) -> AsyncIterat
         app.serve(served, versioned=versioned)
     transport = httpx.ASGITransport(app)
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://server", timeout=40
+        ) as client:
             yield InProcess(app, plane, client, [one.artifact for one in served])
     finally:
         plane.close()
@@ -123,7 +125,7 @@ async def worker(spec: WorkerSpec, directory: Path, *, ready: bool = True) -> As
         )
     transport = httpx.AsyncHTTPTransport(uds=str(spec.socket))
     async with httpx.AsyncClient(
-        transport=transport, base_url="http://worker", timeout=30
+        transport=transport, base_url="http://worker", timeout=40
     ) as client:
         started = Worker(process, client, spec.socket, log)
         try:

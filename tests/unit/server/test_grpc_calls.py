@@ -62,7 +62,9 @@ async def test_both_lanes_answer_a_call_alike(server: InProcess, tmp_path: Path)
     ]
     async with listening(server.app, tmp_path / "s") as path:
         transport = httpx.AsyncHTTPTransport(uds=str(path))
-        async with httpx.AsyncClient(transport=transport, base_url="http://worker") as quick:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://worker", timeout=40
+        ) as quick:
             await call(quick, "ModelInfer", INFER, bodies[0])  # the first loads protobuf
             for body, (code, words) in zip(bodies, expected, strict=True):
                 found = [

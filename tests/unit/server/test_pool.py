@@ -44,7 +44,7 @@ class Pool:
         return found
 
     async def ask(self, number: int, method: str, path: str, **more: Any) -> tuple[int, Any]:
-        async with unix_client(self.socket(number), 5.0) as client:
+        async with unix_client(self.socket(number), 40.0) as client:
             answer = await client.request(method, path, **more)
             kind = answer.headers.get("content-type", "")
             return answer.status_code, answer.json() if "json" in kind else answer.text

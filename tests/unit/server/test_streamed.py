@@ -68,7 +68,9 @@ async def running(tmp_path: Path, pace: float = 0, concurrency: int = 1, **more:
         transport = httpx.AsyncHTTPTransport(
             uds=str(socket), limits=httpx.Limits(max_connections=None)
         )
-        async with httpx.AsyncClient(transport=transport, base_url="http://w", timeout=8) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://w", timeout=40
+        ) as client:
             yield Running(inner, client, socket)
 
 
