@@ -34,7 +34,7 @@ def main() -> int:
         places(Path(directory), ROOT / "build" / "models") as found,
     ):
         # What Envoy has counted of a worker goes with it: what is compared has to stand still.
-        until(found.resting, 120, "small models share one process")
+        until(found.resting, 120, "small models share as few processes as they may")
         figures, batches = attack(found, options.seed, options.seconds * _SHARE_OF_BYTES)
         lines = check(found, figures, patient=True)
         print(
