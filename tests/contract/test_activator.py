@@ -133,10 +133,12 @@ async def cold_world(
         world.write_status()
         agent = Agent(world)
         await agent.start()
-        async with world.running(), world.client() as client:
-            await world.routed()
-            yield Cold(world, client, agent)
-        agent.stop()
+        try:
+            async with world.running(), world.client() as client:
+                await world.routed()
+                yield Cold(world, client, agent)
+        finally:
+            agent.stop()
 
 
 @pytest_asyncio.fixture

@@ -19,6 +19,7 @@ from fairlead.domain.ids import LineId
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.requests import read_request
 from fairlead.domain.why import Explanation, Then, explain
+from support.effort import PATIENCE
 from support.gateway import World, catalog, eventually, new_world, revision
 from support.wire import Wire
 
@@ -148,7 +149,7 @@ async def test_a_retry_is_in_the_access_log(world: World, client: httpx.AsyncCli
 
 
 async def eventually_asked(condition: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(400):
+    for _ in range(400 * PATIENCE):
         if await condition():
             return
         await asyncio.sleep(0.02)
@@ -298,7 +299,7 @@ async def test_http2_is_spoken_on_the_same_port(world: World, client: httpx.Asyn
     reader, writer = await asyncio.open_connection("127.0.0.1", world.settings.port)
     empty_settings = b"\0\0\0\4\0\0\0\0\0"
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
-    frame = await asyncio.wait_for(reader.readexactly(9), 5)
+    frame = await asyncio.wait_for(reader.readexactly(9), 5 * PATIENCE)
     writer.close()
     assert frame[3] == empty_settings[3]
     assert (await client.get("/livez")).http_version == "HTTP/1.1"

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from fairlead.api.oip_messages import message
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Scope
 from fairlead.kits import reflection
+from support.effort import PATIENCE
 from support.gateway import eventually
 from support.grpc_calls import HEALTH, call, infer_request, stream
 from support.grpc_world import KEY, GrpcWorld, grpc_world
@@ -301,7 +302,7 @@ async def test_a_stream_is_answered_message_by_message_and_survives_a_bad_one(
     assert await streaming.read() is grpc.aio.EOF
     assert await streaming.code() is Code.OK
     named = stream(asked.channel)(metadata=(*KEY, ("x-model-name", "scaled")), timeout=20)
-    async with asyncio.timeout(5):  # also before anything is sent
+    async with asyncio.timeout(5 * PATIENCE):  # also before anything is sent
         assert (await named.initial_metadata())["x-served-version"].startswith("v1.")
     named.cancel()
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from fairlead.domain.ids import RevisionId
 from fairlead.server.http.serve import Listen, Socket, serve
+from support.effort import PATIENCE
 from support.gateway import World, catalog, eventually, new_world, revision
 from support.models import scaled_artifact
 from support.serving import InProcess, in_process
@@ -73,7 +74,7 @@ async def send(front: Front, sent: str | bytes, answers: int = 0) -> bytes:
     found, left = b"", False
     try:
         writer.write(sent if isinstance(sent, bytes) else sent.encode("latin-1"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             while (
                 not answers
                 or found.count(b"HTTP/1.1 ") < answers

@@ -20,6 +20,7 @@ from fairlead.api.worker import WorkerSpec, specs_to_json
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.processes import Exit, ProcessId
+from support.effort import PATIENCE
 
 SPEC = WorkerSpec(
     "0123abcd", RevisionId("digits", "v1", "1"), Path("/nowhere"), "sha256:" + "0" * 64
@@ -66,12 +67,12 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 
 
 async def end_of(launcher: ProcessLauncher, process: ProcessId) -> Exit:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         return await launcher.wait(process)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         while not condition():  # noqa: ASYNC110 - another process sets no event of ours
             await asyncio.sleep(0.01)
 

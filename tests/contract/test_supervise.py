@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, ending, life_pipe
+from support.effort import PATIENCE
 from support.running import until
 
 WRITES_PID = "import os,sys,time; open(sys.argv[1],'a').write(f'{os.getpid()}\\n'); "
@@ -35,7 +36,7 @@ async def supervised(one: Child, told: list[str]) -> AsyncIterator[Supervisor]:
             running = group.create_task(supervisor.run(one))
             yield supervisor
             await supervisor.stop(one)
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, 5 * PATIENCE)
     finally:
         os.close(read)
         os.close(write)
@@ -113,7 +114,7 @@ async def test_one_that_ran_well_is_started_again_after_the_first_pause(tmp_path
             await when(lambda: len(pids(tmp_path)) == 5)
             assert one.pid == pids(tmp_path)[-1]
             await supervisor.stop(one)
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, 5 * PATIENCE)
     finally:
         os.close(read)
         os.close(write)
@@ -125,7 +126,7 @@ async def test_one_that_is_stopped_between_two_starts_is_not_started_again(tmp_p
     read, write = life_pipe()
     try:
         ended = Supervisor(SystemClock(), read, lambda _: one.stopping.set())
-        await asyncio.wait_for(ended.run(one), 5)
+        await asyncio.wait_for(ended.run(one), 5 * PATIENCE)
     finally:
         os.close(read)
         os.close(write)
@@ -141,7 +142,7 @@ async def test_one_that_is_stopped_while_it_starts_ends_at_once(tmp_path: Path) 
             running = group.create_task(Supervisor(SystemClock(), read, told.append).run(one))
             await asyncio.sleep(0)  # it is being started now
             one.stopping.set()
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, 5 * PATIENCE)
     finally:
         os.close(read)
         os.close(write)

@@ -35,6 +35,7 @@ from fairlead.gateway.run import run_gateway
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.kits import files
 from fairlead.kits.clock import SystemClock
+from support.effort import PATIENCE
 
 CLOCK = SystemClock()
 MAIN = Path(__file__).with_name("gateway_main.py")
@@ -258,7 +259,7 @@ class World:
     def client(self, **more: Any) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         return httpx.AsyncClient(
-            base_url=self.settings.url, timeout=10, limits=limits, trust_env=False, **more
+            base_url=self.settings.url, timeout=40, limits=limits, trust_env=False, **more
         )
 
 
@@ -300,7 +301,7 @@ async def gateway_process(world: World, life: int) -> AsyncIterator[asyncio.subp
 
 async def eventually(condition: Any, seconds: float, what: str) -> None:
     """Wait for a condition with a deadline."""
-    end = CLOCK.monotonic() + seconds
+    end = CLOCK.monotonic() + seconds * PATIENCE
     while True:
         found = condition()
         if asyncio.iscoroutine(found):
@@ -308,5 +309,5 @@ async def eventually(condition: Any, seconds: float, what: str) -> None:
         if found:
             return
         if CLOCK.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds * PATIENCE} s: {what}")
         await asyncio.sleep(0.01)

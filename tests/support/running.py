@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from support.effort import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 FAIRLEAD = [sys.executable, "-m", "fairlead"]
@@ -32,14 +34,14 @@ def free_port() -> int:
 def until(
     condition: Callable[[], T | None], seconds: float = 40.0, what: str = "what was waited for"
 ) -> T:
-    """Wait for a condition with a deadline; returns what it returned."""
-    end = time.monotonic() + seconds
+    """Wait for a condition; returns what it returned. `seconds` is how long that takes at the very most when nobody disturbs."""
+    end = time.monotonic() + seconds * PATIENCE
     while True:
         found = condition()
         if found:
             return found
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds * PATIENCE} s: {what}")
         time.sleep(0.01)
 
 

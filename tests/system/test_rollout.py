@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -154,8 +155,8 @@ def report(running: Fairlead) -> str:
     return "\n".join(lines) + "\n"
 
 
-BAD = {
-    2: "p95",
+BAD = {  # patterns of the reason
+    2: "^(p95|mean) ",  # the first to be certain; on a machine that does much else either may be
     3: "fails its golden examples: golden example 1 of 1: length: 6 expected within 0, 7 answered",
     4: "died",
     5: "goes on growing",
@@ -183,7 +184,7 @@ def test_a_bad_revision_is_rolled_back_with_the_reason(
     journal = entries(running)
     assert journal[-1]["outcome"] == "rolled back"
     reasons = journal[-1]["reasons"]
-    assert any(BAD[version] in reason for reason in reasons), reasons
+    assert any(re.search(BAD[version], reason) for reason in reasons), reasons
     moves = [entry["percent"] for entry in journal if entry["event"] == "moved"]
     assert moves
     assert max(moves) <= 50

@@ -64,7 +64,7 @@ async def test_the_stand_alone_server_serves_several_artifacts_and_ends_cleanly(
 
     async def asked(path: str) -> Any:
         async with httpx.AsyncClient(
-            base_url=url
+            base_url=url, timeout=40
         ) as client:  # a connection each: the kernel spreads them
             try:
                 return (await client.get(path)).json()
@@ -79,7 +79,7 @@ async def test_the_stand_alone_server_serves_several_artifacts_and_ends_cleanly(
 
     try:
         await eventually(all_ready, 30)
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=40) as client:
             for version, factor in (("v1.1", 2.0), ("v1.2", 3.0), ("v1", 3.0), ("latest", 3.0)):
                 headers = {"accept-version": version}
                 answer = await client.post(
@@ -193,7 +193,7 @@ async def test_access_lines_are_on_standard_output_and_the_log_on_standard_error
             return False
 
     try:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=40) as client:
             await eventually(ready, 30)
             answer = await client.post("/v1/model/more/predict", content=b"1")
             assert answer.text == "2"
@@ -251,7 +251,7 @@ async def test_a_worker_whose_model_exits_is_replaced_whatever_code_it_gives(
     async def asked(number: int) -> str:
         url = f"http://127.0.0.1:{unused_tcp_port}/v1/model/more/predict"
         try:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=40) as client:
                 return (await client.post(url, content=str(number))).text
         except httpx.TransportError:
             return ""

@@ -218,7 +218,7 @@ def test_what_a_worker_refuses_is_explained(running: Fairlead) -> None:
         ("schema", "/v1/model/digits/predict", {"instances": 3}, {}),
         ("schema", "/v1/model/lsh/predict", {"inputs": {}}, {}),
         ("internal", MOODY, -1.0, {}),
-        ("deadline", MOODY, 20.0, {"X_Request_Timeout_Ms": "100"}),
+        ("deadline", MOODY, 20.0, {"X_Request_Timeout_Ms": "500"}),
         ("invalid", MOODY, 0.0, {"X_Request_Timeout_Ms": "soon"}),
     ]
     for number, (code, path, body, sent) in enumerate(cases):

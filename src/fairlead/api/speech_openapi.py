@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from fairlead.api.speech_codes import MOST_CHARACTERS, Code
+from fairlead.domain.paths import OPENAI_SPEECH
 
 Document = dict[str, Any]
 VALIDATE = "validate"  # the endpoint whose own paths only check, whatever they are called
@@ -29,7 +30,7 @@ class Use(StrEnum):
 
 def use_of(path: str, endpoint: str) -> Use:
     """A path says by its end what it is for (S0-2 has several that end alike); others by their endpoint."""
-    if path.endswith("/audio/speech"):
+    if path.endswith(OPENAI_SPEECH):
         return Use.OPENAI
     if path.endswith("/input_validated") or (endpoint == VALIDATE and not path.endswith("/stream")):
         return Use.CHECK

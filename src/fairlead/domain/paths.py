@@ -16,6 +16,9 @@ GET = ("GET", "HEAD")
 READ = ("GET",)
 WRITE = ("POST",)
 CUSTOM = ("GET", "POST")  # S0-8
+OPENAI_SPEECH = (
+    "/audio/speech"  # the end of a path at which OpenAI's clients send a text: a body, so no GET
+)
 
 PREDICT = "predict"
 BIO = "bio"
@@ -138,7 +141,7 @@ def parse_path(target: str, api_version: str) -> PathMatch:
         case ["v2", *rest]:
             return _extension(path, rest)
         case _:
-            return CustomPath(path)
+            return CustomPath(path, WRITE if path.endswith(OPENAI_SPEECH) else CUSTOM)
 
 
 def extension_of(path: str) -> str:

@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from support.fuzz.batches import Figures, Target, batch
+from support.fuzz.batches import Figures, Target, batch, changes
 from support.fuzz.places import Places, places
 from support.fuzz.schemas import schemathesis
-from support.running import ROOT
+from support.running import ROOT, until
 
 _SHARE_OF_BYTES = 0.7  # of the time
 _CASES_A_SECOND = 40  # of Schemathesis, about; only its number of examples can be set
@@ -33,6 +33,8 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="fl-fuzz-") as directory,
         places(Path(directory), ROOT / "build" / "models") as found,
     ):
+        # What Envoy has counted of a worker goes with it: what is compared has to stand still.
+        until(found.resting, 120, "small models share as few processes as they may")
         figures, batches = attack(found, options.seed, options.seconds * _SHARE_OF_BYTES)
         lines = check(found, figures, patient=True)
         print(
@@ -92,6 +94,7 @@ def check(found: Places, figures: Figures, *, patient: bool) -> list[str]:
     if patient:
         time.sleep(2.0)  # Envoy writes its access log and moves its counters when it likes
     lines = [what for what, _ in figures.findings]
+    lines += [f"{target.name}: {what}" for target in found.targets for what in changes(target)]
     lines += [f"log: {line}" for line in found.bad_lines()]
     lines += [f"gateway: {line}" for line in found.failures()]
     return lines

@@ -3,16 +3,17 @@
 - no answer of 500 and above (a proxy's 501 and 505, for what it does not implement, are no failure of ours);
 - a right request on its own connection gets its own answer, with its own id, in time: nothing is stuck, and
   nothing of a wrong stream is ever taken for a part of somebody else's;
-- the same processes, within bounds of memory.
+- no process dies, and each stays within bounds of memory. Which they are may change: workers come and go orderly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
@@ -36,17 +37,26 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z]")
 
 @dataclass
 class Target:
-    """A port that is attacked. `pids` finds the processes behind it, by name."""
+    """A port that is attacked.
+
+    `where` finds it: a worker's successor has another socket. `pids` finds the processes behind it, by name;
+    `steady` gives numbers that change when one dies, and only then.
+    """
 
     name: str
-    address: raw.Address
+    where: Callable[[], raw.Address]
     key: str
     frames: bool
     pids: Callable[[], dict[str, int]]
-    first: dict[str, tuple[int, int]] = field(default_factory=dict)  # pid and memory at the start
+    steady: Callable[[], dict[str, int]]
+    first: dict[int, int] = field(default_factory=dict)  # memory by process, when it was first seen
+    before: dict[str, int] = field(default_factory=dict)
+    present: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.first = {name: (pid, _memory(pid)) for name, pid in self.pids().items()}
+        self.before = self.steady()
+        self.first = {pid: _memory(pid) for pid in self.pids().values()}
+        self.present = set(self.first)
 
 
 @dataclass
@@ -81,7 +91,7 @@ async def batch(target: Target, number: int, seed: int, figures: Figures) -> Non
         for probe in range(_PROBES):
             group.create_task(_probe(target, f"probe-{number}-{probe}", figures))
     await _probe(target, f"probe-{number}-after", figures)
-    for what in _changes(target):
+    for what in _processes(target):
         figures.found(f"{target.name}, batch {number}: {what}")
 
 
@@ -92,7 +102,7 @@ async def _attack(
     manner, parts = how
     answers = b""
     try:
-        async with asyncio.timeout(_DEADLINE_SECONDS), raw.connected(target.address) as one:
+        async with asyncio.timeout(_DEADLINE_SECONDS), _connected(target) as one:
             sending = asyncio.ensure_future(_send(one, parts, _MANY if manner == "hogs" else 1))
             if manner == "reads":
                 answers, _ = await raw.receive(one, _QUIET_SECONDS)
@@ -128,10 +138,13 @@ async def _probe(target: Target, name: str, figures: Figures) -> None:
     body = json.dumps({"id": name, "inputs": [tensor]}).encode()
     more = b"connection: close\r\nx-request-id: %b\r\n" % name.encode()
     asked = request("POST", "/v2/models/digits/infer", target.key, body, more)
+    at = target.where()
     try:
-        async with asyncio.timeout(_DEADLINE_SECONDS), raw.connected(target.address) as one:
-            await raw.send(one, asked)
-            answer, _ = await raw.receive(one, _DEADLINE_SECONDS)
+        answer = await _exchange(target, asked)
+        if not answer and target.where() != at:
+            answer = await _exchange(
+                target, asked
+            )  # it was about to end: only a gateway knows that beforehand
     except (TimeoutError, OSError) as error:
         figures.found(f"{target.name}, {name}: a right request is not answered: {error!r}")
         return
@@ -141,16 +154,47 @@ async def _probe(target: Target, name: str, figures: Figures) -> None:
         figures.found(f"{target.name}, {name}: a right request gets {answer[:300]!r}")
 
 
-def _changes(target: Target) -> Iterator[str]:
-    """What became of the processes."""
-    now = target.pids()
-    for name, (pid, memory) in target.first.items():
-        if now.get(name) != pid or not psutil.pid_exists(pid):
-            yield f"{name} was process {pid} and is {now.get(name)}"
-            target.first[name] = (now.get(name, 0), memory)
-        elif _memory(pid) > memory + _MOST_GROWTH_BYTES:
+async def _exchange(target: Target, asked: bytes) -> bytes:
+    async with asyncio.timeout(_DEADLINE_SECONDS), _connected(target) as one:
+        await raw.send(one, asked)
+        answer, _ = await raw.receive(one, _DEADLINE_SECONDS)
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def _connected(target: Target) -> AsyncIterator[socket.socket]:
+    """A connection to where the target is now, also if it moves meanwhile."""
+    async with contextlib.AsyncExitStack() as stack:
+        at = target.where()
+        try:
+            one = await stack.enter_async_context(raw.connected(at))
+        except OSError:
+            if target.where() == at:
+                raise
+            one = await stack.enter_async_context(raw.connected(target.where()))
+        yield one
+
+
+def _processes(target: Target) -> Iterator[str]:
+    """What became of the processes; who died is asked only if they are others than before."""
+    found = target.pids()
+    if set(found.values()) != target.present:
+        target.present = set(found.values())
+        yield from changes(target)
+    for name, pid in found.items():
+        memory = target.first.setdefault(pid, _memory(pid))
+        if _memory(pid) > memory + _MOST_GROWTH_BYTES:
             yield f"{name} grew from {memory >> 20} MiB to {_memory(pid) >> 20} MiB"
-            target.first[name] = (pid, _memory(pid))
+            target.first[pid] = _memory(pid)
+
+
+def changes(target: Target) -> Iterator[str]:
+    """Who died since the last look."""
+    now = target.steady()
+    for name, number in now.items():
+        if number != target.before.get(name):
+            yield f"{name}: {target.before.get(name)} before, {number} now"
+    target.before = now
 
 
 def _memory(pid: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import time
@@ -11,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -19,6 +19,7 @@ from fairlead.domain.layout import Home
 from support.fuzz.batches import Target
 from support.running import FAIRLEAD, ROOT, Fairlead, fairlead, free_port, until
 
+_SMALL = ("digits", "sentiment")  # services whose models share processes
 _BAD_WORDS = ("Traceback (most recent call last)", "never retrieved", "Fatal error", "Segmentation")
 
 
@@ -30,11 +31,17 @@ class Places:
     serve_url: str
     serve_log: Path
     targets: list[Target] = field(default_factory=list)
+    last_worker: Path = Path()
 
     @property
     def home(self) -> Home[Path]:
-        sockets = Path(self.running.replicas()["digits/v1.1"]["socket"]).parent
-        return Home(self.running.home, sockets)
+        return Home(self.running.home, self.worker().parent)
+
+    def worker(self) -> Path:
+        """The socket of the model that everybody asks; the last one while it has none because it died."""
+        found = self.running.replicas().get("digits/v1.1")
+        self.last_worker = Path(found["socket"]) if found else self.last_worker
+        return self.last_worker
 
     def logs(self) -> Mapping[str, str]:
         """Everything that was written, by file; Envoy's access log aside."""
@@ -73,18 +80,36 @@ class Places:
         with httpx.Client(transport=transport, base_url="http://envoy") as admin:
             text = admin.get("/stats", params={"filter": r"^cluster\..*@.*upstream_rq_total$"}).text
         sent = sum(int(line.rpartition(": ")[2]) for line in text.splitlines())
-        got = 0
         # Each socket of a shared process tells of all of it.
-        processes = {one["pid"]: one["socket"] for one in self.running.replicas().values()}
-        for socket in processes.values():
-            transport = httpx.HTTPTransport(uds=socket)
-            with httpx.Client(transport=transport, base_url="http://worker") as worker:
-                metrics = worker.get("/metrics").text
-            counts = re.findall(
-                r"^fairlead_requests_total\{.*?\} ([0-9.e+]+)", metrics, re.MULTILINE
-            )
-            got += sum(int(float(count)) for count in counts)
+        processes = {one["pid"]: one["socket"] for one in self.running.every_replica()}
+        got = sum(
+            _counted(socket, r"fairlead_requests_total\{.*?\}") for socket in processes.values()
+        )
         return sent, got
+
+    def behind_the_gateway(self) -> dict[str, int]:
+        """The processes that a caller's bytes reach, by name."""
+        workers = {one["worker"]: int(one["pid"]) for one in self.running.every_replica()}
+        return {"envoy": self._envoy(), **workers}
+
+    def deaths(self) -> dict[str, int]:
+        """What changes when one of them dies. A worker whose work another has taken over ends too; that is no death."""
+        socket = str(self.home.agent_socket)
+        died = _counted(socket, r"fairlead_agent_worker_deaths_total")
+        failed = _counted(socket, r"fairlead_agent_worker_failures_total")
+        return {"envoy": self._envoy(), "dead workers": died, "failed workers": failed}
+
+    def _envoy(self) -> int:
+        return int(json.loads(self.home.envoy_process.read_bytes())["pid"])
+
+    def resting(self) -> bool:
+        """Nothing is about to move: those that share processes are in as few as they will be, one for every second core."""
+        status = json.loads(self.home.node_status.read_bytes())
+        states = {one["state"] for one in status["replicas"]}
+        shared = [one for one in status["replicas"] if one["revision"]["service"] in _SMALL]
+        lines = {(one["revision"]["service"], one["revision"]["line"]) for one in shared}
+        fewest = max(1, min(len(lines), (os.cpu_count() or 1) // 2))
+        return states == {"ready"} and len({one["pid"] for one in shared}) <= fewest
 
 
 @contextlib.contextmanager
@@ -102,7 +127,7 @@ def places(directory: Path, models: Path) -> Iterator[Places]:
         try:
             until(lambda: _ready(url), 60, "serve is ready")
             found = Places(running, url, log)
-            found.targets = _targets(found, serving.pid, port)
+            found.targets = _targets(found, serving, port)
             yield found
         finally:
             serving.terminate()
@@ -118,16 +143,23 @@ def _ready(url: str) -> bool:
         return False
 
 
-def _targets(found: Places, serve_pid: int, serve_port: int) -> list[Target]:
-    def behind_the_gateway() -> dict[str, int]:
-        envoy: dict[str, Any] = json.loads(found.home.envoy_process.read_bytes())
-        workers = {name: int(one["pid"]) for name, one in found.running.replicas().items()}
-        return {"envoy": int(envoy["pid"]), **workers}
+def _counted(socket: str, series: str) -> int:
+    """The sum of these series in what a process tells of itself."""
+    transport = httpx.HTTPTransport(uds=socket)
+    with httpx.Client(transport=transport, base_url="http://process", timeout=20) as client:
+        metrics = client.get("/metrics").text
+    counts = re.findall(rf"^{series} ([0-9.e+]+)", metrics, re.MULTILINE)
+    return sum(int(float(count)) for count in counts)
 
-    socket = Path(found.running.replicas()["digits/v1.1"]["socket"])
-    gateway = ("127.0.0.1", found.running.port)
+
+def _targets(found: Places, serving: subprocess.Popen[bytes], port: int) -> list[Target]:
+    def ended() -> dict[str, int]:
+        return {"its end": -1 if serving.poll() is None else serving.returncode}
+
+    behind, deaths = found.behind_the_gateway, found.deaths
+    gateway, alone = ("127.0.0.1", found.running.port), ("127.0.0.1", port)
     return [
-        Target("gateway", gateway, found.running.key, frames=True, pids=behind_the_gateway),
-        Target("worker", socket, "none", frames=False, pids=behind_the_gateway),
-        Target("serve", ("127.0.0.1", serve_port), "none", frames=False, pids=lambda: {"serve": serve_pid}),
+        Target("gateway", lambda: gateway, found.running.key, frames=True, pids=behind, steady=deaths),
+        Target("worker", found.worker, "none", frames=False, pids=behind, steady=deaths),
+        Target("serve", lambda: alone, "none", frames=False, pids=lambda: {"serve": serving.pid}, steady=ended),
     ]  # fmt: skip

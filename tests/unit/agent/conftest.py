@@ -37,6 +37,7 @@ from fairlead.domain.status import (
 )
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.kits.files import try_lock, write_atomic
+from support.effort import PATIENCE
 
 QUICK = AgentSettings(
     cores=2,
@@ -215,11 +216,11 @@ def eventually() -> Callable[..., Any]:
     async def wait(condition: Callable[[], Any], seconds: float = 4.0) -> Any:
         value = None
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds * PATIENCE):
                 while not (value := condition()):  # noqa: ASYNC110 - files and threads set no event
                     await asyncio.sleep(0.005)
         except TimeoutError:
-            pytest.fail(f"not within {seconds} s; last: {value!r}")
+            pytest.fail(f"not within {seconds * PATIENCE} s; last: {value!r}")
         return value
 
     return wait

@@ -56,7 +56,9 @@ class Reports:
 async def metrics_of(world: Any) -> dict[str, dict[str, float]]:
     """Values by worker label (or the empty text), by sample name."""
     transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://agent", timeout=40
+    ) as client:
         answer = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("application/openmetrics-text")

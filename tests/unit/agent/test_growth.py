@@ -14,6 +14,7 @@ import pytest
 
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import Replica
+from support.effort import PATIENCE
 
 Eventually = Callable[..., Awaitable[Any]]
 
@@ -85,7 +86,7 @@ async def test_two_hundred_revisions_leave_nothing_behind(
             return {name: more for name, more in found.items() if more >= much}
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(3 * PATIENCE):
                 while grown():  # noqa: ASYNC110 - nothing tells that garbage is gone
                     await asyncio.sleep(0.1)
         assert grown() == {}

@@ -47,7 +47,9 @@ def route(world: Any) -> None:
 
 async def ask(world: Any, body: bytes, path: str = WAKE_PATH) -> httpx.Response:
     transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://agent", timeout=40
+    ) as client:
         return await client.post(path, content=body)
 
 
@@ -271,7 +273,9 @@ async def test_a_budget_loads_what_fits_and_what_is_asked(
 
 async def _metrics(world: Any) -> dict[str, float]:
     transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://agent", timeout=40
+    ) as client:
         answer = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
     families = text_string_to_metric_families(answer.text)  # type: ignore[no-untyped-call]
     return {one.name: one.value for family in families for one in family.samples if not one.labels}

@@ -15,6 +15,7 @@ import pytest
 
 from fairlead.kits import processes
 from fairlead.kits.processes import Exit, ProcessId
+from support.effort import PATIENCE
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -47,7 +48,7 @@ def known(child: subprocess.Popen[bytes]) -> ProcessId:
 
 
 async def ended(process: ProcessId) -> Exit:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         return await processes.wait_exit(process)
 
 
@@ -121,7 +122,7 @@ async def test_the_end_of_a_process_that_is_not_our_child_is_told_too(start: Sta
 
 async def _first_child_of(pid: int) -> ProcessId:
     path = Path(f"/proc/{pid}/task/{pid}/children")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         while not (text := path.read_text()):  # noqa: ASYNC110 - the kernel sets no event
             await asyncio.sleep(0.01)
     process = processes.identify(int(text.split()[0]))
@@ -140,7 +141,7 @@ def test_a_zombie_is_not_alive(start: Start) -> None:
 async def _zombie(pid: int) -> None:
     """Wait until the first thread of a process has ended and nobody has waited for it."""
     stat = Path(f"/proc/{pid}/stat")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         while stat.read_text().rpartition(")")[2].split()[0] != "Z":  # noqa: ASYNC110 - the kernel sets no event
             await asyncio.sleep(0.01)
 
@@ -188,7 +189,7 @@ def test_a_process_is_known_by_a_file_it_holds_open(start: Start, tmp_path: Path
 async def test_a_process_is_found_by_an_argument_of_its_own(start: Start, tmp_path: Path) -> None:
     mark = str(tmp_path / "spec")
     child = start(WAITS, "--spec", mark)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         # Its arguments are there only a moment after its program is.
         while (found := processes.find_by_argument(mark)) is None:  # noqa: ASYNC110 - the kernel sets no event
             await asyncio.sleep(0.01)
@@ -205,7 +206,7 @@ async def test_a_closed_life_pipe_is_noticed_and_what_is_written_into_it_is_not(
             await asyncio.sleep(0.05)
             assert not waiting.done()
             os.close(write)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(2 * PATIENCE):
                 await waiting
     finally:
         os.close(read)

@@ -498,7 +498,7 @@ async def test_who_was_just_answered_is_waited_for_a_moment(model: Gated) -> Non
         await eventually(lambda: waiting(one) == 3)
         model.once.release()
         await eventually(lambda: len(model.runs) == 2)
-        await asyncio.sleep(0.8)  # a run so long that a tenth of a second is a moment
+        await asyncio.sleep(2.0)  # a run so long that a fifth of a second is a moment
         model.gate.set()
     async with asyncio.TaskGroup() as group:
         for n in (4, 5, 6):  # not all at once: the first must not begin alone
@@ -507,7 +507,7 @@ async def test_who_was_just_answered_is_waited_for_a_moment(model: Gated) -> Non
     assert model.runs == [[0], [1, 2, 3], [4, 5, 6]]
     before = asyncio.get_running_loop().time()
     await one.infer(request(7), 5)  # whoever does not come back is not waited for
-    assert asyncio.get_running_loop().time() - before < 0.5
+    assert asyncio.get_running_loop().time() - before < 1.0
     assert model.runs[3:] == [[7]]
     assert one.admission.taken == 0
 
@@ -517,13 +517,13 @@ async def test_a_lonely_client_is_never_kept_waiting_for_others(model: Gated) ->
     async with asyncio.TaskGroup() as group:
         first = group.create_task(one.infer(request(0), 5))
         await eventually(lambda: len(model.runs) == 1)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(2.0)
         model.gate.set()
         await first
         times = Times(0.0)
         asked = SystemClock().monotonic()
         await one.infer(request(1), 5, times)
-        assert times.began - asked < 0.04
+        assert times.began - asked < 0.15  # a tenth of that run would be the moment
 
 
 async def test_two_batches_may_run_abreast(model: Gated) -> None:
@@ -531,11 +531,12 @@ async def test_two_batches_may_run_abreast(model: Gated) -> None:
     assert one.batcher is not None
     one.batcher.abreast = 2
     async with asyncio.TaskGroup() as group:
-        for n in range(3):
+        for n in (0, 1):
             group.create_task(one.infer(request(n), 5))
-            await eventually(lambda n=n: len(model.runs) + waiting(one) == n + 1)  # type: ignore[misc]
-        await eventually(lambda: len(model.runs) == 2)
-        assert waiting(one) == 1
+            await eventually(lambda n=n: len(model.runs) == n + 1)  # type: ignore[misc]
+        group.create_task(one.infer(request(2), 5))
+        await eventually(lambda: waiting(one) == 1)
+        assert len(model.runs) == 2
         model.gate.set()
     assert sorted(value for run in model.runs for value in run) == [0, 1, 2]
     assert one.admission.taken == 0

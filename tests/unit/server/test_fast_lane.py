@@ -23,6 +23,7 @@ from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.wave import QuickRequest
 from support.asked import Asked, Served, by_asgi, read_answer, refuses, served_at, standing_at
+from support.effort import PATIENCE
 from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import eventually, in_process, listening
 
@@ -292,7 +293,7 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(tmp_path: Path
             writer.write(Asked("POST", PREDICT, (), (rows(1),)).wire())
             status, _, _ = await read_answer(reader)
             assert status == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             assert await reader.read() == b""
         writer.close()
 

@@ -18,6 +18,7 @@ from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.frames import Frames, framed
+from support.effort import PATIENCE
 from support.models import scaled_artifact
 from support.serving import InProcess, in_process, listening
 
@@ -61,7 +62,9 @@ async def test_both_lanes_answer_a_call_alike(server: InProcess, tmp_path: Path)
     ]
     async with listening(server.app, tmp_path / "s") as path:
         transport = httpx.AsyncHTTPTransport(uds=str(path))
-        async with httpx.AsyncClient(transport=transport, base_url="http://worker") as quick:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://worker", timeout=40
+        ) as quick:
             await call(quick, "ModelInfer", INFER, bodies[0])  # the first loads protobuf
             for body, (code, words) in zip(bodies, expected, strict=True):
                 found = [
@@ -137,7 +140,7 @@ async def streamed(server: InProcess, parts: list[bytes], *, leaves: bool = Fals
         "http_version": "1.1",
         "headers": [(MARKER.encode(), b"ModelStreamInfer")],
     }
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         await server.app(scope, receive, send)
     found = []
     while (one := answers.take()) is not None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
+from support.effort import PATIENCE
 from support.models import ECHO, example, make_artifact, scaled_artifact
 from support.serving import eventually, in_process, listening
 
@@ -36,7 +37,7 @@ async def exchange(path: Path, sent: bytes, *, wait_for: bytes = b"") -> bytes:
     found = b""
     try:
         writer.write(sent)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             while not wait_for or wait_for not in found:
                 part = await reader.read(65536)
                 if not part:

@@ -377,9 +377,7 @@ async def test_a_full_queue_and_a_missed_deadline_are_answered(tmp_path: Path) -
         assert late.json() == {"detail": "no answer within 0.05 s"}
         endpoint = running.plane.endpoints()[0]
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(running.client.post(path, content=b"0.1")) for _ in range(11)
-            ]
+            tasks = [group.create_task(running.client.post(path, content=b"5")) for _ in range(11)]
             await eventually(lambda: endpoint.admission.waiting == 10)
             refused = await running.client.post(path, content=b"0")
             assert refused.status_code == 503

@@ -24,6 +24,7 @@ from fairlead.engines.onnx import OnnxModel
 from fairlead.kits.clock import SystemClock
 from fairlead.kits.unixhttp import unix_client
 from fairlead.server.pool import run_pool
+from support.effort import PATIENCE
 from support.models import example, make_artifact, rebatched, scaled
 from support.serving import eventually
 
@@ -43,7 +44,7 @@ class Pool:
         return found
 
     async def ask(self, number: int, method: str, path: str, **more: Any) -> tuple[int, Any]:
-        async with unix_client(self.socket(number), 5.0) as client:
+        async with unix_client(self.socket(number), 40.0) as client:
             answer = await client.request(method, path, **more)
             kind = answer.headers.get("content-type", "")
             return answer.status_code, answer.json() if "json" in kind else answer.text
@@ -102,7 +103,7 @@ async def served(pool: Pool, loads: int = 3) -> AsyncIterator[Pool]:
                 yield pool
             finally:
                 os.close(write)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(5 * PATIENCE):
                 assert await pool.running == 0
     finally:
         os.close(read)
@@ -221,7 +222,7 @@ async def test_the_process_ends_with_its_last_replica(pool: Pool) -> None:
         for number in (1, 2, 3):
             assert (await pool.ask(number, "POST", "/internal/retire"))[0] == 200
         assert pool.running is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             assert await asyncio.shield(pool.running) == 0
 
 
