@@ -84,7 +84,7 @@ class ServerApp:
         self._now = clock.monotonic
         self.limit_bytes = settings.body_limit_bytes
         self.bodies = Bodies(settings.bodies_limit_bytes)
-        self.blocks = Blocks()
+        self.blocks = Blocks(settings.bodies_limit_bytes // 2)
         self._hot: dict[bytes, HotPath] = {}
         self._streamed: dict[bytes, StreamedPath] = {}
         limit = min(settings.body_limit_bytes, _MOST_ASKED_BYTES)

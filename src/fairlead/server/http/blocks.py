@@ -15,31 +15,36 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-_MIB = 1 << 20
-_MOST_IDLE_BYTES = 64 * _MIB  # what waits for its next use, of all blocks together
 _IDLE_SECONDS = 2.0  # how long it waits, at least; twice that at most
 _ALIGNMENT = 64  # bytes: a line of the cache, and the widest registers
-_STEPS = 3  # bits of a size that count: a block is at most a quarter larger than what it is for
+_STEPS = 4  # bits of a size that count: a block is at most an eighth larger than what it is for
 _SMALLEST_STEP = 64 * 1024
 
 _Loan = weakref.ref[npt.NDArray[np.uint8]]
 
 
 class Blocks:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. `most_idle_bytes` may wait for their next use, all blocks together."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_idle_bytes: int, idle_seconds: float = _IDLE_SECONDS) -> None:
+        self._most_idle_bytes = most_idle_bytes
+        self._idle_seconds = idle_seconds
         self._idle: dict[int, list[mmap.mmap]] = {}  # by size, the last used last
-        self._lent: dict[int, _Loan] = {}
+        self._loans: dict[int, _Loan] = {}
         self._rest: dict[int, int] = {}  # by size, how many blocks nobody has wanted for a while
         self._timer: asyncio.TimerHandle | None = None
         self.idle_bytes = 0
+
+    @property
+    def lent(self) -> int:
+        """How many are in use."""
+        return len(self._loans)
 
     def lend(self, size: int, aligned_at: int = 0) -> memoryview:
         """Memory of `size` bytes, whatever is in them; the byte `aligned_at` lies where an engine likes it."""
         loop = asyncio.get_running_loop()
         lead = -aligned_at % _ALIGNMENT
-        whole = _rounded(size + lead)
+        whole = _rounded(size + _ALIGNMENT)
         idle = self._idle.get(whole)
         if idle:
             block = idle.pop()
@@ -50,7 +55,7 @@ class Blocks:
         # An array of its own for each use, and a view of it: everything made of that keeps the array.
         part = np.frombuffer(block, np.uint8, size, lead)
         loan = weakref.ref(part, self._returning(block, loop))
-        self._lent[id(loan)] = loan
+        self._loans[id(loan)] = loan
         return part.data
 
     def _returning(
@@ -58,7 +63,7 @@ class Blocks:
     ) -> Callable[[_Loan], None]:
         def gone(loan: _Loan) -> None:
             # In whichever thread the last reference went.
-            del self._lent[id(loan)]
+            del self._loans[id(loan)]
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._back, block, loop)
 
@@ -66,13 +71,13 @@ class Blocks:
 
     def _back(self, block: mmap.mmap, loop: asyncio.AbstractEventLoop) -> None:
         size = len(block)
-        if self.idle_bytes + size > _MOST_IDLE_BYTES:
+        if self.idle_bytes + size > self._most_idle_bytes:
             return  # the system has it again
         self._idle.setdefault(size, []).append(block)
         self._rest.setdefault(size, 0)
         self.idle_bytes += size
         if self._timer is None:
-            self._timer = loop.call_later(_IDLE_SECONDS, self._sweep, loop)
+            self._timer = loop.call_later(self._idle_seconds, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give back what was idle all the time since the last look."""
@@ -83,7 +88,8 @@ class Blocks:
             self._rest[size] = len(idle)
             if not idle:
                 del self._idle[size], self._rest[size]
-        self._timer = loop.call_later(_IDLE_SECONDS, self._sweep, loop) if self._idle else None
+        again = bool(self._idle)
+        self._timer = loop.call_later(self._idle_seconds, self._sweep, loop) if again else None
 
 
 def _rounded(size: int) -> int:

@@ -33,7 +33,7 @@ class Receiving:
         self.cycle = cycle
         self._memory: memoryview | None = memory
         self._holding: Holding | None = None
-        self._refusal: Refused | None = None
+        self._refused = False  # was there no room for more of it?
 
     def room(self, waste: memoryview) -> memoryview:
         """Where the next bytes go: `waste` once nobody wants them."""
@@ -48,8 +48,10 @@ class Receiving:
             return
         try:
             self._holding.take(size)
-        except Refused as refusal:
-            self._refusal = refusal
+        except (
+            Refused
+        ):  # said again where it is read: kept, it would keep the frames it came through
+            self._refused = True
             self.drop()
             self.cycle.message_event.set()
 
@@ -76,17 +78,16 @@ class Receiving:
         holding.take(self._size - self.left)
         self._holding = holding
         event = cycle.message_event
-        while self.left and self._refusal is None and not cycle.disconnected:
+        while self.left and not self._refused and not cycle.disconnected:
             event.clear()
             await event.wait()
         event.clear()
         self._holding = None
-        if self._refusal is not None:
-            refusal, self._refusal = self._refusal, None
-            raise refusal
-        memory, self._memory = self._memory, None
-        if memory is None or cycle.disconnected:
+        if self._refused:
+            raise holding.refusal()
+        if self._memory is None or cycle.disconnected:
             raise ClientLeft
+        memory, self._memory = self._memory, None
         return memory
 
 
