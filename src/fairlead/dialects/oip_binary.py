@@ -18,6 +18,8 @@ from fairlead.domain.signature import DataType, TensorSpec
 
 _LENGTH = struct.Struct("<I")
 _LARGE_BYTES = 256 * 1024
+
+Body = bytes | tuple[bytes | memoryview, ...]  # a large one in pieces, each where it lies
 _WIRE_TYPES = {
     name: kind.newbyteorder("<") for name, kind in NUMPY_TYPES.items() if name != "BYTES"
 }
@@ -32,7 +34,8 @@ def split(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview |
         message = f"Inference-Header-Content-Length must be a number of bytes up to the body's {len(body)}"
         raise Refused(Kind.INVALID, message)
     length = int(digits)
-    return body[:length], memoryview(body)[length:]
+    view = memoryview(body)
+    return bytes(view[:length]), view[length:]
 
 
 def chunk(name: str, size: int, binary: memoryview | None, at: int) -> memoryview:
@@ -66,7 +69,7 @@ def tensor_from_binary(spec: TensorSpec, shape: Sequence[int], data: memoryview)
 
 
 def tensor_to_binary(tensor: Tensor) -> bytes | memoryview:
-    """A tensor's bytes; a large one's where they lie, so they are copied once, into the answer."""
+    """A tensor's bytes; a large one's where they lie."""
     if tensor.dtype != np.object_:
         wire = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
         if wire.nbytes >= _LARGE_BYTES and wire.flags.c_contiguous:
@@ -77,6 +80,13 @@ def tensor_to_binary(tensor: Tensor) -> bytes | memoryview:
         data = str(text).encode()
         parts += (_LENGTH.pack(len(data)), data)
     return b"".join(parts)
+
+
+def put_together(parts: Sequence[bytes | memoryview]) -> Body:
+    """An answer's parts as one, unless one of them is worth not being copied."""
+    if all(isinstance(part, bytes) for part in parts):
+        return b"".join(parts)
+    return tuple(parts)
 
 
 def _texts(spec: TensorSpec, count: int, data: memoryview) -> Tensor:

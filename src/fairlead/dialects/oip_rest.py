@@ -24,7 +24,14 @@ from fairlead.api.pieces import (
 )
 from fairlead.api.tensors import array_of, list_type, not_finite, numbers, shape_problem
 from fairlead.dialects.json_bodies import NotJson, place, read
-from fairlead.dialects.oip_binary import chunk, split, tensor_from_binary, tensor_to_binary
+from fairlead.dialects.oip_binary import (
+    Body,
+    chunk,
+    put_together,
+    split,
+    tensor_from_binary,
+    tensor_to_binary,
+)
 from fairlead.dialects.oip_classes import class_problem, highest
 from fairlead.dialects.oip_model import DOCUMENTS
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -202,8 +209,8 @@ class TensorCodec:
             return self._wanted(parsed.outputs, request, parsed.id, every=every)
         return Call(request, parsed.id, frozenset(self._outputs) if every else frozenset())
 
-    def encode(self, call: Call, response: InferResponse) -> tuple[bytes, int | None]:
-        """The answer's bytes; with binary outputs, also how many of them are JSON."""
+    def encode(self, call: Call, response: InferResponse) -> tuple[Body, int | None]:
+        """The answer's bytes, in pieces if it is large; with binary outputs, also how many of them are JSON."""
         parts, blobs = [], []
         for name, tensor in response.tensors.items():
             head = self._output_heads[name]
@@ -221,7 +228,7 @@ class TensorCodec:
             parts.append(head + shape + tail)
         identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id is not None else b""
         text = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
-        return (b"".join([text, *blobs]), len(text)) if blobs else (text, None)
+        return (put_together([text, *blobs]), len(text)) if blobs else (text, None)
 
     def _json(self, name: str, tensor: Tensor, asked: InferRequest) -> bytes:
         if tensor.dtype == np.uint16:
@@ -319,7 +326,7 @@ class DocumentCodec:
         call = self._tensors.decode(body, header_length)
         return DocumentCall(texts_of(call.request), call)
 
-    def encode(self, asked: DocumentCall, answers: Sequence[bytes]) -> tuple[bytes, int | None]:
+    def encode(self, asked: DocumentCall, answers: Sequence[bytes]) -> tuple[Body, int | None]:
         return self._tensors.encode(asked.call, texts_to_response(answers))
 
 

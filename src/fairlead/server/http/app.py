@@ -7,16 +7,20 @@ can be looked up before the request is in the route.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import cast
 
 from fairlead.api.deadlines import seconds_to_answer
 from fairlead.api.worker import ServingSettings
+from fairlead.dialects.oip_binary import Body
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.endpoint import Late, late
 from fairlead.server.http.aside import Aside
+from fairlead.server.http.blocks import Blocks
 from fairlead.server.http.cold import Cold
 from fairlead.server.http.encoding import is_encoded, packed, unpacked
 from fairlead.server.http.exchange import (
@@ -34,11 +38,12 @@ from fairlead.server.http.exchange import (
     unless_left,
 )
 from fairlead.server.http.gathering import Gathering
-from fairlead.server.http.handlers import Headers
+from fairlead.server.http.handlers import Answer, Headers, joined, size_of
 from fairlead.server.http.oip import Control
 from fairlead.server.http.plain import PlainRoutes
 from fairlead.server.http.priority import prioritize
 from fairlead.server.http.protocol import WHOLE, Whole
+from fairlead.server.http.receiving import LARGE_BODY, LargeBody
 from fairlead.server.http.routes import (
     GRPC,
     STREAM,
@@ -46,6 +51,7 @@ from fairlead.server.http.routes import (
     HotPath,
     HotRoute,
     ServedRevision,
+    head_of,
     hot_paths,
 )
 from fairlead.server.http.speech import StreamedPath, streamed_paths
@@ -76,8 +82,9 @@ class ServerApp:
         self._plane = plane
         self._settings = settings
         self._now = clock.monotonic
-        self._limit = settings.body_limit_bytes
+        self.limit_bytes = settings.body_limit_bytes
         self.bodies = Bodies(settings.bodies_limit_bytes)
+        self.blocks = Blocks(settings.bodies_limit_bytes // 2)
         self._hot: dict[bytes, HotPath] = {}
         self._streamed: dict[bytes, StreamedPath] = {}
         limit = min(settings.body_limit_bytes, _MOST_ASKED_BYTES)
@@ -93,9 +100,9 @@ class ServerApp:
         return self._cold.plain
 
     def join(self, other: ServerApp) -> None:
-        """Share one process with another app: its limit of bodies, its codec thread, the waves of quick requests."""
+        """Share one process with another app: its limit of bodies and memory for them, its codec thread, the waves of quick requests."""
         self.wave, self.gathering = other.wave, other.gathering
-        self.bodies, self.aside = other.bodies, other.aside
+        self.bodies, self.blocks, self.aside = other.bodies, other.blocks, other.aside
 
     @property
     def ready(self) -> bool:
@@ -180,7 +187,7 @@ class ServerApp:
         # Protobuf: a worker that nobody asks over gRPC need not have it.
         from fairlead.server.http.streams import Limits, Stream  # noqa: PLC0415 - see above
 
-        limits = Limits(self._limit, self.bodies, self.aside)
+        limits = Limits(self.limit_bytes, self.bodies, self.aside)
         try:
             await Stream(route, scope, limits, self._now).run(receive, send)
         except FairleadError as error:  # nothing has been sent yet
@@ -200,16 +207,18 @@ class ServerApp:
         stats = route.stats
         stats.in_progress += 1
         holding = Holding(self.bodies)
-        status = 500
+        status, head = 500, b""
         try:
-            body, json_length = await self._answer(route, headers, receive, times, holding)
-            status = OK
-            answer_headers = (
-                route.json_headers if json_length is None else route.binary(json_length)
-            )
+            read = functools.partial(self._body, route, scope, receive, holding)
+            body, json_length = await self._answer(route, headers, receive, times, read)
+            status, head = OK, route.head
+            answer_headers = route.json_headers
+            if json_length is not None:
+                answer_headers = route.binary(json_length)
+                head = head_of(OK, answer_headers)
             if route.encodes and is_encoded(headers):
-                body, how = await packed(body, headers)
-                answer_headers = [*answer_headers, *how]
+                body, how = await packed(joined(body), headers)
+                answer_headers, head = [*answer_headers, *how], b""
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             route.endpoint.executions.failed(self._now() - times.started)
             if isinstance(error, Late):  # what was left of its time is not what its caller gave
@@ -223,15 +232,24 @@ class ServerApp:
             now = self._now()
             stats.count(status, now - times.started)
         timing = so_far(times, now, headers, scope["headers"])
-        if (
-            answer_headers is not route.json_headers
-            or status != OK
-            or not _whole(scope, route, body, (identity, timing))
-        ):
+        if status != OK or not head or not _whole(scope, head, body, (identity, timing)):
             own = [(b"x-request-id", identity), *as_header(timing)]
-            await answer(send, route.wire(status), body, [*answer_headers, *own])
+            await answer(send, route.wire(status), joined(body), [*answer_headers, *own])
         if self._settings.access_log:
             log_access(scope, status, identity)
+
+    async def _body(
+        self, route: HotRoute, scope: Scope, receive: Receive, holding: Holding
+    ) -> bytes:
+        extensions = scope.get("extensions")
+        read: LargeBody | None = extensions.get(LARGE_BODY) if extensions else None
+        if read is not None:  # which is never encoded
+            return cast("bytes", await read(holding))
+        headers: Headers = dict(scope["headers"])
+        body = await read_body(receive, headers, self.limit_bytes, holding)
+        if route.encodes and is_encoded(headers):
+            body = await unpacked(body, headers, self.limit_bytes, holding)
+        return body
 
     async def _answer(
         self,
@@ -239,12 +257,10 @@ class ServerApp:
         headers: Headers,
         receive: Receive,
         times: Times,
-        holding: Holding,
-    ) -> tuple[bytes, int | None]:
+        read: Callable[[], Awaitable[bytes]],
+    ) -> Answer:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
-        body = await read_body(receive, headers, self._limit, holding)
-        if route.encodes and is_encoded(headers):
-            body = await unpacked(body, headers, self._limit, holding)
+        body = await read()
         times.arrived = self._now()
         handler, endpoint = route.handler, route.endpoint
         left = until - times.arrived
@@ -264,18 +280,18 @@ class ServerApp:
             return answer
         answers = await unless_left(endpoint.infer_all(requests, until, times), receive)
         ran = self._now()
-        answer = await self.aside.encode(handler, call, answers, headers, until - ran)
+        answer = await self.aside.encode(handler, call, answers, until - ran)
         endpoint.answered(times, decoded, ran)
         return answer
 
 
-def _whole(scope: Scope, route: HotRoute, body: bytes, own: tuple[bytes, bytes]) -> bool:
-    """Answer 200 in one write, if the server can; `own` is the request's id and how it went."""
+def _whole(scope: Scope, head: bytes, body: Body, own: tuple[bytes, bytes]) -> bool:
+    """Answer in one write, if the server can; `own` is the request's id and how it went."""
     extensions = scope.get("extensions")
     write: Whole | None = extensions.get(WHOLE) if extensions else None
     if write is None:
         return False
-    return write(route.head + own_head(*own, len(body)), body)
+    return write(head + own_head(*own, size_of(body)), body)
 
 
 async def _warm(route: GrpcRoute) -> None:

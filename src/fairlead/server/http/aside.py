@@ -18,7 +18,6 @@ from fairlead.server.http.handlers import HEADER_LENGTH, Answer, Handler, Header
 from fairlead.server.threads import Threads
 
 T = TypeVar("T")
-_BINARY = 16  # times as many elements: they are copied, not written out
 
 
 class Aside:
@@ -40,11 +39,10 @@ class Aside:
         handler: Handler,
         call: Any,  # noqa: ANN401 - the handler's own
         answers: Sequence[InferResponse],
-        headers: Headers,
         seconds: float,
     ) -> Answer:
         """What the handler makes of the answers, within `seconds`; raises FairleadError."""
-        if not is_large(answers, headers):
+        if not is_large(handler, call, answers):
             return handler.encode(call, answers)
         return await self._do(lambda: handler.encode(call, answers), seconds)
 
@@ -60,10 +58,9 @@ class Aside:
             raise late(seconds) from None
 
 
-def is_large(answers: Sequence[InferResponse], headers: Headers) -> bool:
+def is_large(handler: Handler, call: Any, answers: Sequence[InferResponse]) -> bool:  # noqa: ANN401 - the handler's own
     """Would encoding them hold up the event loop?"""
-    most = LARGE_ELEMENTS * (_BINARY if HEADER_LENGTH in headers else 1)
-    return sum(tensor.size for one in answers for tensor in one.tensors.values()) > most
+    return handler.elements(call, answers) > LARGE_ELEMENTS
 
 
 def _json_bytes(body: bytes, headers: Headers) -> int:

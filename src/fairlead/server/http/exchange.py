@@ -87,6 +87,10 @@ class Holding:
         self._all.take(size)
         self._own += size
 
+    def refusal(self) -> Refused:
+        """What is said when there is no room for more."""
+        return self._all.refusal()
+
     def give(self, size: int) -> None:
         """Hold so much less: a part of it is answered."""
         self._all.held -= size

@@ -179,11 +179,11 @@ class Gathering(Wave):
             return self._failed(one, outcome)
         answer = one.answer
         assert isinstance(answer, InferResponse)
-        if not is_large((answer,), one.headers):
+        handler = one.route.handler
+        if not is_large(handler, one.call, (answer,)):
             return self._encode(one)
         loop = asyncio.get_running_loop()
-        encode = one.route.handler.encode
-        future = self._aside.submit(lambda: encode(one.call, (answer,)))
+        future = self._aside.submit(lambda: handler.encode(one.call, (answer,)))
         future.add_done_callback(
             lambda found: (
                 None

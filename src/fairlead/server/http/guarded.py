@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from fairlead.domain.errors import Kind, Refused
 from fairlead.server.http.errors import shape_for
+from fairlead.server.http.receiving import Intake, Receiving
 
 _log = logging.getLogger(__name__)
 _SLICE_BYTES = 1024  # parsed at once: some forty requests, if they are as small as can be
@@ -65,6 +66,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: bytes | None = None  # the last thing this connection is told
         self._reads = 0
         self._looked: tuple[int, int] | None = None
+        self.receiving: Receiving | None = None  # a large body, past the parser
+        self._intake: Intake | None = None
+        self._taken_in = False  # does the intake stand at the transport?
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -87,6 +91,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         self._unread.clear()
         self.active = None
+        if self.receiving is not None:
+            self.receiving.drop()
+            self.receiving = None
         super().connection_lost(exc)
 
     def _look_again_in(self, seconds: float) -> None:
@@ -120,7 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._reads += 1
-        if len(data) > _SLICE_BYTES or self._unread or self.pipeline:
+        if len(data) > _SLICE_BYTES or self._unread or self.pipeline or self.receiving:
             self._unread += data
             self._read_on()
         else:
@@ -129,6 +136,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _read_on(self) -> None:
         unread = self._unread
         while unread and not self.pipeline and not self.transport.is_closing():
+            if self.receiving is not None:
+                del unread[: self.receiving.take(unread)]
+                self._look_whether_received()
+                continue
             size = max(_SLICE_BYTES, min(self._body_left, _MOST_SLICE_BYTES))
             piece = bytes(unread[:size])
             del unread[:size]
@@ -137,6 +148,42 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.hold()
         elif self.flow.held and self._refusal is None:
             self.flow.let_go()
+
+    # A large body goes past the parser.
+
+    def receive_into(self, memory: memoryview) -> Receiving:
+        """Read the body of the request whose head has just ended into `memory`."""
+        self.receiving = Receiving(memory, self.cycle)
+        if self._intake is None:
+            self._intake = Intake(self)
+        if not self._taken_in:
+            self._taken_in = True
+            self.transport.set_protocol(self._intake)
+        return self.receiving
+
+    def read_plainly(self) -> None:
+        """What comes is no large body: read as usual."""
+        if self._taken_in:
+            self._taken_in = False
+            self.transport.set_protocol(self)
+
+    def body_received(self, size: int) -> None:
+        """So much of the large body was read."""
+        self._reads += 1
+        assert self.receiving is not None
+        self.receiving.came(size)
+        self._look_whether_received()
+
+    def _look_whether_received(self) -> None:
+        receiving = self.receiving
+        if receiving is None or receiving.left:
+            return
+        self.receiving = None
+        self._fruitless_bytes = self._body_left = 0
+        self.parser = httptools.HttpRequestParser(self)  # the other one still waits for the body
+        if not receiving.cycle.response_complete:
+            receiving.cycle.more_body = False
+            receiving.cycle.message_event.set()
 
     def _feed(self, data: bytes) -> None:
         self._fruitless_bytes += len(data)
@@ -180,6 +227,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._fruitless_bytes = 0
+        if self.receiving is not None:  # what was read together with the head
+            self.receiving.take(body)
+            return
         self._body_left -= len(body)
         super().on_body(body)
 
@@ -206,6 +256,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         self.active = None
+        if self.receiving is not None:
+            self.receiving.drop()
         if self.transport.is_closing():
             return
         if self.pipeline:

@@ -8,19 +8,32 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.dialects import oip_rest, project
+from fairlead.dialects.oip_binary import Body
 from fairlead.domain.signature import DocumentSignature, TensorSignature
 
 if TYPE_CHECKING:
     from fairlead.dialects import oip_grpc
 
 Headers = Mapping[bytes, bytes]
-Answer = tuple[bytes, int | None]  # the body, and how much of it is JSON if not all
+Answer = tuple[Body, int | None]  # the body, and how much of it is JSON if not all
 
 HEADER_LENGTH = b"inference-header-content-length"
 
 
+def joined(body: Body) -> bytes:
+    """In one piece, for who cannot write several."""
+    return b"".join(body) if isinstance(body, tuple) else body
+
+
+def size_of(body: Body) -> int:
+    """In bytes."""
+    return sum(map(len, body)) if isinstance(body, tuple) else len(body)
+
+
 class Handler(Protocol):
     """`decode` gives the requests of one call, and what `encode` must remember of it."""
+
+    splits: bool  # may a body be JSON and bytes behind it? Then it may be any buffer
 
     def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], Any]:
         """Raises FairleadError."""
@@ -29,6 +42,20 @@ class Handler(Protocol):
     def encode(self, call: Any, responses: Sequence[InferResponse]) -> Answer:  # noqa: ANN401 - the handler's own
         """Raises FairleadError."""
         ...
+
+    def elements(self, call: Any, responses: Sequence[InferResponse]) -> int:  # noqa: ANN401 - as above
+        """How many elements `encode` would write one by one: what it costs."""
+        ...
+
+
+class _Text:
+    """What all dialects share whose answers are written element by element."""
+
+    splits = False
+
+    def elements(self, call: Any, responses: Sequence[InferResponse]) -> int:  # noqa: ANN401 - the handler's own
+        del call
+        return sum(tensor.size for one in responses for tensor in one.tensors.values())
 
 
 def project_handler(model: Model) -> Handler:
@@ -55,7 +82,7 @@ def grpc_handler(
     return _GrpcTensors(model.signature, name, version, labels)
 
 
-class _ProjectTensors:
+class _ProjectTensors(_Text):
     def __init__(self, codec: project.TensorCodec) -> None:
         self._codec = codec
 
@@ -68,7 +95,7 @@ class _ProjectTensors:
         return self._codec.encode(call, responses[0]), None
 
 
-class _ProjectDocuments:
+class _ProjectDocuments(_Text):
     def __init__(self, model: Model) -> None:
         self._model = model
 
@@ -82,6 +109,8 @@ class _ProjectDocuments:
 
 
 class _OipTensors:
+    splits = True
+
     def __init__(self, codec: oip_rest.TensorCodec) -> None:
         self._codec = codec
 
@@ -92,8 +121,18 @@ class _OipTensors:
     def encode(self, call: oip_rest.Call, responses: Sequence[InferResponse]) -> Answer:
         return self._codec.encode(call, responses[0])
 
+    def elements(self, call: oip_rest.Call, responses: Sequence[InferResponse]) -> int:
+        return sum(
+            tensor.size
+            for one in responses
+            for name, tensor in one.tensors.items()
+            if name not in call.binary or tensor.dtype.hasobject
+        )
 
-class _OipDocuments:
+
+class _OipDocuments(_Text):
+    splits = True
+
     def __init__(self, model: Model, codec: oip_rest.DocumentCodec) -> None:
         self._model = model
         self._codec = codec
@@ -118,7 +157,7 @@ def _documents(asked: InferRequest, parsed: Iterable[Any]) -> Sequence[InferRequ
     ]
 
 
-class _GrpcTensors:
+class _GrpcTensors(_Text):
     """Its codec is made for the first call: protobuf costs a worker nothing that nobody asks over gRPC."""
 
     def __init__(
@@ -145,7 +184,7 @@ class _GrpcTensors:
         return self.codec.encode(call, responses[0]), None
 
 
-class _GrpcDocuments:
+class _GrpcDocuments(_Text):
     def __init__(self, model: Model, name: str, version: int) -> None:
         self._model = model
         self._about = name, version

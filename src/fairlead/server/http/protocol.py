@@ -19,11 +19,15 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from fairlead.dialects.oip_binary import Body
 from fairlead.domain.errors import FairleadError
-from fairlead.server.http.encoding import is_encoded
+from fairlead.server.http.blocks import Blocks
+from fairlead.server.http.encoding import CONTENT_ENCODING, is_encoded
 from fairlead.server.http.exchange import ending
 from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
+from fairlead.server.http.handlers import HEADER_LENGTH
+from fairlead.server.http.receiving import LARGE_BODY
 from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.wave import QuickRequest, Wave
 
@@ -35,7 +39,7 @@ _MOST_DIGITS = 9  # of a length that is worth reading as a number
 _UPLOADS = 4  # times the idle limit: how long a body may take to arrive
 _MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
 
-Whole = Callable[[bytes, bytes], bool]
+Whole = Callable[[bytes, Body], bool]
 
 
 class FastLane(Protocol):
@@ -43,6 +47,8 @@ class FastLane(Protocol):
 
     wave: Wave
     gathering: Gathering
+    blocks: Blocks  # what large bodies are read into
+    limit_bytes: int  # of a body
 
     def hot_path(self, target: bytes) -> HotPath | None:
         """Who answers a POST to this target, exactly as it was sent; None is the ASGI app's business."""
@@ -75,6 +81,7 @@ class HttpProtocol(GuardedProtocol):
         self._quick = self._joins_the_wave()
         if self._quick is not None:
             self.cycle = self.active = self._quick
+            self.read_plainly()
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()  # makes the scope
@@ -82,6 +89,32 @@ class HttpProtocol(GuardedProtocol):
         self.headers.extend(headers)
         super().on_headers_complete()
         self.body_follows()
+        size, json_bytes = self._is_large()
+        if size:
+            receiving = self.receive_into(self._lane.blocks.lend(size, json_bytes))
+            self.cycle.scope["extensions"][LARGE_BODY] = receiving.whole
+        else:
+            self.read_plainly()
+
+    def _is_large(self) -> tuple[int, int]:
+        """The size of a body that is worth memory of its own, and how much of it is JSON; 0 if it is not."""
+        hot = self._lane.hot_path(self.url)
+        if hot is None or self.active is not self.cycle or self.parser.get_method() != b"POST":
+            return 0, 0
+        headers = dict(self.headers)
+        length, json_length = headers.get(b"content-length", b""), headers.get(HEADER_LENGTH, b"")
+        if not _is_number(length) or not _is_number(json_length):
+            return 0, 0
+        try:
+            route = hot.only or hot.choose(headers)
+        except FairleadError:
+            return 0, 0  # found again, and answered, by the app
+        if not route.handler.splits or CONTENT_ENCODING in headers or GRPC in headers:
+            return 0, 0
+        size = int(length)
+        return (
+            (size, int(json_length)) if _LARGE_BYTES <= size <= self._lane.limit_bytes else (0, 0)
+        )
 
     def on_body(self, body: bytes) -> None:
         quick = self._quick
@@ -109,7 +142,7 @@ class HttpProtocol(GuardedProtocol):
             return None  # pipelined: uvicorn keeps the order
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or len(length) > _MOST_DIGITS or is_encoded(headers):
+        if not _is_number(length) or is_encoded(headers):
             return None
         route: HotRoute | None
         try:
@@ -217,7 +250,11 @@ class HttpProtocol(GuardedProtocol):
         super()._start_asgi_task(cycle, app)
 
 
-def _write(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
+def _is_number(said: bytes) -> bool:
+    return said.isdigit() and len(said) <= _MOST_DIGITS
+
+
+def _write(cycle: RequestResponseCycle, head: bytes, body: Body) -> bool:
     """Write `head` (ending in an empty line) and `body`; False if that must go through ASGI this time."""
     cycle.disconnected = cycle.disconnected or cycle.transport.is_closing()
     if cycle.disconnected:
@@ -228,7 +265,9 @@ def _write(cycle: RequestResponseCycle, head: bytes, body: bytes) -> bool:
     cycle.waiting_for_100_continue = False
     if not cycle.keep_alive:
         head = head[:-2] + _CLOSE
-    if len(body) < _LARGE_BYTES:
+    if isinstance(body, tuple):
+        cycle.transport.writelines((head, *body))
+    elif len(body) < _LARGE_BYTES:
         cycle.transport.write(head + body)
     else:
         cycle.transport.writelines((head, body))

@@ -28,7 +28,7 @@ from fairlead.server.http.exchange import (
     log_access,
     request_id,
 )
-from fairlead.server.http.handlers import Headers
+from fairlead.server.http.handlers import Headers, joined
 from fairlead.server.http.routes import GrpcRoute
 from fairlead.server.times import Times
 
@@ -55,9 +55,9 @@ async def answer_message(
         decoded = now()
         responses = await route.endpoint.infer_all(requests, last, times)
         ran = now()
-        answered, _ = await aside.encode(route.handler, call, responses, headers, last - ran)
+        answered, _ = await aside.encode(route.handler, call, responses, last - ran)
         route.endpoint.answered(times, decoded, ran)
-        return _answer(answered)
+        return _answer(joined(answered))
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
         route.endpoint.executions.failed(now() - times.started)
         shown = route.noted(error, request_id(headers))

@@ -21,7 +21,7 @@ from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
 from fairlead.server.endpoint import late
 from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
-from fairlead.server.http.handlers import Answer, Headers
+from fairlead.server.http.handlers import Answer, Headers, joined
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
 from fairlead.server.http.timing import after_run, not_run
 
@@ -255,7 +255,7 @@ class Wave:
         head = one.route.head
         if json_length is not None:
             head = head_of(OK, one.route.binary(json_length))
-        one.answer = _message(head, one, body, self._timing(one))
+        one.answer = _message(head, one, joined(body), self._timing(one))
 
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""
