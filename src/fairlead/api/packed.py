@@ -29,12 +29,14 @@ class FloatRows:
         """For a `spec` that `fit` says yes to."""
         self._width = spec.shape[1]
         self._type = NUMPY_TYPES[spec.datatype]
-        row = Struct(f"{self._width}{_FORMATS[spec.datatype]}")
+        # "=": only so are numbers refused that are too large for the type.
+        row = Struct(f"={self._width}{_FORMATS[spec.datatype]}")
         self._pack, self._row_bytes = row.pack_into, row.size
         length = msgspec.Meta(min_length=self._width, max_length=self._width)
         rows: Any = Annotated[list[Annotated[list[float], length]], msgspec.Meta(min_length=1)]
         body = msgspec.defstruct("Body", [("instances", rows)], gc=False)
-        self._decode = msgspec.json.Decoder(body).decode
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
+        self._decode = decoder.decode
 
     @staticmethod
     def fit(spec: TensorSpec) -> bool:
@@ -50,9 +52,9 @@ class FloatRows:
         try:
             rows = self._decode(body).instances
             array = np.empty((len(rows), self._width), self._type)
-            at = 0
+            memory, at = array.data, 0
             for row in rows:
-                self._pack(array, at, *row)
+                self._pack(memory, at, *row)
                 at += self._row_bytes
         except (msgspec.MsgspecError, OverflowError, ValueError, RecursionError):
             return None

@@ -102,7 +102,7 @@ class TensorCodec:
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
-        tensors = self._readable(response)
+        tensors = self._readable(response) if self._bits else response.tensors
         count = len(next(iter(request.tensors.values())))
         for name, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != count:
