@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from fairlead.api.inference import InferRequest, InferResponse, Tensor, Tensors
+from fairlead.api.packed import FloatRows
 from fairlead.api.pieces import (
     LARGE_BYTES,
     LARGE_ELEMENTS,
@@ -40,6 +41,11 @@ class TensorCodec:
         self._scalars = [spec.name for spec in signature.inputs if not spec.shape]
         self._several_outputs = len(signature.outputs) > 1
         instance = _instance_type(signature.inputs)
+        self._floats = (
+            FloatRows(signature.inputs[0])
+            if len(signature.inputs) == 1 and FloatRows.fit(signature.inputs[0])
+            else None
+        )
         self._bits = [spec for spec in signature.outputs if spec.datatype is DataType.BF16]
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_body_type(instance))
         self._rows: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
@@ -47,6 +53,10 @@ class TensorCodec:
         )
 
     def decode(self, body: bytes) -> InferRequest:
+        if self._floats is not None and len(body) <= LARGE_BYTES:
+            rows = self._floats.read(body)
+            if rows is not None:
+                return InferRequest({self._inputs[0].name: rows})
         if self._scalars:
             message = f"input {self._scalars[0]!r} has no batch dimension, so it has no instances; use /v2/models/…/infer"
             raise Refused(Kind.INVALID, message)
@@ -92,7 +102,7 @@ class TensorCodec:
 
     def encode(self, request: InferRequest, response: InferResponse) -> bytes:
         """The answer; raises FairleadError (MODEL) if an output has no row per instance."""
-        tensors = self._readable(response)
+        tensors = self._readable(response) if self._bits else response.tensors
         count = len(next(iter(request.tensors.values())))
         for name, tensor in tensors.items():
             if tensor.ndim == 0 or len(tensor) != count:

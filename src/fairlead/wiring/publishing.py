@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from fairlead.adapters.documents import read_document
 from fairlead.control.proving import Proof, order_for, proof_from_report
@@ -23,8 +25,10 @@ from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.manifest import Manifest
 from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits.supervise import ending
-from fairlead.wiring.homes import Control
 from fairlead.wiring.settings import child_environment, environment
+
+if TYPE_CHECKING:
+    from fairlead.wiring.homes import Control
 
 LIMIT_SECONDS = 300.0
 LOG = "publish.jsonl"
@@ -75,22 +79,28 @@ def publish_to(
 
 @dataclass(frozen=True, slots=True)
 class ProverInChild:
-    """Proves a model in a process of its own. `log`: where that one logs; None is standard error."""
+    """Proves a model in a process of its own. `log`: where that one logs; None is standard error.
+
+    `meanwhile` is what this process has to do anyway, while the other one is at work.
+    """
 
     limit_seconds: float = LIMIT_SECONDS
     log: Path | None = None
     allow_pickle: bool = False
+    meanwhile: Callable[[Manifest], None] | None = None
 
     async def __call__(self, directory: Path, manifest: Manifest) -> Proof:
         """Raises FairleadError for a model that is not right, or that takes too long."""
         return self._prove(directory, manifest)  # nothing else runs in this loop
 
     def _prove(self, directory: Path, manifest: Manifest) -> Proof:
-        with tempfile.TemporaryFile() as report:
-            order = order_for(
+        with tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as order:
+            said = order_for(
                 directory, manifest, report.fileno(), self.log, allow_pickle=self.allow_pickle
             )
-            code = self._run(directory, str(manifest.ref), order, report.fileno())
+            order.write(said)
+            order.seek(0)
+            code = self._run(directory, manifest, order, report.fileno())
             report.seek(0)
             proof = proof_from_report(report.read())
         if proof is None:
@@ -101,20 +111,23 @@ class ProverInChild:
             raise FairleadError(message, kind=Kind.MODEL)
         return proof
 
-    def _run(self, directory: Path, name: str, order: bytes, report: int) -> int:
+    def _run(self, directory: Path, manifest: Manifest, order: IO[bytes], report: int) -> int:
         """The exit code of the child; it has a session of its own, and none of it outlives this call by Ctrl-C."""
         # -P: a user's files beside the model are no modules of ours. The name is for those who list processes.
-        command = [sys.executable, "-P", "-m", "fairlead.control.proving", "publish", name]
+        module = ["-P", "-m", "fairlead.control.proving"]
+        command = [sys.executable, *module, "publish", str(manifest.ref)]
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
-            stdin=subprocess.PIPE,
+            stdin=order,
             stdout=_STDERR,  # standard output is for data; what a model prints is none
             env=child_environment(),
             pass_fds=(report,),
             start_new_session=True,
         )
         try:
-            child.communicate(order, timeout=self.limit_seconds)
+            if self.meanwhile is not None:
+                self.meanwhile(manifest)
+            _wait(child, self.limit_seconds)
         except subprocess.TimeoutExpired:
             message = (
                 f"{directory}: loading and answering the golden examples took longer than "
@@ -134,3 +147,19 @@ def pickles_allowed() -> bool:
     if not allowed:
         refuse_pickles()
     return allowed
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for its end; raises TimeoutExpired. `subprocess` itself would only look every 50 ms."""
+    try:
+        descriptor = os.pidfd_open(child.pid)
+    except (AttributeError, OSError):  # not Linux, or an old one
+        child.wait(seconds)
+        return
+    try:
+        watch = select.poll()
+        watch.register(descriptor, select.POLLIN)
+        watch.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    child.wait(0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib
 import os
 import shutil
 import tempfile
@@ -11,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
-from fairlead.agent.pull import pull
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.control.publish import DESCRIPTION
 from fairlead.domain.errors import InvalidInput, Problem
@@ -23,12 +22,13 @@ from fairlead.kits import jsonlog
 from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
-from fairlead.server.standalone import Standalone, run_standalone
-from fairlead.wiring.homes import open_home
 from fairlead.wiring.publishing import ProverInChild, pickles_allowed, publish_to
 from fairlead.wiring.settings import environment, prepare_engines
 
 LINE = "v1"  # a server without releases has one line
+# A third of a second of modules: read while a child proves the model, where there is one.
+_SERVER = "fairlead.server.standalone"
+_ENGINES = {"onnx": "fairlead.engines.onnx"}
 
 
 class _Staged:
@@ -61,9 +61,7 @@ def serve(
         json_format=settings.logconfig_json_format,
         access_to_stdout=True,
     )
-    options = Standalone(
-        settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
-    )
+    host, port = settings.uvicorn_host, settings.uvicorn_http_port
     with tempfile.TemporaryDirectory(prefix="fairlead-serve-") as staging:
         allow_pickle = pickles_allowed()
         specs = [
@@ -75,15 +73,31 @@ def serve(
         ]
         for spec in specs:
             service = spec.revision.service
-            tell(f"{service}: http://{options.host}:{options.http_port}/v2/models/{service}/infer")
+            tell(f"{service}: http://{host}:{port}/v2/models/{service}/infer")
         if settings.grpc_port:
-            tell(f"gRPC: {options.host}:{settings.grpc_port}")
-        if not is_loopback(options.host):
-            tell(
-                f"whoever reaches {options.host}:{options.http_port} may call: keys are the gateway's"
-            )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run_standalone(specs, options, SystemClock()))
+            tell(f"gRPC: {host}:{settings.grpc_port}")
+        if not is_loopback(host):
+            tell(f"whoever reaches {host}:{port} may call: keys are the gateway's")
+        return _run(specs, settings)
+
+
+def _run(specs: list[WorkerSpec], settings: ServingSettings) -> int:
+    import uvloop
+
+    from fairlead.server.standalone import Standalone, run_standalone
+
+    options = Standalone(
+        settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run_standalone(specs, options, SystemClock()))
+
+
+def _import_server(workers: int, manifest: Manifest) -> None:
+    """What serving this model takes, besides the model; with several workers, they load it."""
+    importlib.import_module(_SERVER)
+    if workers == 1 and manifest.engine in _ENGINES:
+        importlib.import_module(_ENGINES[manifest.engine])
 
 
 def _settings(given: dict[str, Any]) -> ServingSettings:
@@ -114,7 +128,10 @@ def _spec(
             _Staged(staging),
             Path(name),
             tell,
-            ProverInChild(allow_pickle=environment().allow_pickle),
+            ProverInChild(
+                allow_pickle=environment().allow_pickle,
+                meanwhile=functools.partial(_import_server, settings.uvicorn_workers),
+            ),
         )
         manifest, directory = published.manifest, staging
     else:
@@ -142,6 +159,9 @@ def _published(name: str, home: Path | None) -> tuple[Manifest, Path]:
         raise InvalidInput(
             name, [Problem("", "is neither a model's folder nor an artifact", right)]
         ) from None
+    from fairlead.agent.pull import pull
+    from fairlead.wiring.homes import open_home
+
     control = open_home(home)
     manifest = control.artifacts.manifest(ref)
     asyncio.run(

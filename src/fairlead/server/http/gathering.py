@@ -166,7 +166,7 @@ class Gathering(Wave):
         encoding = (ended - began) / (len(settled) or 1)
         for one in encoded:
             self._count(one, ended, one.decoding, encoding)
-            self._finish(one, OK)
+            self._finish(one, OK, ended)
 
     def _finishes(self, one: GatheredRequest, now: float) -> bool:
         """Encode it; False if it failed, or if that is the work of a thread."""
@@ -204,12 +204,12 @@ class Gathering(Wave):
             return
         now = self._now()
         self._count(one, now, one.decoding, now - began)
-        self._finish(one, OK)
+        self._finish(one, OK, now)
 
-    def _finish(self, one: QuickRequest, status: int) -> None:
+    def _finish(self, one: QuickRequest, status: int, now: float) -> None:
         if isinstance(one, GatheredRequest):
             self._let_go(one)
-        super()._finish(one, status)
+        super()._finish(one, status, now)
 
     def _let_go(self, one: GatheredRequest) -> None:
         """What it held, and what would hold it."""

@@ -62,6 +62,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._fruitless_bytes = 0  # parsed since a head ended or a piece of body came
         self._body_left = 0
         self._in_head = False
+        self._in_message = False
+        self._fed = b""  # what the parser is being given, if that begins with a request
         self._renewed: bytes | None = None  # the head of an upgrade that is parsed again without it
         self._refusal: bytes | None = None  # the last thing this connection is told
         self._reads = 0
@@ -187,6 +189,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         self._fruitless_bytes += len(data)
+        self._fed = b"" if self._in_message else data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -234,6 +237,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         self._fruitless_bytes = 0
         if self._renewed is None:
             super().on_message_complete()
@@ -265,7 +269,8 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._refusal is not None:
             self._tell_and_close()
         else:
-            self.flow.resume_reading()
+            if self.flow.read_paused:
+                self.flow.resume_reading()
             self._idle_since = self.loop.time()
         if self._unread and not self.pipeline:
             self.loop.call_soon(self._read_on)

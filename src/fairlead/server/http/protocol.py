@@ -62,6 +62,7 @@ class HttpProtocol(GuardedProtocol):
         super().__init__(**uvicorn)
         self._lane = lane
         self._quick: QuickRequest | None = None  # whose body is being read
+        self._begun = b""  # the request, from its first byte on, as far as it is known to have come
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._quick = None
@@ -73,7 +74,8 @@ class HttpProtocol(GuardedProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self._in_head = True
+        self._in_head = self._in_message = True
+        self._begun, self._fed = self._fed, b""
 
     def on_headers_complete(self) -> None:
         if not self.head_ends():
@@ -129,6 +131,7 @@ class HttpProtocol(GuardedProtocol):
             super().on_message_complete()
         else:
             self._quick = None
+            self._in_message = False
             quick.more_body = False
             lane = self._lane
             wave = lane.gathering if isinstance(quick, GatheredRequest) else lane.wave
@@ -136,7 +139,7 @@ class HttpProtocol(GuardedProtocol):
 
     def _joins_the_wave(self) -> QuickRequest | None:
         hot = self._lane.hot_path(self.url)
-        if hot is None or not self._is_plain_post():
+        if hot is None or not self._is_plain_post(hot.request_line):
             return None
         if self.flow.write_paused or (self.cycle and not self.cycle.response_complete):
             return None  # pipelined: uvicorn keeps the order
@@ -167,11 +170,13 @@ class HttpProtocol(GuardedProtocol):
             return GatheredRequest(self, route, self.url, self.headers, gathering)
         return None
 
-    def _is_plain_post(self) -> bool:
+    def _is_plain_post(self, line: bytes) -> bool:
         parser = self.parser
         return bool(
-            parser.get_method() == b"POST"
-            and parser.get_http_version() == "1.1"
+            (
+                self._begun.startswith(line)  # cheaper than what the parser makes of it
+                or (parser.get_method() == b"POST" and parser.get_http_version() == "1.1")
+            )
             and not parser.should_upgrade()
             and not self.expect_100_continue
         )
@@ -194,10 +199,11 @@ class HttpProtocol(GuardedProtocol):
         request.response_complete = True
         if self.cycle is request:
             self.cycle = None  # they would keep each other alive
-        if not self.transport.is_closing():
-            self.transport.write(answer)
+        transport = self.transport
+        if not transport.is_closing():
+            transport.write(answer)
             if not request.keep_alive:
-                self.transport.close()
+                transport.close()
         self.on_response_complete()
 
     def hand_over(self, request: QuickRequest) -> None:

@@ -46,6 +46,7 @@ _NO_FAULT = (NO_FAULT.encode(), b"deadline")
 _GRPC_STATUS = grpc_status.STATUS.encode()
 _GRPC_MESSAGE = grpc_status.MESSAGE.encode()
 _KNOWN_STATUSES = frozenset(HTTPStatus)
+_LATEST = LATEST.encode()
 STREAM = b"ModelStreamInfer"  # the value of GRPC on a stream
 GRPC = (
     grpc_status.MARKER.encode()
@@ -195,7 +196,7 @@ class ByVersion(Generic[T]):
     def __init__(self) -> None:
         self.only: T | None = None
         self.elsewhere: set[str] = set()  # words that are right for the service, not for this path
-        self._by_word: dict[str, T] = {}
+        self._by_word: dict[bytes, T] = {}  # as the header says it
 
     def put(self, served: ServedRevision, item: T, *, versioned: bool) -> None:
         """What is put later is what less exact words mean."""
@@ -203,28 +204,37 @@ class ByVersion(Generic[T]):
             self.only = item
             return
         for word in (served.revision.served_version, served.revision.line, LATEST):
-            self._by_word[word] = item
+            self._by_word[word.encode()] = item
 
     def choose(self, headers: Headers) -> T:
         """Raises Refused: NOT_FOUND with the versions that are here, INVALID for a contradiction."""
         if self.only is not None:
             return self.only
-        word = headers.get(ACCEPT_VERSION, LATEST.encode()).decode("latin-1")
-        item = self._by_word.get(word)
+        sent = headers.get(ACCEPT_VERSION, _LATEST)
+        item = self._by_word.get(sent)
         if item is not None:
             return item
+        word = sent.decode("latin-1")
         if word in self.elsewhere:
             message = (
                 f"the path asks for one version, Accept-Version for {word}: send one of the two"
             )
             raise Refused(Kind.INVALID, message)
-        versions = sorted((one for one in self._by_word if "." in one), key=version_key)
+        words = (one.decode() for one in self._by_word)
+        versions = sorted((one for one in words if "." in one), key=version_key)
         raise Refused(
             Kind.NOT_FOUND, f"no version {word!r:.80} here; versions: {', '.join(versions)}"
         )
 
 
-HotPath = ByVersion[HotRoute]
+class HotPath(ByVersion[HotRoute]):
+    """Who runs models for a path. `request_line`: how a request for it begins."""
+
+    __slots__ = ("request_line",)
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__()
+        self.request_line = b"POST %b HTTP/1.1\r\n" % path
 
 
 def in_order(served: Sequence[ServedRevision]) -> list[ServedRevision]:
@@ -246,7 +256,7 @@ def hot_paths(
         known = words.setdefault(one.revision.service, set())
         known |= {one.revision.served_version, one.revision.line}
         for path, route in _routes(one, plane, settings):
-            hot = table.setdefault(path.encode(), HotPath())
+            hot = table.setdefault(path.encode(), HotPath(path.encode()))
             hot.put(one, route, versioned=versioned)
             if _BY_ARTIFACT_VERSION in route.stats.template:
                 hot.elsewhere = known

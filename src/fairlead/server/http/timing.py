@@ -29,12 +29,17 @@ def after_run(
     queue_seconds: float, engine_seconds: float, headers: Headers, raw: Raw, batch: int = 1
 ) -> bytes:
     """The value for a request whose run has ended."""
-    return b"queue;dur=%.3f, engine;dur=%.3f, batch;desc=%d%b" % (
-        queue_seconds * 1000,
-        engine_seconds * 1000,
-        batch,
-        _bucket(headers, raw),
-    )
+    return with_run(queue_seconds, run(engine_seconds, batch), headers, raw)
+
+
+def run(engine_seconds: float, batch: int) -> bytes:
+    """What is the same for all requests that shared a run."""
+    return b"engine;dur=%.3f, batch;desc=%d" % (engine_seconds * 1000, batch)
+
+
+def with_run(queue_seconds: float, said: bytes, headers: Headers, raw: Raw) -> bytes:
+    """As `after_run`, where the run has been put into words (`run`)."""
+    return b"queue;dur=%.3f, %b%b" % (queue_seconds * 1000, said, _bucket(headers, raw))
 
 
 def not_run(queue_seconds: float, headers: Headers, raw: Raw) -> bytes:

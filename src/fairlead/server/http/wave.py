@@ -23,7 +23,7 @@ from fairlead.server.endpoint import late
 from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
 from fairlead.server.http.handlers import Answer, Headers, joined
 from fairlead.server.http.routes import HeaderList, HotRoute, head_of
-from fairlead.server.http.timing import after_run, not_run
+from fairlead.server.http.timing import after_run, not_run, run, with_run
 
 OK = 200
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
@@ -78,6 +78,7 @@ class QuickRequest:
         "response_started",
         "route",
         "rows",
+        "run_said",
         "start",
         "target",
         "until",
@@ -104,6 +105,7 @@ class QuickRequest:
         self.ended = 0.0
         self.rows = 1
         self.batch = 1  # requests that shared its run
+        self.run_said = b""  # in the answer's head, where it was put into words for all of them
         self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
         self.request: InferRequest | None = None
@@ -155,7 +157,7 @@ class Wave:
         encoding = (ended - began) / (len(ran) or 1)
         for one in encoded:
             self._count(one, ended, decoding, encoding)
-            self._finish(one, OK)
+            self._finish(one, OK, ended)
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> list[QuickRequest]:
         """What is answered in this turn."""
@@ -200,7 +202,7 @@ class Wave:
     def _run_together(self, batch: Sequence[QuickRequest]) -> list[QuickRequest]:
         """One run for all; if it fails, each by itself, so that only the one whose fault it is gets the error."""
         began = self._now()
-        if len(batch) == 1 or any(one.until and began > one.until for one in batch):
+        if len(batch) == 1 or _any_is_late(batch, began):
             return list(filter(self._run, batch))
         endpoint = batch[0].route.endpoint
         try:
@@ -208,8 +210,9 @@ class Wave:
         except Exception:  # noqa: BLE001 - the one whose fault it is meets it again, alone
             return list(filter(self._run, batch))
         ended = self._now()
+        said = run(ended - began, len(batch))
         for one, answer in zip(batch, answers, strict=True):
-            one.answer, one.began, one.ended, one.batch = answer, began, ended, len(batch)
+            one.answer, one.began, one.ended, one.run_said = answer, began, ended, said
         endpoint.ran_now(began, ended - began, sum(one.rows for one in batch), len(batch))
         return list(batch)
 
@@ -238,6 +241,8 @@ class Wave:
         headers, raw = one.headers, one.raw_headers
         if not one.began:
             return not_run(self._now() - one.start, headers, raw)
+        if one.run_said:
+            return with_run(one.began - one.start, one.run_said, headers, raw)
         ended = one.ended or self._now()
         return after_run(one.began - one.start, ended - one.began, headers, raw, one.batch)
 
@@ -262,20 +267,28 @@ class Wave:
         status, body, headers = one.route.failure(error, one.identity, one.headers)
         head = head_of(one.route.wire(status), headers)
         one.answer = _message(head, one, body, self._timing(one))
-        one.route.endpoint.executions.failed(self._now() - one.start)
-        self._finish(one, status)
+        now = self._now()
+        one.route.endpoint.executions.failed(now - one.start)
+        self._finish(one, status, now)
         return False
 
-    def _finish(self, one: QuickRequest, status: int) -> None:
+    def _finish(self, one: QuickRequest, status: int, now: float) -> None:
         stats = one.route.stats
         stats.in_progress -= 1
-        stats.count(status, self._now() - one.start)
+        stats.count(status, now - one.start)
         assert isinstance(one.answer, bytes)
         peer = one.connection.peer() if self._access_log else None
         one.connection.finish(one, one.answer)
         if self._access_log:
             line = f"POST {one.target.decode('latin-1')} HTTP/1.1"
             log_answer(peer, line, status, one.identity)
+
+
+def _any_is_late(batch: Sequence[QuickRequest], now: float) -> bool:
+    for one in batch:  # noqa: SIM110 - a generator would cost every request something
+        if one.until and now > one.until:
+            return True
+    return False
 
 
 def _batches(group: Sequence[QuickRequest]) -> Iterator[list[QuickRequest]]:
@@ -294,4 +307,4 @@ def _batches(group: Sequence[QuickRequest]) -> Iterator[list[QuickRequest]]:
 
 def _message(head: bytes, one: QuickRequest, body: bytes, timing: bytes) -> bytes:
     closing = b"" if one.keep_alive else b"connection: close\r\n"
-    return head + closing + own_head(one.identity, timing, len(body)) + body
+    return b"".join((head, closing, own_head(one.identity, timing, len(body)), body))
