@@ -26,7 +26,7 @@ from fairlead.server.settings import serving_settings_from
 from fairlead.server.standalone import Standalone, run_standalone
 from fairlead.wiring.homes import open_home
 from fairlead.wiring.publishing import ProverInChild, pickles_allowed, publish_to
-from fairlead.wiring.settings import environment, prepare_engines
+from fairlead.wiring.settings import environment, legacy_speech_keys, prepare_engines
 
 LINE = "v1"  # a server without releases has one line
 
@@ -66,10 +66,13 @@ def serve(
     )
     with tempfile.TemporaryDirectory(prefix="fairlead-serve-") as staging:
         allow_pickle = pickles_allowed()
+        legacy_keys = legacy_speech_keys()
         specs = [
             replace(
                 _spec(name, home, Path(staging) / str(number), settings, tell),
                 allow_pickle=allow_pickle,
+                legacy_key=bool(legacy_keys),
+                legacy_keys=legacy_keys,
             )
             for number, name in enumerate(what)
         ]

@@ -29,8 +29,10 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict`, `say` and `verify` send (default: the home's demo key)",
     "API_KEY": "the key `fairlead verify` sends, before FAIRLEAD_API_KEY",
+    "LEGACY_SPEECH_API_KEY": "a key that older speech clients send in the body; so is every variable whose name holds _SPEECH_API_KEY",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
+_SPEECH_KEY = "_SPEECH_API_KEY"
 # What engines must be told before they are loaded. ONNX Runtime's Linux builds send usage data to their
 # makers unless they are told not to; whoever wants that sets the variable to 0.
 _ENGINES = {"ORT_DISABLE_TELEMETRY": "1"}
@@ -130,6 +132,13 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
 def shared_key() -> str | None:
     """The key in API_KEY, where scripts that check a deployment have it (S0-16)."""
     return os.environ.get("API_KEY") or None
+
+
+def legacy_speech_keys() -> tuple[str, ...]:
+    """The keys of older speech services: in every variable whose name holds `_SPEECH_API_KEY` (S0-31)."""
+    return tuple(
+        value for name, value in sorted(os.environ.items()) if _SPEECH_KEY in name and value
+    )
 
 
 def home_at(root: Path) -> Home[Path]:
