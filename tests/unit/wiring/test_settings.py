@@ -15,6 +15,7 @@ from fairlead.wiring.settings import (
     child_environment,
     environment,
     home_at,
+    legacy_speech_keys,
     nearest_home,
     prepare_engines,
 )
@@ -147,3 +148,13 @@ def test_a_memory_budget_that_is_none_is_told(text: str) -> None:
 def test_a_window_is_as_long_as_knative_has_it(text: str) -> None:
     with pytest.raises(InvalidInput, match="FAIRLEAD_SCALE_WINDOW: is"):
         environment({"FAIRLEAD_SCALE_WINDOW": text})
+
+
+def test_every_variable_that_is_named_for_it_holds_a_legacy_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEGACY_SPEECH_API_KEY", "one")
+    monkeypatch.setenv("APP_SPEECH_API_KEY_2", "two")
+    monkeypatch.setenv("EMPTY_SPEECH_API_KEY", "")
+    monkeypatch.setenv("SPEECH_API_KEY", "three")
+    assert legacy_speech_keys() == ("two", "one")
