@@ -158,3 +158,12 @@ def test_every_variable_that_is_named_for_it_holds_a_legacy_key(
     monkeypatch.setenv("EMPTY_SPEECH_API_KEY", "")
     monkeypatch.setenv("SPEECH_API_KEY", "three")
     assert legacy_speech_keys() == ("two", "one")
+
+
+def test_how_long_a_process_waits_ready_may_be_no_time_at_all() -> None:
+    assert environment({}).spare_seconds == 60
+    assert environment({"FAIRLEAD_SPARE_SECONDS": "0"}).spare_seconds == 0
+    with pytest.raises(
+        InvalidInput, match="FAIRLEAD_SPARE_SECONDS: is '-1'; write a whole number from 0"
+    ):
+        environment({"FAIRLEAD_SPARE_SECONDS": "-1"})
