@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.ids import EndpointId, RevisionId
+from fairlead.domain.kill_switch import KillSwitch
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import Replica, State
 from support.gateway import (
@@ -382,3 +383,98 @@ async def test_large_bodies_and_answers_pass_as_they_are(cold: Cold) -> None:
     worker = await cold.comes_up()
     assert (await asked).status_code == 200
     assert int(worker.seen[-1][1]["content-length"]) == len(body)
+
+
+SWITCH = KillSwitch(seconds=2.0)
+
+
+def is_off(answer: httpx.Response) -> bool:
+    return answer.status_code == 503 and "switched off" in answer.text
+
+
+@pytest.mark.parametrize("spec", [EndpointSpec("predict", 0, 1), growing()], ids=["cold", "grows"])
+async def test_a_worker_behind_the_activator_is_switched_off_by_its_failures(
+    spec: EndpointSpec,
+) -> None:
+    async with cold_world(spec, kill_switch=SWITCH) as cold:
+        asked = asyncio.create_task(cold.ask())
+        await cold.waiting(1)
+        # What is cold stays so in the status: its requests go on through the activator.
+        worker = await cold.comes_up(routed=spec.min_scale > 0)
+        assert (await asked).status_code == 200
+        await opens_and_closes(cold, worker)
+        await opens_and_closes(cold, worker)
+
+
+async def opens_and_closes(cold: Cold, worker: Worker) -> None:
+    for number in range(1000):
+        answer = await cold.ask(**({"x-status": "500"} if number % 3 == 0 else {}))
+        if is_off(answer):
+            break
+    assert is_off(answer), "it never opened"
+    assert answer.json()["message"].endswith("it is tried again within 2 s")
+    assert (answer.headers["retry-after"], answer.headers["x-error-code"]) == ("2", "unavailable")
+    seen = len(worker.seen)
+    shaped = await cold.client.post(INFER, headers=KEY, content=b"{}")
+    assert "switched off" in shaped.json()["error"]
+    assert len(worker.seen) == seen, "nobody asked it"
+    status = cold.world.gateway_status
+    await eventually(lambda: status().get("switches"), 2, "the status tells it")
+    (switch,) = status()["switches"]
+    assert (switch["workers"], switch["of"]) == (["w1"], 1)
+
+    async def serves() -> bool:
+        return (await cold.ask()).status_code == 200
+
+    await eventually(serves, 5, "it is tried again")
+    await eventually(lambda: not status().get("switches"), 5, "the status tells that too")
+
+
+@pytest.mark.parametrize(
+    ("headers", "opens"),
+    [
+        ({"x-status": "500", "x-excuse": "deadline"}, False),
+        ({"x-status": "400"}, False),
+        ({"x-break": "chunked"}, True),
+        ({"x-wait": "5"}, True),
+    ],
+    ids=["excused", "the caller's fault", "broken off", "too late"],
+)
+async def test_what_counts_against_a_worker_behind_the_activator(
+    headers: dict[str, str], *, opens: bool
+) -> None:
+    spec = EndpointSpec("predict", 0, 1, timeout_seconds=1)
+    async with cold_world(spec, kill_switch=SWITCH) as cold:
+        await cold.comes_up(routed=False)
+        assert (await cold.ask()).status_code == 200  # it is there: none of what follows is held
+
+        async def off() -> bool:
+            await asyncio.gather(*(cold.ask(**headers) for _ in range(20)), return_exceptions=True)
+            return is_off(await cold.ask())
+
+        if opens:
+            await eventually(off, 10, "it opens")
+        else:
+            assert not await off()
+            assert not await off()
+
+
+async def test_of_two_workers_behind_the_activator_only_the_failing_one_is_left_out() -> None:
+    async with cold_world(growing(2), kill_switch=KillSwitch()) as cold:
+        bad = await cold.comes_up("w1")
+        good = await cold.comes_up("w2")
+        bad.status = 500
+        status = cold.world.gateway_status
+        await eventually(lambda: status()["workers"] == ["w1", "w2"], 5, "both are routed")
+
+        async def left_out() -> bool:
+            await asyncio.gather(*(cold.ask(**{"x-wait": "0.01"}) for _ in range(20)))
+            return bool(status().get("switches"))
+
+        await eventually(left_out, 10, "one is left out")
+        (switch,) = status()["switches"]
+        assert (switch["workers"], switch["of"]) == (["w1"], 2)
+        seen, others = len(bad.seen), len(good.seen)
+        answers = await asyncio.gather(*(cold.ask() for _ in range(20)))
+        assert {answer.json()["worker"] for answer in answers} == {"w2"}
+        assert (len(bad.seen), len(good.seen)) == (seen, others + 20)

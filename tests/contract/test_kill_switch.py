@@ -11,10 +11,10 @@ import pytest
 
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.catalog import Catalog
+from fairlead.domain.kill_switch import KillSwitch
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.behind import Behind
 from fairlead.gateway.index import index
-from fairlead.gateway.settings import KillSwitch
 from fairlead.gateway.state import View, read_gateway_status
 from fairlead.gateway.switches import Switches
 from support.gateway import CLOCK, World, catalog, eventually, new_world, revision

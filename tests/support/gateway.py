@@ -140,6 +140,11 @@ class Worker:
                 self.seen.append((head[0], headers))
                 if "x-wait" in headers and await self._leaves(reader, float(headers["x-wait"])):
                     return
+                if headers.get("x-break") == "chunked":
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nbroken\r\n"
+                    )
+                    return
                 if "x-break" in headers:
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbroken")
                     return

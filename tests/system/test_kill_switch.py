@@ -31,6 +31,7 @@ class Model:
         return 1 // (0 if order.fail else 1)
 """
 PREDICT = "/v1/model/trouble/predict"
+GROWING = "/v1/model/growing/predict"
 INFER = "/v2/models/trouble/infer"
 
 
@@ -39,7 +40,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     directory = tmp_path_factory.mktemp("switch")
     code = MODEL.format(runs=str(directory / "runs"))
     release = code_project(directory, "trouble", code, example({}, 1), minScale=2, maxScale=2)
-    with fairlead(directory, str(release)) as one:
+    grows = code_project(
+        directory, "growing", code, example({}, 1), minScale=0, maxScale=2, concurrency=2
+    )
+    with fairlead(directory, str(release), str(grows)) as one:
         yield one
 
 
@@ -55,6 +59,7 @@ def test_nothing_runs_twice_and_a_failing_model_is_switched_off(running: Fairlea
     until(lambda: off(running.ask(PREDICT, {"fail": True})), 20, "the switch opens")
     callers_are_told(running)
     operators_are_told(running)
+    one_whose_requests_are_held_has_a_switch_too(running)
 
 
 def a_run_that_dies_with_its_worker_is_not_run_again(running: Fairlead) -> int:
@@ -104,6 +109,19 @@ def operators_are_told(running: Fairlead) -> None:
     assert (running.health() or {})["problems"] == [what]
     assert "is switched off for 60 s: 25 % or more" in running.cli("logs").stdout
     assert "is switched off for 60 s: 25 % or more" in running.told()
+
+
+def one_whose_requests_are_held_has_a_switch_too(running: Fairlead) -> None:
+    path, what = GROWING, "growing/v1.1/predict is switched off after too many failures"
+    assert "held;dur=" in running.ask(path, {}).headers["server-timing"]
+    until(lambda: off(running.ask(path, {"fail": True})), 20, "the switch opens")
+    reply = running.ask(path, {})
+    assert off(reply)
+    assert reply.headers["retry-after"] == "60"
+    until(lambda: what in running.cli("status", code=None).stdout, 10, "status tells it")
+    assert what in (running.health() or {})["problems"]
+    told = running.cli("why", reply.headers["x-request-id"]).stdout
+    assert "503, refused by the gateway: This endpoint is switched off" in told
 
 
 def test_a_service_killed_by_hand_tells_its_operators_message(running: Fairlead) -> None:

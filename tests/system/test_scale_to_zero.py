@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -71,7 +72,7 @@ def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         digits_release(directory, models),
         code_project(directory, "slow", SLOW, example, minScale=0, maxScale=3, concurrency=1),
     ]
-    environment = {"FAIRLEAD_SCALE_WINDOW": str(WINDOW_SECONDS)}
+    environment = {"FAIRLEAD_SCALE_WINDOW": str(WINDOW_SECONDS), "FAIRLEAD_SPARE_SECONDS": "2"}
     with fairlead(
         directory,
         *map(str, releases),
@@ -118,6 +119,27 @@ def test_a_burst_at_zero_is_answered_whole_and_soon(running: Fairlead) -> None:
     print(f"from zero: first {min(times):.2f} s, last of 100 {max(times):.2f} s")
     assert min(times) < 5  # the figure that counts is measured by hand and reported
     at_zero(running)
+
+
+def test_at_zero_every_process_is_gone(running: Fairlead) -> None:
+    """Also the one that waits ready for a while."""
+    at_zero(running)
+    until(lambda: not any("worker" in command for command in commands(running)), 20, "all are gone")
+    assert {command[3] for command in commands(running) if "fairlead" in command} == {
+        "agent",
+        "gateway",
+    }
+    assert slow(running).status == 200
+
+
+def commands(one: Fairlead) -> list[list[str]]:
+    """The command lines of every process that `up` has begun."""
+    assert one.process is not None
+    found = []
+    for each in psutil.Process(one.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found.append(each.cmdline())
+    return found
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import time
@@ -16,6 +17,7 @@ from fairlead.engines.speech.tone import CRASH, pitch_of
 from support.running import ROOT, Fairlead, fairlead, until
 from support.speech import STREAM, VALIDATE, heard, hum_folder
 
+LEGACY_KEY = "a-key-from-before"
 PACE = 4  # seconds of sound in a second
 TEXT = "The harbour is calm this morning, and the ferry leaves at nine."
 
@@ -37,12 +39,15 @@ def speaking(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "model": "h1",
         "version": "1",
         "artifact": "hum/1",
+        "provideApiKeyAuthForLegacyContainerSupport": "true",
         **{name: {"concurrency": 4, "paths": own} for name, own in paths.items()},
     }
     (directory / "hum.json").write_text(json.dumps(release))
     example = ROOT / "examples" / "speech" / "release-v1.1.yaml"
     arguments = (str(example), str(directory / "hum.json"), "--models", str(models))
-    with fairlead(directory, *arguments, "--models", str(directory / "models")) as running:
+    more = ("--models", str(directory / "models"))
+    environment = {"OLD_SPEECH_API_KEY": LEGACY_KEY}
+    with fairlead(directory, *arguments, *more, environment=environment) as running:
         yield running
 
 
@@ -89,6 +94,32 @@ def test_speaker_4_is_heard_with_the_demo_key_and_no_version(speaking: Fairlead)
     assert -26 < sound.decibels < -14
     with ask(speaking, VALIDATE, TEXT) as check:
         assert (check.status, json.loads(check.read())) == (200, {"message": "OK"})
+
+
+def test_older_clients_may_send_a_key_in_the_body_beside_the_gateways(speaking: Fairlead) -> None:
+    asked = {"speaker_id": 0, "text": "hm"}
+    path = "/hum/input_validated"
+    assert speaking.ask(path, asked).status == 200  # who calls is known: the gateway checked
+    assert speaking.ask(path, {**asked, "api_key": LEGACY_KEY}).status == 200
+    refused = speaking.ask(path, {**asked, "api_key": LEGACY_KEY.upper()})
+    assert (refused.status, refused.json["code"]) == (401, "INVALID_API_KEY")
+    assert refused.json["message"] == "API key is not valid."
+    bold = speaking.ask(path, {**asked, "api_key": LEGACY_KEY}, key=None, **{"x-client": "demo"})
+    assert (bold.status, bold.json["message"]) == (401, "No API key found in request")
+    for file in (speaking.home / "node").rglob("*.json"):
+        assert LEGACY_KEY not in file.read_text(), file
+
+
+def test_a_compressed_text_passes_the_gateway(speaking: Fairlead) -> None:
+    body = gzip.compress(json.dumps({"speaker_id": "4", "text": TEXT * 20}).encode())
+    headers = {"X-Api-Key": speaking.key, "Content-Encoding": "gzip"}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", speaking.port)) as connection:
+        connection.request("POST", VALIDATE, body, headers)
+        assert connection.getresponse().read() == b'{"message":"OK"}'
+        headers["Content-Encoding"] = "br"
+        connection.request("POST", VALIDATE, body, headers)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["code"]) == (415, "BAD_REQUEST")
 
 
 def test_the_first_byte_of_a_thousand_characters_comes_at_once(speaking: Fairlead) -> None:

@@ -25,6 +25,7 @@ from fairlead.agent.metrics import Metrics
 from fairlead.agent.plan import Plan, decide
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
+from fairlead.agent.spare import Spare
 from fairlead.agent.table import Table
 from fairlead.agent.telling import NO_PLAN, left_cold, node_status
 from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
@@ -82,6 +83,7 @@ class _Agent:
         self._table = Table(settings, ports.clock)
         self._metrics = Metrics(self._table)
         self._gateway = GatewayWatch(home, ports.clock)
+        self._spare = Spare(settings.spare_seconds, ports.launcher, life_fd)
         self._loads = Loads(settings, ports, self._table, NO_PLAN)
         self._kept: Catalog | None = None  # the catalog on the disk
         self._status: NodeStatus | None = None  # as it is
@@ -268,7 +270,7 @@ class _Agent:
                 for step in plan.steps:
                     actor.act(step)
                 self._table.demands.settle(plan.cold)
-                self._keep_spare(plan)
+                self._spare.keep(plan.cold, self._table.states(), self._clock.monotonic())
             self._write_status(self._loads.plan)
             # A look at a thousand replicas takes its time; what happens meanwhile is looked at together.
             took = self._clock.monotonic() - began
@@ -279,13 +281,6 @@ class _Agent:
                     await self._table.changed.wait()
             except TimeoutError:
                 continue
-
-    def _keep_spare(self, plan: Plan) -> None:
-        """What is cold may be asked for any moment; but a start that is under way has the processor to itself."""
-        states = self._table.states()
-        busy = states[State.STARTING] + states[State.PROVING] > 0
-        if not busy or not plan.cold:
-            self._ports.launcher.keep_spare(self._life_fd, wanted=bool(plan.cold))
 
     async def _clear_downloads(self) -> bool:
         path = self._home.downloads
@@ -338,7 +333,7 @@ class _Agent:
             await self._metrics.scrape()
 
     async def _end(self) -> None:
-        self._ports.launcher.keep_spare(self._life_fd, wanted=False)
+        self._spare.end()
         if self._settings.keep_workers and self._life_fd is None:
             self._write_status(self._loads.plan)
             _log.info("%d workers are left running", len(self._table.processes))

@@ -59,6 +59,8 @@ class AgentSettings:
 
     load_seconds: float = TICK_SECONDS  # between two looks at how much everybody is asked
     scaling: Rules = field(default_factory=Rules)
+    # How long a process waits ready for the next start, after an endpoint has gone cold or come up; 0: none ever does.
+    spare_seconds: float = 60.0
     patience_seconds: float = 5.0  # whoever waits for a cold unit says so every second
     # Of all workers together; 0 is no limit. What does not fit waits on the disk until somebody asks.
     memory_budget_bytes: int = 0

@@ -46,4 +46,5 @@ def spec_of(
         allow_pickle=settings.allow_pickle,
         measured=home.measured(revision.digest),
         only=endpoint,
+        legacy_key=revision.legacy_key,
     )

@@ -29,6 +29,7 @@ GRPC_STATUS: Mapping[Kind, int] = {
     Kind.NOT_FOUND: 5,
     Kind.METHOD: 12,  # UNIMPLEMENTED
     Kind.FORMAT: 3,
+    Kind.ENCODING: 3,
     Kind.CONFLICT: 9,  # FAILED_PRECONDITION
     Kind.TOO_LARGE: 8,  # RESOURCE_EXHAUSTED
     Kind.OVERLOADED: 8,

@@ -24,6 +24,7 @@ HTTP_STATUS: Mapping[Kind, int] = {
     Kind.NOT_FOUND: 404,
     Kind.METHOD: 405,
     Kind.FORMAT: 406,
+    Kind.ENCODING: 415,
     Kind.CONFLICT: 409,
     Kind.TOO_LARGE: 413,
     Kind.OVERLOADED: 503,  # S0-40

@@ -88,7 +88,8 @@ class WorkerSpec:
     unix socket to listen on (None in a stand-alone server). `threads` is what one run may use inside the
     engine, 0 as many as turn out best. `measured` is where that is kept. With `life_fd`, end of file on that
     descriptor means that the owner is gone. `only` names the endpoint if the replica serves just that one of a
-    revision that has others.
+    revision that has others. `legacy_key` asks callers of the speech API for one of `legacy_keys` (S0-31); those never
+    stand in a file: whoever reads the spec adds them.
     """
 
     worker: str
@@ -106,6 +107,8 @@ class WorkerSpec:
     allow_pickle: bool = False  # the node's setting: may its models load pickles?
     measured: Path | None = None
     only: str = ""
+    legacy_key: bool = False
+    legacy_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def predict_path(self) -> str:
@@ -158,6 +161,7 @@ class WorkerSpec:
         values["socket"] = Path(document["socket"]) if document.get("socket") else None
         values["measured"] = Path(document["measured"]) if document.get("measured") else None
         values["settings"] = ServingSettings(**settings)
+        values["legacy_keys"] = tuple(document.get("legacy_keys", ()))
         values["endpoints"] = tuple(
             ServedEndpoint(**{**one, "paths": tuple(one.get("paths", ()))}) for one in endpoints
         ) or (ServedEndpoint(),)

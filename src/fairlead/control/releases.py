@@ -8,7 +8,7 @@ shows the difference as drift.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fairlead.control import catalogs as changing
 from fairlead.domain.batching import contradictions
@@ -136,7 +136,14 @@ def _plan_one(
     manifest = manifests[str(release.artifact)]
     _check_batching(sourced, manifest)
     wanted = Revision(
-        revision_id, manifest.ref, manifest.digest, release.endpoints, release.digest(), now, now
+        id=revision_id,
+        artifact=manifest.ref,
+        digest=manifest.digest,
+        endpoints=release.endpoints,
+        applied=release.digest(),
+        created_at=now,
+        applied_at=now,
+        legacy_key=release.legacy_api_key,
     )
     current = _revision(catalog, revision_id)
     if (
@@ -149,15 +156,7 @@ def _plan_one(
         return catalog, [], [_not_kept(revision_id)]
     if current is not None:
         _check_unchanged(sourced, current, wanted)
-        wanted = Revision(
-            current.id,
-            current.artifact,
-            current.digest,
-            current.endpoints,
-            wanted.applied,
-            current.created_at,
-            now,
-        )
+        wanted = replace(current, applied=wanted.applied, applied_at=now)
     _check_paths(catalog, sourced)
     changes = []
     if current is None:
@@ -235,6 +234,8 @@ def _check_unchanged(sourced: SourcedRelease, current: Revision, wanted: Revisio
         changed.append(f"artifact (-{current.artifact} +{wanted.artifact})")
     if endpoints_json(current.endpoints) != endpoints_json(wanted.endpoints):
         changed.append("endpoints")
+    if current.legacy_key != wanted.legacy_key:
+        changed.append("provideApiKeyAuthForLegacyContainerSupport")
     if changed:
         problem = Problem(
             "version",

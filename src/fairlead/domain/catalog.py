@@ -20,8 +20,8 @@ from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json
 from fairlead.domain.versions import natural_key
 
 # 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go
-# 4: when applied, delay and timeout of an endpoint
-SCHEMA = 4
+# 4: when applied, delay and timeout of an endpoint; 5: the legacy key of a revision
+SCHEMA = 5
 KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
 _REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each
 _LONGEST_MESSAGE = 500  # characters
@@ -31,7 +31,8 @@ _LONGEST_MESSAGE = 500  # characters
 class Revision:
     """One immutable revision. `applied` is the digest of the release file last applied for it.
 
-    When that was is `applied_at`; 0 in catalogs from before it was written down.
+    When that was is `applied_at`; 0 in catalogs from before it was written down. `legacy_key`: callers of its speech
+    API may show a key in the body, and who comes past the gateway must (S0-31).
     """
 
     id: RevisionId
@@ -41,6 +42,7 @@ class Revision:
     applied: str
     created_at: float
     applied_at: float = 0.0
+    legacy_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +308,7 @@ def _revision_to_json(revision: Revision) -> dict[str, Any]:
         "applied": revision.applied,
         "createdAt": revision.created_at,
         "appliedAt": revision.applied_at,
+        **({"legacyKey": True} if revision.legacy_key else {}),
     }
 
 
@@ -346,7 +349,7 @@ def _line_from_json(line_id: LineId, node: Node) -> Line:
 
 def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
     node.mapping(
-        ["artifact", "digest", "endpoints", "applied", "createdAt", "appliedAt"],
+        ["artifact", "digest", "endpoints", "applied", "createdAt", "appliedAt", "legacyKey"],
         ["artifact", "digest", "endpoints"],
     )
     try:
@@ -362,4 +365,5 @@ def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
         node.child("applied").text(),
         node.child("createdAt").number(),
         node.child("appliedAt").number() if node.has("appliedAt") else 0.0,
+        node.has("legacyKey") and node.child("legacyKey").value is True,
     )

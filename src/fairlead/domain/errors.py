@@ -24,6 +24,7 @@ class Kind(StrEnum):
     NOT_FOUND = "not_found"
     METHOD = "method"  # the path exists, the method does not
     FORMAT = "format"  # the caller takes no form that the answer can have
+    ENCODING = "encoding"  # the body is compressed in a way that is not read here
     CONFLICT = "conflict"  # the state of the store says no
     TOO_LARGE = "too_large"
     OVERLOADED = "overloaded"  # a limit of ours is reached: try again later

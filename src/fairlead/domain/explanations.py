@@ -83,6 +83,11 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
         ("an `Accept` header that names only forms of sound that are not made here",),
         "Accept `audio/mpeg`, `audio/ogg` (Opus), `audio/wav` or `audio/pcm`, or send no `Accept`.",
     ),
+    Kind.ENCODING: Explanation(
+        "The body is compressed in a way that is not read here.",
+        ("a `Content-Encoding` other than `gzip`, `deflate` or `identity`, or several of them",),
+        "Compress with gzip or deflate, or send the body as it is.",
+    ),
     Kind.CONFLICT: Explanation(
         "The present state says no.",
         (

@@ -62,6 +62,7 @@ _BY_STATUS: Mapping[int, Kind] = {
     404: Kind.NOT_FOUND,
     405: Kind.METHOD,
     413: Kind.TOO_LARGE,
+    415: Kind.ENCODING,
     422: Kind.SCHEMA,
     500: Kind.INTERNAL,
     503: Kind.UNAVAILABLE,

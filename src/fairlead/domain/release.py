@@ -154,7 +154,7 @@ KEYS = (
     Key(
         "provideApiKeyAuthForLegacyContainerSupport",
         {"enum": ["true", "false"]},
-        'the text "true" or "false": hand the internal key to legacy images',
+        'the text "true" or "false": callers may send a key in the body, as older speech clients do',
     ),
     Key("stream", _ENDPOINT_SCHEMA, "shorthand for endpoints.stream"),
     Key("validate", _ENDPOINT_SCHEMA, "shorthand for endpoints.validate"),

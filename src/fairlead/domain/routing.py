@@ -47,6 +47,7 @@ class Refusal:
 
     kind: Kind
     message: str
+    retry_seconds: int = 0  # when to ask again; 0 says nothing
 
 
 @dataclass(frozen=True, slots=True)

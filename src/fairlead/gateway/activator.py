@@ -9,6 +9,7 @@ again who waits, so one that died in between loses nothing. What passes here is 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import Coroutine, Iterable, Mapping
@@ -25,6 +26,8 @@ from fairlead.domain.routing import Refusal
 from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.domain.table import RevisionRoute, told
 from fairlead.gateway.behind import endpoints_of, ready_for, serving
+from fairlead.gateway.failures import Failures, HeldOff
+from fairlead.gateway.replies import SWITCHED_OFF
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.splice import Caller, Passage
 from fairlead.gateway.state import Inputs, View
@@ -74,6 +77,7 @@ class Activator:
         self._view = view
         self._inputs = Inputs(home, view, clock)
         self._waker = Waker(home.agent_socket, clock)
+        self._failures = Failures(settings.kill_switch, clock)
         self._come = asyncio.Event()  # somebody waits
         self._tasks: asyncio.TaskGroup | None = None
         self._ready: tuple[NodeStatus | None, Mapping[RevisionId, tuple[Replica, ...]]] = (None, {})
@@ -111,6 +115,11 @@ class Activator:
         held.waiting.move_to_end(caller, last=False)
         self._come.set()
 
+    def judged(self, caller: Caller, worker: str, *, failed: bool) -> None:
+        """A worker has answered, or broke off: does that count against it?"""
+        assert caller.endpoint is not None
+        self._failures.count(caller.endpoint, worker, failed=failed)
+
     def done(self, caller: Caller, worker: str) -> None:
         """A worker is done with a request."""
         held = self._freed(caller, worker)
@@ -130,6 +139,17 @@ class Activator:
     def using(self) -> set[str]:
         """The workers that are at a request which went through here."""
         return {worker for held in self.held.values() for worker in held.busy}
+
+    def switched_off(self) -> dict[EndpointId, HeldOff]:
+        """The endpoints with workers that get no requests after too many failures; forgets who is gone."""
+        found = {}
+        for endpoint in self._failures.seen():
+            there = tuple(one.worker for one in self._replicas(endpoint))
+            self._failures.keep(endpoint, there)
+            off = self._failures.off(endpoint, there)
+            if off:
+                found[endpoint] = HeldOff(there, off)
+        return found
 
     async def serve(self, listening: socket.socket) -> None:
         """Take requests on this socket, look who has room for those who wait, tell the agent; until cancelled."""
@@ -174,8 +194,11 @@ class Activator:
             return
         spec = self._specs(endpoint).get(endpoint, EndpointSpec(endpoint.endpoint))
         there = self._replicas(endpoint)
+        asked = self._failures.on(endpoint, there)
+        if there and not asked:
+            self._off(held)
         while held.waiting:
-            replica = least_loaded(there, held.busy, spec.concurrency)
+            replica = least_loaded(asked, held.busy, spec.concurrency)
             if replica is None:
                 return
             caller, _ = held.waiting.popitem(last=False)
@@ -184,6 +207,15 @@ class Activator:
             seconds = self.clock.monotonic() - caller.arrived_at
             held.held_seconds += seconds
             Passage(self, caller, replica, seconds).start()
+
+    def _off(self, held: Held) -> None:
+        """Refuse everybody: all there are have failed too often."""
+        seconds = math.ceil(self._failures.switch.seconds)
+        message = SWITCHED_OFF.format(seconds=seconds)
+        while held.waiting:
+            caller, _ = held.waiting.popitem(last=False)
+            held.refused += 1
+            caller.refuse(Refusal(Kind.UNAVAILABLE, message, seconds))
 
     def _late(self, held: Held) -> None:
         """Refuse those whose own time is over; the endpoint's Envoy keeps."""

@@ -13,9 +13,9 @@ from fairlead.api.grpc_status import STATUS
 from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
+from fairlead.domain.kill_switch import KillSwitch
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import Replica, State
-from fairlead.gateway.settings import KillSwitch
 
 Document = dict[str, Any]
 

@@ -162,6 +162,8 @@ def refusal_response(visit: Visit, refusal: Refusal, api_version: str) -> Respon
     headers = {ERROR_CODE: str(refusal.kind)}
     if refusal.kind is Kind.UNAUTHENTICATED:
         headers["www-authenticate"] = CHALLENGE
+    if refusal.retry_seconds:
+        headers["retry-after"] = str(refusal.retry_seconds)
     if refusal.kind is Kind.METHOD:
         headers["allow"] = ", ".join(parse_path(visit.path, api_version).methods)
     return json_response({body_key(visit.path): refusal.message}, status, headers)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fairlead.api.deadlines import GATEWAYS, GRPC_TIMEOUT, TIMEOUT, seconds_to_answer
-from fairlead.api.http_status import ERROR_CODE
+from fairlead.api.grpc_status import STATUS
+from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.gateway.listener import HELD_HEADER
@@ -27,6 +28,11 @@ _OF_CONNECTION = re.compile(rb"(connection|keep-alive):", re.IGNORECASE)
 _FULL = re.compile(
     rb"\r\n%b: *%b\r\n" % (ERROR_CODE.encode(), str(Kind.OVERLOADED).encode()), re.IGNORECASE
 )
+_SERVER_ERROR = re.compile(rb"HTTP/1\.[01] 5")
+_CALL_FAILED = re.compile(rb"\r\n%b: *(?:2|4|13|14)\r\n" % STATUS.encode(), re.IGNORECASE)
+_EXCUSED = re.compile(rb"\r\n%b:" % NO_FAULT.encode(), re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,11 @@ class RequestHead:
         except Refused:
             return _FOREVER
 
+    def route_seconds(self, held_seconds: float) -> float:
+        """How long the gateway still waits for an answer."""
+        said = {GATEWAYS: self.by_name[GATEWAYS]} if GATEWAYS in self.by_name else {}
+        return max(0.0, seconds_to_answer(said, _FOREVER) - held_seconds)
+
     def sent_on(self, held_seconds: float) -> bytes:
         """The head as the worker gets it: for one request only, and with what is left of the times that are said."""
         lines = [self.first]
@@ -98,6 +109,17 @@ def _headers(lines: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
     for line in lines:
         name, _, value = line.partition(b":")
         yield name.lower(), value.strip()
+
+
+def is_failure(head: bytes) -> bool:
+    """Does this answer's head count against its worker? As Envoy's kill switch has it (clusters.py)."""
+    failed = _SERVER_ERROR.match(head) or _CALL_FAILED.search(head)
+    return failed is not None and not is_full(head) and _EXCUSED.search(head) is None
+
+
+def is_chunked(head: bytes) -> bool:
+    """Is the answer of no length that is known beforehand?"""
+    return _CHUNKED.search(head) is not None
 
 
 def is_full(head: bytes) -> bool:

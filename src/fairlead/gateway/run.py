@@ -150,6 +150,10 @@ class _Gateway:
             self._view.envoy_up = True
         return first
 
+    def _switches(self) -> Switches:
+        switch, held = self._settings.kill_switch, self._activator.switched_off
+        return Switches(self._envoy, self._view, switch, self._clock, held)
+
     async def _work(self, catalogs: Catalogs, life_fd: int | None, *, first: bool) -> None:
         using = self._activator.using
         follower = Follower(self._settings, self._home, self._envoy, self._view, self._clock, using)
@@ -169,7 +173,7 @@ class _Gateway:
             follower.heartbeat(),
             self._keep_envoy(),
             self._rotate(),
-            Switches(self._envoy, self._view, self._settings.kill_switch, self._clock).follow(),
+            self._switches().follow(),
             KeyUse(self._home, self._view, self._clock).follow(),
         ]
         if certificate is not None:

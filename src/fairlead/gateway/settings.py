@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairlead.domain.errors import FairleadError, InvalidInput, Problem
+from fairlead.domain.kill_switch import KillSwitch
 from fairlead.kits.addresses import is_loopback
 
 _MAX_PORT = 65_535
 _MEBIBYTE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class KillSwitch:
-    """When a worker is switched off by its failures, and for how long (S2-37).
-
-    Once in `look_seconds` those workers are judged that had `requests` or more since the last time:
-    one of which `percent` or more failed gets none for `seconds`.
-    """
-
-    percent: int = 25
-    requests: int = 20
-    seconds: float = 60.0
-    look_seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +39,7 @@ class GatewaySettings:
     api_version: str = "v1"
     name: str = "fairlead"
     version: str = "0"
-    kill_switch: KillSwitch = KillSwitch()
+    kill_switch: KillSwitch = field(default_factory=KillSwitch)
     most_waiting: int = 10_000
 
     @property

@@ -21,12 +21,22 @@ from fairlead.domain.routing import Refusal
 from fairlead.domain.status import Replica
 from fairlead.gateway.called import Visit, answered
 from fairlead.gateway.front import how_it_went, refusal_response
-from fairlead.gateway.heads import END, RequestHead, is_full, read_head, told
+from fairlead.gateway.heads import (
+    END,
+    LAST_CHUNK,
+    RequestHead,
+    is_chunked,
+    is_failure,
+    is_full,
+    read_head,
+    told,
+)
 from fairlead.kits.clock import Clock
 
 _MOST_HEAD_BYTES = 128 * 1024
 _KEPT_BYTES = 256 * 1024  # of a body, while its request waits; the rest waits in the socket
 _LINGER_SECONDS = 5.0  # for Envoy to close a connection after an answer of our own
+_WAITED_OUT = 0.95  # of the gateway's time: who leaves then did not leave, the time was over
 _NO_ANSWER = "the worker ended before it answered: try again"
 
 
@@ -42,6 +52,8 @@ class Desk(Protocol):
     def left(self, caller: Caller) -> None: ...
 
     def again(self, caller: Caller, worker: str) -> None: ...
+
+    def judged(self, caller: Caller, worker: str, *, failed: bool) -> None: ...
 
     def done(self, caller: Caller, worker: str) -> None: ...
 
@@ -230,6 +242,8 @@ class Passage(_Side):
         self._head = bytearray()
         self._told = False
         self._over = False
+        self._sent_at = 0.0
+        self._last: bytes | None = None  # bytes of an answer that says itself where it ends
 
     @property
     def _other(self) -> Caller:
@@ -253,6 +267,7 @@ class Passage(_Side):
             return
         assert self._caller.head is not None
         head = self._caller.head.sent_on(self._held)
+        self._sent_at = self._desk.clock.monotonic()
         self._transport.write(head + self._caller.goes(self))
 
     # From the caller.
@@ -267,7 +282,24 @@ class Passage(_Side):
     def abandon(self) -> None:
         """The client is gone: so is this connection, and the worker stops."""
         self.abort()
+        if self._waited_out():
+            self._judge(failed=True)
         self._finish()
+
+    def _waited_out(self) -> bool:
+        """Was it the gateway that gave up, because the worker did not answer in time?
+
+        Not if the request had spent most of its time before it got there.
+        """
+        if self._told or not self._sent_at or self._caller.head is None:
+            return False
+        waited = self._desk.clock.monotonic() - self._sent_at
+        left = self._caller.head.route_seconds(self._held)
+        return waited >= max(_WAITED_OUT * left, self._held)
+
+    def _judge(self, *, failed: bool) -> None:
+        if not self._over:
+            self._desk.judged(self._caller, self._replica.worker, failed=failed)
 
     # From the worker.
 
@@ -275,12 +307,15 @@ class Passage(_Side):
         if self._over:
             return
         if self._told:
+            if self._last is not None:
+                self._last = (self._last + data[-len(LAST_CHUNK) :])[-len(LAST_CHUNK) :]
             self._caller.write(data)
             return
         self._head += data
         end = self._head.find(END)
         if end < 0:
             if len(self._head) > _MOST_HEAD_BYTES:
+                self._judge(failed=True)
                 self._caller.abort()  # which ends this connection too
             return
         end += len(END)
@@ -290,12 +325,17 @@ class Passage(_Side):
             return
         self._told = True
         self._head = bytearray()
+        self._judge(failed=is_failure(head))
+        if is_chunked(head):
+            self._last = rest[-len(LAST_CHUNK) :]
         self._caller.write(told(head, self._held, self._replica.worker) + rest)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the base's signature
         self._transport = None
         if self._over:
             return
+        if not self._told or self._last not in (None, LAST_CHUNK):
+            self._judge(failed=True)  # it broke off
         self._finish()
         if self._told:
             self._caller.end()

@@ -1,19 +1,20 @@
-"""The kill switches: which workers Envoy leaves out because of their failures, seen once a second.
+"""The kill switches: which workers are left out because of their failures, seen once a second.
 
-Envoy decides and closes them itself, so they work with this process away; here they are only told: to the
-log as they open and close, to the status, to `/healthz` and to `/metrics`.
+Envoy decides and closes them itself, so they work with this process away, and for those behind it so does the activator;
+here they are only told: to the log as they open and close, to the status, to `/healthz` and to `/metrics`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fairlead.domain.ids import EndpointId
+from fairlead.domain.kill_switch import KillSwitch
 from fairlead.domain.status import OpenSwitch
 from fairlead.gateway.clusters import cluster_name, endpoint_of, replicas_of
+from fairlead.gateway.failures import HeldOff
 from fairlead.gateway.ports import Envoy
-from fairlead.gateway.settings import KillSwitch
 from fairlead.gateway.state import View
 from fairlead.kits.clock import Clock
 
@@ -26,11 +27,20 @@ Off = tuple[EndpointId, str]  # a worker that gets none of an endpoint's request
 class Switches:
     """Keeps `view.switches` and `view.trips`; what the view has at first is the gateway's before this one."""
 
-    def __init__(self, envoy: Envoy, view: View, switch: KillSwitch, clock: Clock) -> None:
+    def __init__(
+        self,
+        envoy: Envoy,
+        view: View,
+        switch: KillSwitch,
+        clock: Clock,
+        held: Callable[[], Mapping[EndpointId, HeldOff]] = dict,
+    ) -> None:
         self._envoy = envoy
         self._view = view
         self._switch = switch
         self._clock = clock
+        self._ask_held = held
+        self._held: Mapping[EndpointId, HeldOff] = {}
         self._since: dict[Off, float] = {
             (one.endpoint, worker): one.since for one in view.switches for worker in one.workers
         }
@@ -46,7 +56,9 @@ class Switches:
         sockets = await self._envoy.switched_off()
         if sockets is None:
             return
+        self._held = self._ask_held()
         off = self._routed(sockets)
+        off |= {(endpoint, one) for endpoint, held in self._held.items() for one in held.off}
         now = self._clock.now()
         for one in sorted(off - self._since.keys()):
             self._since[one] = now
@@ -77,10 +89,16 @@ class Switches:
         return OpenSwitch(
             endpoint,
             tuple(sorted(since)),
-            len(self._view.behind.of(endpoint)),
+            len(self._workers(endpoint)),
             min(since.values()),
             min(since.values()) + self._switch.seconds,
         )
+
+    def _workers(self, endpoint: EndpointId) -> Collection[str]:
+        """Who is asked for this endpoint; of a cold one only the activator knows."""
+        if endpoint in self._held:
+            return self._held[endpoint].workers
+        return {one.worker for one in self._view.behind.of(endpoint)}
 
     def _opened(self, endpoint: EndpointId, worker: str) -> None:
         trips = self._view.trips
@@ -95,8 +113,7 @@ class Switches:
         )
 
     def _closed(self, endpoint: EndpointId, worker: str, seconds: float) -> None:
-        there = {one.worker for one in self._view.behind.of(endpoint)}
-        what = "is tried again" if worker in there else "has been replaced"
+        what = "is tried again" if worker in self._workers(endpoint) else "has been replaced"
         _log.info(
             "%s: worker %s %s after %.0f s switched off",
             endpoint,

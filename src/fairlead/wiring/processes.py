@@ -48,6 +48,7 @@ def run_agent(home: Path, life_fd: int | None) -> int:
         memory_budget_bytes=found.memory_budget_bytes,
         max_replicas=found.max_replicas,
         scaling=Rules(window_seconds=float(found.scale_window_seconds)),
+        spare_seconds=float(found.spare_seconds),
         pod_name=os.environ.get("HOSTNAME", "unknown_pod"),
     )
     return run(agent(settings, control.home, ports, life_fd))

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,12 @@ def run_worker(spec_file: Path) -> int:
     from fairlead.kits.clock import SystemClock
     from fairlead.server.pool import run_pool
     from fairlead.server.worker import run_worker as worker
+    from fairlead.wiring.settings import legacy_speech_keys
 
     specs = specs_from_json(spec_file.read_text(encoding="utf-8"))
+    if any(one.legacy_key for one in specs):
+        keys = legacy_speech_keys()
+        specs = tuple(replace(one, legacy_keys=keys) for one in specs)
     spec = specs[0]
     # To standard error, which the launcher keeps.
     named = spec.settings.logconfig_service
@@ -72,6 +77,8 @@ def run_worker(spec_file: Path) -> int:
         level=spec.settings.logconfig_level,
         json_format=spec.settings.logconfig_json_format,
     )
+    if spec.legacy_key and not spec.legacy_keys:
+        _log.warning("no variable *_SPEECH_API_KEY is set: whoever sends an api_key is refused")
     if not spec.allow_pickle:
         from fairlead.engines.pickles import refuse_pickles
 

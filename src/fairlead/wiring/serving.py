@@ -23,7 +23,7 @@ from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
 from fairlead.wiring.publishing import ProverInChild, pickles_allowed, publish_to
-from fairlead.wiring.settings import environment, prepare_engines
+from fairlead.wiring.settings import environment, legacy_speech_keys, prepare_engines
 
 LINE = "v1"  # a server without releases has one line
 # A third of a second of modules: read while a child proves the model, where there is one.
@@ -64,10 +64,13 @@ def serve(
     host, port = settings.uvicorn_host, settings.uvicorn_http_port
     with tempfile.TemporaryDirectory(prefix="fairlead-serve-") as staging:
         allow_pickle = pickles_allowed()
+        legacy_keys = legacy_speech_keys()
         specs = [
             replace(
                 _spec(name, home, Path(staging) / str(number), settings, tell),
                 allow_pickle=allow_pickle,
+                legacy_key=bool(legacy_keys),
+                legacy_keys=legacy_keys,
             )
             for number, name in enumerate(what)
         ]

@@ -26,11 +26,14 @@ VARIABLES: Mapping[str, str] = {
     "FAIRLEAD_MEMORY_BUDGET": "what all workers of the node may take, as 4Gi, 512Mi or bytes; what does not fit waits on the disk until somebody asks (default 0: no limit)",
     "FAIRLEAD_MAX_REPLICAS": "how many replicas an endpoint gets at most on this node, whatever its maxScale says (default 16)",
     "FAIRLEAD_SCALE_WINDOW": "the seconds over which load is averaged, and without a request before an endpoint with minScale 0 goes cold (6 to 3600, default 60)",
+    "FAIRLEAD_SPARE_SECONDS": "how long a process waits ready for the next start after an endpoint has gone cold or come up (0 to 999999, default 60; 0: none ever does)",
     "FAIRLEAD_ALLOW_PICKLE": "true: models of this node may load pickles, which run whatever code is in them (default false)",
     "FAIRLEAD_API_KEY": "the key `fairlead predict`, `say` and `verify` send (default: the home's demo key)",
     "API_KEY": "the key `fairlead verify` sends, before FAIRLEAD_API_KEY",
+    "LEGACY_SPEECH_API_KEY": "a key that older speech clients send in the body; so is every variable whose name holds _SPEECH_API_KEY",
 }
 SERVING_PREFIX = "FAIRLEAD_SERVING_"
+_SPEECH_KEY = "_SPEECH_API_KEY"
 # What engines must be told before they are loaded. ONNX Runtime's Linux builds send usage data to their
 # makers unless they are told not to; whoever wants that sets the variable to 0.
 _ENGINES = {"ORT_DISABLE_TELEMETRY": "1"}
@@ -44,6 +47,7 @@ _POOL_SIZE = 256
 _POOL_MIB = 16
 _MAX_REPLICAS = 16
 _WINDOW_SECONDS = 60
+_SPARE_SECONDS = 60
 _WINDOWS = range(6, 3601)  # S0-37
 _MEMORY = re.compile(r"([0-9]{1,18})(Ki|Mi|Gi|Ti)?")
 _MEMORY_UNITS = {None: 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
@@ -71,6 +75,7 @@ class Environment:
     memory_budget_bytes: int = 0
     max_replicas: int = _MAX_REPLICAS
     scale_window_seconds: int = _WINDOW_SECONDS
+    spare_seconds: int = _SPARE_SECONDS
 
     def __repr__(self) -> str:
         return f"Environment(home={self.home}, host={self.host}, port={self.port})"  # never the key
@@ -102,6 +107,7 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
     if window not in _WINDOWS:
         right = f"write seconds from {_WINDOWS[0]} to {_WINDOWS[-1]}"
         problems.append(Problem("FAIRLEAD_SCALE_WINDOW", f"is {window}", right))
+    spare = _whole(ours, "FAIRLEAD_SPARE_SECONDS", _SPARE_SECONDS, problems, least=0)
     budget = _memory(ours, "FAIRLEAD_MEMORY_BUDGET", problems)
     pickle = ours.get("FAIRLEAD_ALLOW_PICKLE", "").strip().lower()
     if pickle not in (*_YES, *_NO):
@@ -124,12 +130,20 @@ def environment(variables: Mapping[str, str] | None = None) -> Environment:
         memory_budget_bytes=budget,
         max_replicas=replicas,
         scale_window_seconds=window,
+        spare_seconds=spare,
     )
 
 
 def shared_key() -> str | None:
     """The key in API_KEY, where scripts that check a deployment have it (S0-16)."""
     return os.environ.get("API_KEY") or None
+
+
+def legacy_speech_keys() -> tuple[str, ...]:
+    """The keys of older speech services: in every variable whose name holds `_SPEECH_API_KEY` (S0-31)."""
+    return tuple(
+        value for name, value in sorted(os.environ.items()) if _SPEECH_KEY in name and value
+    )
 
 
 def home_at(root: Path) -> Home[Path]:
@@ -191,11 +205,14 @@ def child_environment() -> dict[str, str]:
     return {**own, **kept, "PYTHONUNBUFFERED": "1"}
 
 
-def _whole(ours: Mapping[str, str], name: str, default: int, problems: list[Problem]) -> int:
+def _whole(
+    ours: Mapping[str, str], name: str, default: int, problems: list[Problem], *, least: int = 1
+) -> int:
     text = ours.get(name, str(default))
-    if re.fullmatch(r"[1-9][0-9]{0,5}", text):
+    if re.fullmatch(r"0|[1-9][0-9]{0,5}", text) and int(text) >= least:
         return int(text)
-    problems.append(Problem(name, f"is {text!r:.40}", "write a whole number from 1 to 999999"))
+    right = f"write a whole number from {least} to 999999"
+    problems.append(Problem(name, f"is {text!r:.40}", right))
     return default
 
 

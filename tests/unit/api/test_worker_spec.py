@@ -27,11 +27,18 @@ SPEC = WorkerSpec(
     Path("/run/w1.sock"),
     ServingSettings(api_version=""),
     threads=2,
+    legacy_key=True,
 )
 
 
 def test_a_spec_reads_back() -> None:
     assert WorkerSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_keys_go_with_it_to_another_process_and_into_no_log() -> None:
+    spec = replace(SPEC, legacy_keys=("s3cret",))
+    assert WorkerSpec.from_json(spec.to_json()) == spec
+    assert "s3cret" not in repr(spec)
 
 
 @pytest.mark.parametrize("has_default", [True, False])

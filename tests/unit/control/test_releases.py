@@ -169,6 +169,10 @@ def test_a_changed_file_moves_traffic_and_says_what_serves_no_more(
     [
         ({"artifact": "speech/3"}, "artifact (-speech/1 +speech/3)"),
         ({"endpoints": {"predict": {"concurrency": 3}}}, "endpoints"),
+        (
+            {"provideApiKeyAuthForLegacyContainerSupport": "true"},
+            "provideApiKeyAuthForLegacyContainerSupport",
+        ),
     ],
 )
 def test_a_revision_never_changes(

@@ -123,7 +123,13 @@ def revisions(draw: st.DrawFn, line: LineId, tag: str) -> Revision:
     identity = RevisionId(line.service, line.line, tag)
     digest = f"sha256:{draw(HEX)}"
     return Revision(
-        identity, draw(REFS), digest, tuple(endpoints), draw(TEXT), draw(st.floats(0, 1e12))
+        identity,
+        draw(REFS),
+        digest,
+        tuple(endpoints),
+        draw(TEXT),
+        draw(st.floats(0, 1e12)),
+        legacy_key=draw(st.booleans()),
     )
 
 

@@ -10,6 +10,7 @@ from fairlead.adapters.memory.envoy import MemoryEnvoy
 from fairlead.domain.catalog import Kill, told_to_callers, with_kill
 from fairlead.domain.errors import Refused
 from fairlead.domain.ids import EndpointId, RevisionId
+from fairlead.domain.kill_switch import KillSwitch
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import (
     GatewayStatus,
@@ -22,8 +23,8 @@ from fairlead.domain.status import (
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.behind import Behind
 from fairlead.gateway.clusters import cluster_name, worker_cluster
+from fairlead.gateway.failures import HeldOff
 from fairlead.gateway.index import index
-from fairlead.gateway.settings import KillSwitch
 from fairlead.gateway.state import View
 from fairlead.gateway.switches import Switches
 from fairlead.kits.clock import FakeClock
@@ -46,7 +47,8 @@ class Gateway:
         self.envoy.alive = True
         self.clock = FakeClock()
         self.view = View(index(RoutingTable()), index(RoutingTable()))
-        self.switches = Switches(self.envoy, self.view, KillSwitch(), self.clock)
+        self.held: dict[EndpointId, HeldOff] = {}  # what the activator says
+        self.switches = Switches(self.envoy, self.view, KillSwitch(), self.clock, lambda: self.held)
 
     async def routes_to(self, *workers: str) -> None:
         behind = tuple(map(replica, workers))
@@ -98,6 +100,26 @@ async def test_a_switch_is_told_by_endpoint_from_its_first_worker_on(
         "speech/v9.2/stream: worker a is tried again after 60 s switched off",
         "speech/v9.2/stream: worker b is tried again after 61 s switched off",
     ]
+
+
+async def test_switches_behind_the_activator_are_told_like_any_other(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    gateway.view.behind = Behind({REVISION: ()}, frozenset({STREAM}), frozenset({STREAM}))
+    gateway.held[STREAM] = HeldOff(("c", "d"), frozenset({"d"}))
+    (switch,) = await gateway.look()
+    began = gateway.clock.now()
+    assert switch == OpenSwitch(STREAM, ("d",), 2, began, began + 60)
+    gateway.held[STREAM] = HeldOff(("d",), frozenset({"d"}))
+    (switch,) = await gateway.look()
+    assert switch.whole
+    assert gateway.view.trips == {STREAM: 1}
+    gateway.held.clear()
+    assert await gateway.look(58) == ()
+    assert caplog.messages[-1] == (
+        "speech/v9.2/stream: worker d has been replaced after 59 s switched off"
+    )
 
 
 async def test_while_envoy_is_away_nothing_has_changed(gateway: Gateway) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from typing import Any
 
 import pytest
 
+from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
 from fairlead.engines.speech.tone import pitch_of
 from support.serving import in_process
@@ -196,3 +199,118 @@ async def test_long_texts_are_checked_beside_the_event_loop(server, path):
     assert (await server.client.post(VALIDATE, json=asked)).status_code == 200
     wrong = await server.client.get(path, params={**asked, "text": asked["text"] + "\u4f60"})
     assert wrong.json()["message"] == "Text cannot contain these characters: \u4f60"
+
+
+KEYS = ("a-key-of-old", "another-key-of-old")
+ASKED = {"speaker_id": 0, "text": TEXT}
+
+
+@pytest.fixture
+async def legacy(tmp_path):
+    spec = speech_spec(hum_artifact(tmp_path / "voice"), legacy_key=True, legacy_keys=KEYS)
+    async with in_process(spec) as running:
+        yield running
+
+
+@pytest.mark.parametrize("path", [STREAM, VALIDATE])
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [
+        ({}, "MISSING_ARGUMENT", "API key was not provided."),
+        ({"api_key": None}, "INVALID_API_KEY", "API key must be a string between 12 and 18 characters."),
+        ({"api_key": 123456789012}, "INVALID_API_KEY", "API key must be a string between 12 and 18 characters."),
+        ({"api_key": "a" * 11}, "INVALID_API_KEY", "API key must be a string between 12 and 18 characters."),
+        ({"api_key": "a" * 19}, "INVALID_API_KEY", "API key must be a string between 12 and 18 characters."),
+        ({"api_key": "a-key-of-OLD"}, "INVALID_API_KEY", "API key is not valid."),
+        ({"api_key": "\u00e9" * 12}, "INVALID_API_KEY", "API key is not valid."),
+    ],
+)  # fmt: skip
+async def test_a_legacy_service_asks_for_its_key_before_anything_else(
+    legacy, path, sent, code, message
+):
+    # S0-31. The text is missing too: the key comes first.
+    answer = await legacy.client.post(path, json={"speaker_id": 0, **sent})
+    assert (answer.status_code, answer.json()) == (401, {"message": message, "code": code})
+    assert answer.headers["x-error-code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize("key", KEYS)
+async def test_a_legacy_key_opens_in_the_body_and_in_the_query(legacy, key):
+    for answer in (
+        await legacy.client.post(VALIDATE, json={**ASKED, "api_key": key}),
+        await legacy.client.get(VALIDATE, params={**ASKED, "api_key": key}),
+    ):
+        assert (answer.status_code, answer.json()) == (200, {"message": "OK"})
+    assert (await legacy.client.get(VALIDATE, params=ASKED)).status_code == 401
+
+
+async def test_only_a_worker_behind_a_gateway_believes_who_calls(legacy, tmp_path):
+    called = {"x-client": "app"}
+    assert (await legacy.client.post(VALIDATE, json=ASKED, headers=called)).status_code == 401
+    socket = tmp_path / "w.sock"
+    made = hum_artifact(tmp_path / "again")
+    spec = speech_spec(made, legacy_key=True, legacy_keys=KEYS, socket=socket)
+    async with in_process(spec) as behind:
+        for more, status in (({}, 200), ({"api_key": KEYS[0]}, 200), ({"api_key": "x" * 12}, 401)):
+            answer = await behind.client.post(VALIDATE, json={**ASKED, **more}, headers=called)
+            assert answer.status_code == status
+        assert (await behind.client.post(VALIDATE, json=ASKED)).status_code == 401
+
+
+async def test_openais_clients_send_the_legacy_key_as_theirs(legacy):
+    body = {"model": "speech", "input": TEXT, "voice": "0", "response_format": "wav"}
+    opens = {"authorization": f"Bearer {KEYS[1]}"}
+    assert (await legacy.client.post(OPENAI, json=body, headers=opens)).status_code == 200
+    for headers in ({}, {"authorization": "Bearer " + "x" * 12}, {"authorization": KEYS[1]}):
+        answer = await legacy.client.post(OPENAI, json=body, headers=headers)
+        assert answer.status_code == 401
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+
+
+async def test_without_any_legacy_key_none_is_valid(tmp_path):
+    spec = speech_spec(hum_artifact(tmp_path / "voice"), legacy_key=True)
+    async with in_process(spec) as server:
+        answer = await server.client.post(VALIDATE, json={**ASKED, "api_key": ""})
+        assert (answer.status_code, answer.json()["message"]) == (401, "API key is not valid.")
+
+
+async def test_other_services_do_not_care_about_an_api_key(server):
+    answer = await server.client.post(VALIDATE, json={**ASKED, "api_key": "whatever"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
+)
+async def test_a_compressed_request_is_said_like_any_other(server, name, pack):
+    sent = pack(json.dumps(ASKED).encode())
+    answer = await server.client.post(STREAM, content=sent, headers={"content-encoding": name})
+    assert answer.status_code == 200
+    assert heard(answer.content).hertz == pytest.approx(pitch_of(TEXT), abs=3)
+    assert server.app.bodies.held == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status", "kind"),
+    [
+        ("br", b"{}", 415, "encoding"),
+        ("gzip, gzip", b"{}", 415, "encoding"),
+        ("gzip", b"{}", 400, "invalid"),
+        ("gzip", gzip.compress(b" " * (1 << 21)), 413, "too_large"),
+    ],
+)
+async def test_what_cannot_be_unpacked_is_refused_in_the_dialects_words(
+    tmp_path, name, body, status, kind
+):
+    settings = ServingSettings(body_limit_bytes=1 << 20, bodies_limit_bytes=1 << 23)
+    spec = speech_spec(hum_artifact(tmp_path / "voice"), settings=settings)
+    async with in_process(spec) as server:
+        headers = {"content-encoding": name}
+        answer = await server.client.post(STREAM, content=body, headers=headers)
+        assert (answer.status_code, answer.headers["x-error-code"]) == (status, kind)
+        assert answer.json()["code"] == "BAD_REQUEST"
+        answer = await server.client.post(OPENAI, content=body, headers=headers)
+        assert answer.status_code == status
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+        assert server.app.bodies.held == 0

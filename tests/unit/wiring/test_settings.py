@@ -15,6 +15,7 @@ from fairlead.wiring.settings import (
     child_environment,
     environment,
     home_at,
+    legacy_speech_keys,
     nearest_home,
     prepare_engines,
 )
@@ -147,3 +148,22 @@ def test_a_memory_budget_that_is_none_is_told(text: str) -> None:
 def test_a_window_is_as_long_as_knative_has_it(text: str) -> None:
     with pytest.raises(InvalidInput, match="FAIRLEAD_SCALE_WINDOW: is"):
         environment({"FAIRLEAD_SCALE_WINDOW": text})
+
+
+def test_every_variable_that_is_named_for_it_holds_a_legacy_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEGACY_SPEECH_API_KEY", "one")
+    monkeypatch.setenv("APP_SPEECH_API_KEY_2", "two")
+    monkeypatch.setenv("EMPTY_SPEECH_API_KEY", "")
+    monkeypatch.setenv("SPEECH_API_KEY", "three")
+    assert legacy_speech_keys() == ("two", "one")
+
+
+def test_how_long_a_process_waits_ready_may_be_no_time_at_all() -> None:
+    assert environment({}).spare_seconds == 60
+    assert environment({"FAIRLEAD_SPARE_SECONDS": "0"}).spare_seconds == 0
+    with pytest.raises(
+        InvalidInput, match="FAIRLEAD_SPARE_SECONDS: is '-1'; write a whole number from 0"
+    ):
+        environment({"FAIRLEAD_SPARE_SECONDS": "-1"})

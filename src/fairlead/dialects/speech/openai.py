@@ -22,6 +22,7 @@ STATUSES: Mapping[Kind, int] = {**HTTP_STATUS, Kind.SCHEMA: 400}
 MOST_CHARACTERS = 4096
 _SLOWEST, _FASTEST = 0.25, 4.0
 _NOT_FOUND = 404
+_PARAMS: Mapping[Code, str | None] = {Code.INVALID_SPEAKER_ID: "voice", Code.INVALID_API_KEY: None}
 
 
 class Wrong(Refused):
@@ -135,7 +136,7 @@ def error_body(error: FairleadError) -> bytes:
     elif isinstance(error, NoModel):
         param, code = "model", "model_not_found"
     elif isinstance(error, SpeechRefused):
-        param = "voice" if error.code is Code.INVALID_SPEAKER_ID else "input"
+        param = _PARAMS.get(error.code, "input")
         code = error.code.value.lower()
     said = {"message": error.message, "type": _type(error), "param": param, "code": code}
     return msgspec.json.encode({"error": said})

@@ -8,7 +8,7 @@ keeps its own status and says UNKNOWN_ERROR.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -34,25 +34,36 @@ NO_CACHE = (
 )
 _DIGITS = re.compile(r"[0-9]+")
 _MOST_DIGITS = 18  # more is nobody's id
+# What the default code stands for (S0-30): the request itself, before anything of the text was looked at.
+_BAD_REQUESTS = (Kind.INVALID, Kind.ENCODING, Kind.TOO_LARGE)
+
+Check = Callable[[Mapping[str, Any]], None]  # raises SpeechRefused
 
 
-def from_body(body: bytes) -> Speech:
-    """A POST's JSON; raises SpeechRefused. Other keys are nobody's business."""
+def _unchecked(asked: Mapping[str, Any]) -> None:
+    """Whoever may ask was decided elsewhere."""
+    del asked
+
+
+def from_body(body: bytes, check: Check = _unchecked) -> Speech:
+    """A POST's JSON; raises SpeechRefused. `check` sees it first. Other keys are nobody's business."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise SpeechRefused(Code.BAD_REQUEST, NO_OBJECT) from None
     if not isinstance(document, dict):
         raise SpeechRefused(Code.BAD_REQUEST, NO_OBJECT)
+    check(document)
     return _checked(document)
 
 
-def from_query(query: bytes) -> Speech:
+def from_query(query: bytes, check: Check = _unchecked) -> Speech:
     """The query of a GET; raises SpeechRefused. Of a key that is there twice, the first counts."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
     found: dict[str, Any] = {}
     for name, value in pairs:
         found.setdefault(name, value)
+    check(found)
     return _checked(found)
 
 
@@ -82,4 +93,5 @@ def error_body(error: FairleadError) -> bytes:
     if isinstance(error, SpeechRefused):
         return msgspec.json.encode({"message": error.message, "code": error.code.value})
     message = UNKNOWN if error.kind in (Kind.INTERNAL, Kind.MODEL) else error.message
-    return msgspec.json.encode({"message": message, "code": Code.UNKNOWN_ERROR.value})
+    code = Code.BAD_REQUEST if error.kind in _BAD_REQUESTS else Code.UNKNOWN_ERROR
+    return msgspec.json.encode({"message": message, "code": code.value})

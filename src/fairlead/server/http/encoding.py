@@ -31,14 +31,14 @@ def is_encoded(headers: Headers) -> bool:
 
 
 async def unpacked(body: bytes, headers: Headers, limit: int, holding: Holding) -> bytes:
-    """The body as it was before it was compressed; raises Refused (INVALID, TOO_LARGE, OVERLOADED)."""
+    """The body as it was before it was compressed; raises Refused (ENCODING, INVALID, TOO_LARGE, OVERLOADED)."""
     encoding = headers.get(CONTENT_ENCODING, b"identity").strip().lower()
     if encoding == b"identity":
         return body
     if encoding not in _WINDOWS:
         shown = encoding.decode("latin-1")
         message = f"content-encoding {shown!r:.40} is not read here; send gzip, deflate or none"
-        raise Refused(Kind.INVALID, message)
+        raise Refused(Kind.ENCODING, message)
     reader = zlib.decompressobj(_WINDOWS[encoding])
     found = bytearray()
     rest = body

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.speech import AUDIO, Speech, SpeechModel, speaks
 from fairlead.api.speech_openapi import Use, use_of
 from fairlead.dialects.speech import accept, audio, openai, requests
+from fairlead.dialects.speech.legacy import LegacyKeys
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.server.dataplane import DataPlane
@@ -24,6 +26,7 @@ _PATHS = (
     "/openai/v1/audio/speech",
 )
 _JSON = (b"content-type", b"application/json")
+_CLIENT = b"x-client"
 
 StreamedPath = ByVersion[StreamedRoute]
 
@@ -49,7 +52,7 @@ def _routes(served: ServedRevision, plane: DataPlane) -> Iterator[tuple[str, Str
         # A server without a gateway knows no release, and so no paths.
         alone = _PATHS if one.name == DEFAULT_ENDPOINT and served.spec.socket is None else ()
         for path in one.paths or alone:
-            voice = _Voice(model, endpoint.streams)
+            voice = _Voice(model, endpoint.streams, _door(served))
             handler = _handler(path, one.name, voice, served.revision.service)
             stats = {
                 method: plane.stats.route(path, method, endpoint.id) for method in handler.methods
@@ -62,9 +65,34 @@ def _handler(path: str, endpoint: str, voice: _Voice, service: str) -> StreamedH
         case Use.OPENAI:
             return _OpenAi(voice, service)
         case Use.CHECK:
-            return _Validating(voice.model)
+            return _Validating(voice)
         case Use.SPEAK:
             return _Speaking(voice)
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Who is let in where callers may have to show a legacy key."""
+
+    keys: LegacyKeys
+    gateway: bool  # is there one in front, that says who calls?
+
+    def check(self, asked: Mapping[str, Any], headers: Headers) -> None:
+        self.keys.check(asked, known=self._known(headers))
+
+    def check_bearer(self, headers: Headers) -> None:
+        sent = headers.get(b"authorization", b"").decode("latin-1")
+        self.keys.check_bearer(sent, known=self._known(headers))
+
+    def _known(self, headers: Headers) -> bool:
+        return self.gateway and bool(headers.get(_CLIENT))
+
+
+def _door(served: ServedRevision) -> _Door | None:
+    spec = served.spec
+    if not spec.legacy_key:
+        return None
+    return _Door(LegacyKeys(spec.legacy_keys), gateway=spec.socket is not None)
 
 
 class _Sound:
@@ -90,6 +118,7 @@ class _Voice:
 
     model: SpeechModel
     counts: StreamCounts
+    door: _Door | None = None
 
     def call(self, speech: Speech, form: audio.Format, *, caching: bool) -> Call:
         """The answer to a text that has been checked. `caching`: it may be kept by whoever passes it on."""
@@ -113,32 +142,32 @@ class _Project:
     methods: tuple[str, ...] = ("GET", "POST")
     statuses: Mapping[Kind, int] = requests.STATUSES
 
+    def __init__(self, voice: _Voice) -> None:
+        self._voice = voice
+
     def error_body(self, error: FairleadError) -> bytes:
         return requests.error_body(error)
 
-    def _asked(self, scope: Scope, body: bytes) -> Speech:
+    def _asked(self, scope: Scope, body: bytes, headers: Headers) -> Speech:
+        def check(asked: Mapping[str, Any]) -> None:
+            if self._voice.door is not None:
+                self._voice.door.check(asked, headers)
+
         if scope["method"] == "GET":
-            return requests.from_query(scope["query_string"])
-        return requests.from_body(body)
+            return requests.from_query(scope["query_string"], check)
+        return requests.from_body(body, check)
 
 
 class _Validating(_Project):
-    def __init__(self, model: SpeechModel) -> None:
-        self._model = model
-
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
-        del headers
-        speech = self._asked(scope, body)
-        only = self._model.prepare(replace(speech, only_check=True))
+        speech = self._asked(scope, body, headers)
+        only = self._voice.model.prepare(replace(speech, only_check=True))
         return Call(InferRequest(document=only), [_JSON], whole=requests.CHECKED)
 
 
 class _Speaking(_Project):
-    def __init__(self, voice: _Voice) -> None:
-        self._voice = voice
-
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
-        speech = self._voice.model.prepare(self._asked(scope, body))
+        speech = self._voice.model.prepare(self._asked(scope, body, headers))
         form = accept.chosen(headers.get(b"accept", b"").decode("latin-1"))
         return self._voice.call(speech, form, caching=False)
 
@@ -152,7 +181,9 @@ class _OpenAi:
         self._service = service
 
     def decode(self, scope: Scope, body: bytes, headers: Headers) -> Call:
-        del scope, headers
+        del scope
+        if self._voice.door is not None:
+            self._voice.door.check_bearer(headers)
         model = self._voice.model
         asked = openai.from_body(body, self._service, model.speaker_names)
         return self._voice.call(model.prepare(asked.speech), asked.form, caching=True)

@@ -20,6 +20,7 @@ from fairlead.api.http_status import NO_FAULT
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.server.endpoint import Endpoint, Late, late
+from fairlead.server.http.encoding import CONTENT_ENCODING, unpacked
 from fairlead.server.http.errors import error_code
 from fairlead.server.http.exchange import (
     Bodies,
@@ -161,6 +162,8 @@ class _Answer:
         seconds = seconds_to_answer(self._headers, endpoint.deadline_seconds)
         until = times.started + seconds
         body = await read_body(receive, self._headers, self._app.limit_bytes, holding)
+        if CONTENT_ENCODING in self._headers:
+            body = await unpacked(body, self._headers, self._app.limit_bytes, holding)
         times.arrived = self._app.now()
         call = await self._decoded(body)
         decoded = self._app.now()
