@@ -66,6 +66,7 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
         ("fairlead.server.worker", ("grpc", "google.protobuf", "fastapi", "httpx", "yaml")),
         ("fairlead.gateway.run", ("grpc", "google.protobuf", "fastapi", "pydantic", "numpy")),
         ("fairlead.agent.loop", ("grpc", "google.protobuf", "fastapi", "pydantic", "numpy")),
+        ("fairlead.wiring.serving", ("uvicorn", "uvloop", "numpy", "msgspec", "onnxruntime")),
         ("fairlead.wiring.homes", ("yaml", "httpx", "numpy", "pydantic")),
         ("fairlead.__main__, httpx", ("rich", "pygments")),
     ],

@@ -28,7 +28,7 @@ from fairlead.wiring.settings import environment, legacy_speech_keys, prepare_en
 LINE = "v1"  # a server without releases has one line
 # A third of a second of modules: read while a child proves the model, where there is one.
 _SERVER = "fairlead.server.standalone"
-_ENGINES = {"onnx": "fairlead.engines.onnx"}
+_ENGINES = {"onnx": "fairlead.engines.onnx", "python": "fairlead.engines.python"}
 
 
 class _Staged:
