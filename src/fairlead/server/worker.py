@@ -179,6 +179,8 @@ async def _load(
             outcome.refusal = refusal
             stop.set()
             return
+    if outcome.repository is None:
+        memory.settle()  # nothing is unloaded here before the process ends
     app.serve(served, versioned=specs[0].socket is None)
     if outcome.repository is not None:
         outcome.repository.start(served)

@@ -16,13 +16,14 @@ import uvloop
 
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.explanations import REFUSED
-from fairlead.kits import jsonlog
+from fairlead.kits import jsonlog, memory
 
 _log = logging.getLogger(__name__)
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
     """Run until it is done; a refusal is logged, printed, and becomes the exit code `REFUSED`."""
+    memory.settle(clean=False)  # what has been imported
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
+from fairlead.kits import memory
 from fairlead.kits.memory import give_back, stay_small
 
 SCRIPT = """
@@ -55,3 +58,35 @@ def test_it_can_be_asked_for_at_any_time_and_with_any_c_library(
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     stay_small()
     give_back()
+
+
+class _Ring:
+    """Only the collector finds it, once nobody else holds it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_what_is_settled_is_looked_at_no_more() -> None:
+    ring = _Ring()
+    there = weakref.ref(ring)
+    try:
+        memory.settle(clean=False)
+        del ring
+        gc.collect()
+        assert there() is not None
+    finally:
+        gc.unfreeze()
+    gc.collect()
+    assert there() is None
+
+
+def test_settling_throws_away_first_what_nobody_holds() -> None:
+    there = weakref.ref(_Ring())
+    gc.disable()
+    try:
+        memory.settle()
+        assert there() is None
+    finally:
+        gc.unfreeze()
+        gc.enable()
