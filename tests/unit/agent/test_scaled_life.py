@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.scaling import Rules
 from fairlead.domain.status import State
+from support.effort import PATIENCE
 
 Eventually = Callable[..., Any]
 SLEEPY = EndpointSpec("predict", 0, 4, 1)
@@ -137,8 +139,10 @@ async def test_a_hundred_who_wait_get_as_many_workers_as_the_release_allows(
     async with quick.agent():
         await eventually(quick.ready)
         await gone(quick, eventually)
-        await wake(quick, PREDICT, waiting=100)
-        await eventually(lambda: _many(quick, 4))
+        async with asyncio.timeout(4 * PATIENCE):
+            while not _many(quick, 4):
+                await wake(quick, PREDICT, waiting=100)  # said again and again, as a gateway does
+                await asyncio.sleep(0.05)
 
 
 async def test_one_that_cannot_be_loaded_any_more_is_not_cold_but_failed(
