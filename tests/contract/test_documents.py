@@ -77,7 +77,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         read_document(tmp_path / "a.yaml")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=200) | st.text("ab:[]{}-\n \"'&*!1.", max_size=60).map(str.encode))
 def test_any_bytes_are_a_document_or_a_mistake_in_words(tmp_path: Path, data: bytes) -> None:
     for name in ("a.yaml", "a.json"):

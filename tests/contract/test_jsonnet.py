@@ -118,7 +118,7 @@ def test_a_variable_of_the_environment_is_not_seen(
     assert "lies outside" in words
 
 
-@effort(12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@effort(12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.binary(max_size=60) | st.text("{}[]()'\"$:+;,local importself stdfuncion=1.\n", max_size=60)
 )

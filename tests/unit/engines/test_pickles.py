@@ -93,7 +93,7 @@ def test_what_is_no_pickle_is_left_alone(tmp_path: Path, name: str) -> None:
     assert pickled(tmp_path / "weights.bin") is None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_looked_at_without_a_stumble(tmp_path: Path, data: bytes) -> None:
     for beginning in (b"", b"\x80\x04", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"\x1f\x8b", b"BZh9"):

@@ -355,12 +355,12 @@ async def test_a_call_whose_caller_leaves_waits_for_nothing(model: Gated) -> Non
 
 
 async def test_or_it_is_run_after_all_others(model: Gated) -> None:
-    one = endpoint(model, 1, default_timeout_microseconds=20_000, timeout_action="delay")
+    one = endpoint(model, 1, default_timeout_microseconds=500_000, timeout_action="delay")
     async with asyncio.TaskGroup() as group:
         group.create_task(one.infer(request(0), 5))
         await eventually(lambda: len(model.runs) == 1)
         group.create_task(one.infer(request(1), 5))
-        await asyncio.sleep(0.05)  # longer than it may wait
+        await asyncio.sleep(0.7)  # longer than it may wait; the next one is not made to
         group.create_task(one.infer(request(2), 5))
         await eventually(lambda: waiting(one) == 2)
         model.gate.set()
