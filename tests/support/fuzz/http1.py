@@ -81,6 +81,7 @@ BITS = (
     b"\r\n\r\n",
     b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
 )
+_LARGE = 1100 * 64 * 4  # bytes of a tensor
 LEFT = b"POST /v1/model/digits/predict HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -91,13 +92,19 @@ def right_requests(key: str) -> list[bytes]:
     tensor = {"name": "pixels", "shape": [1, 64], "datatype": "FP32"}
     infer = json.dumps({"inputs": [{**tensor, "data": pixels}]}).encode()
     asked = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": 256}}]}).encode()
+    # So large that it goes past the parser.
+    wide = json.dumps(
+        {"inputs": [{**tensor, "shape": [1100, 64], "parameters": {"binary_data_size": _LARGE}}]}
+    ).encode()
     text = json.dumps({"instances": ["a good film"]}).encode()
-    binary = b"inference-header-content-length: %d\r\n" % len(asked)
+    length = b"inference-header-content-length: %d\r\n"
+    binary, large = length % len(asked), length % len(wide)
     paths = ("/v1/model/digits/bio", "/v2/models/sentiment", "/v2/models/lsh/ready", "/livez")
     heads = [
         request("POST", "/v1/model/digits/predict", key, predict),
         request("POST", "/v2/models/digits/infer", key, infer),
         request("POST", "/v2/models/digits/infer", key, asked + bytes(256), binary),
+        request("POST", "/v2/models/digits/infer", key, wide + bytes(_LARGE), large),
         request("POST", "/v1/model/sentiment/predict", key, text),
         request("POST", "/v1/model/lsh/predict", key, b'{"documents": [{"id": 1, "text": "a"}]}'),
         request("POST", "/v1/model/digits/predict", key, predict, chunks=3),

@@ -91,14 +91,14 @@ class HttpProtocol(GuardedProtocol):
         self.headers.extend(headers)
         super().on_headers_complete()
         self.body_follows()
-        size, json_bytes = self._is_large()
+        size, json_bytes = self._large_body()
         if size:
             receiving = self.receive_into(self._lane.blocks.lend(size, json_bytes))
             self.cycle.scope["extensions"][LARGE_BODY] = receiving.whole
         else:
             self.read_plainly()
 
-    def _is_large(self) -> tuple[int, int]:
+    def _large_body(self) -> tuple[int, int]:
         """The size of a body that is worth memory of its own, and how much of it is JSON; 0 if it is not."""
         hot = self._lane.hot_path(self.url)
         if hot is None or self.active is not self.cycle or self.parser.get_method() != b"POST":
