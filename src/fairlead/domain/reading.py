@@ -31,7 +31,10 @@ def read_json(data: bytes, source: str, right: str, *, finite: bool = True) -> A
     which are not JSON.
     """
     try:
-        document = json.loads(data, parse_constant=_refuse_constant if finite else None)
+        text = data.decode(
+            "utf-8-sig"
+        )  # strictly: given bytes, the parser lets half a character pass
+        document = json.loads(text, parse_constant=_refuse_constant if finite else None)
         if b"\\u" in data:
             json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -310,6 +310,7 @@ def test_half_a_surrogate_pair_in_a_manifest_is_refused_and_not_stumbled_over() 
     [
         (b'{"schema": 2, "generation": NaN}', "NaN is no number"),
         (b'{"schema": 2, "generation": "\\ud800"}', "holds half a character"),
+        (b'{"schema": 2, "\xed\xa0\x80": 1}', "is not JSON"),
     ],
 )
 def test_what_no_file_can_hold_is_refused(wrong: bytes, told: str) -> None:
