@@ -71,6 +71,10 @@ def export(pipeline: Pipeline) -> bytes:
     )
     graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     _drop_unused(graph)
+    # The converter takes them from a set, whose order is another one in some processes.
+    opsets = sorted(model.opset_import, key=lambda one: one.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 

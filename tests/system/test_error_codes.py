@@ -102,6 +102,10 @@ def _format(running: Fairlead) -> str:
     return _of(refused())
 
 
+def _encoding(running: Fairlead) -> str:
+    return _of(running.ask(PREDICT, {"sleep": 0}, Content_Encoding="zstd"))
+
+
 def _conflict(running: Fairlead) -> str:
     return _told(running.cli("up", "trouble.json", code=1))
 
@@ -228,6 +232,7 @@ CASES: dict[str, Callable[[Fairlead], str]] = {
     "not_found": _not_found,
     "method": _method,
     "format": _format,
+    "encoding": _encoding,
     "conflict": _conflict,
     "too_large": _too_large,
     "overloaded": _overloaded,
