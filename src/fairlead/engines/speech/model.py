@@ -22,6 +22,7 @@ from fairlead.engines.speech.segments import Segment
 from fairlead.engines.speech.speakers import Speaker, VoiceFile, voice_file
 from fairlead.engines.speech.text import understood
 from fairlead.engines.speech.voices import Voices
+from fairlead.kits import memory
 
 _log = logging.getLogger(__name__)
 _FULL_SCALE = 32768.0
@@ -62,6 +63,8 @@ class SpokenModel:
     concurrent = True
 
     def __init__(self, directory: Path, entry: str, threads: int, limit: int) -> None:
+        # Streams are encoded in threads that take turns: with a heap for each, a worker grew by a kilobyte a stream.
+        memory.stay_small()
         path = directory / entry
         self._file = voice_file(path.read_bytes(), str(path))
         self.signature: Signature = DocumentSignature(_REQUEST, _RESPONSE)

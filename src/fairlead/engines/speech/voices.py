@@ -19,6 +19,7 @@ from typing import Any
 
 from fairlead.domain.errors import Kind, Refused
 from fairlead.engines.speech import wire
+from fairlead.kits import memory
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
@@ -26,6 +27,8 @@ _START_SECONDS = 60.0  # a neural voice reads hundreds of megabytes
 _STOP_SECONDS = 0.08  # a place is free within 100 ms after its listener has left
 _SILENT_SECONDS = 60.0  # without any sound: it hangs
 _END_SECONDS = 5.0
+# Encoding leaves holes in the heap: given back now and then, in a moment when nobody speaks.
+_TEXTS_BETWEEN = 64
 
 
 class Voice:
@@ -191,6 +194,7 @@ class Voices:
         self._all: set[Voice] = set()
         self._idle: list[Voice] = []
         self._closed = False
+        self._said = 0  # texts since memory was given back
         first = self._start()
         try:
             first.wait_ready()
@@ -227,6 +231,10 @@ class Voices:
                     whole = whole or await voice.stop()
                 finally:
                     self._give_back(voice, alive=whole)
+        self._said += 1
+        if self._said >= _TEXTS_BETWEEN and len(self._idle) == len(self._all):
+            self._said = 0
+            await asyncio.to_thread(memory.give_back)
 
     def close(self) -> None:
         """End every process; whoever speaks or waits for his turn is refused."""
