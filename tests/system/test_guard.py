@@ -234,6 +234,7 @@ def command():
     Last()
     for _ in range(2000):
         time.sleep(0.01)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 keep_interrupts()
 """
     done = guarded(command, tmp_path)

@@ -229,7 +229,7 @@ def test_it_is_always_within_bounds_and_never_falls_in_panic(
 
 
 @settings(max_examples=15)
-@given(BOUNDS, st.floats(0, 500), st.integers(0, 5))
+@given(BOUNDS, st.floats(0.001, 500) | st.just(0.0), st.integers(0, 5))
 def test_a_steady_load_comes_to_rest(bounds: Bounds, busy: float, ready: int) -> None:
     world = World(bounds, ready=ready)
     world.lasts(3 * WINDOW + 3 * bounds.down_delay_seconds, busy)
