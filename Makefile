@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 300
 MINUTES ?= 60
 PURE := domain dialects kits api
 # More at once than two cores need: half of a system test is waiting.
-TESTS := $(PY) -m pytest -n 4 --dist worksteal
+TESTS := $(PY) -m pytest -n 3 --dist worksteal
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
 # Modules are compiled once, not in each of the hundreds of processes that the tests start.

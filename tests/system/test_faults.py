@@ -11,14 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.effort import PATIENCE
 from support.load import constant_load
 from support.running import Fairlead, fairlead, until
 
 PATH = "/v1/model/sentiment/predict"
 BODY = {"instances": ["what a lovely day"]}
 VERSION = {"Accept-Version": "v1.1"}
+# The bars hold where these tests run alone (`make system`); beside other tests it only has to come to that.
+CROWDED = PATIENCE if "PYTEST_XDIST_WORKER" in os.environ else 1
 TRUTH_SECONDS = 2.0
-RECOVERY_SECONDS = 5.0
+RECOVERY_SECONDS = 5.0 * CROWDED
 DEADLINE_SECONDS = 30.0
 
 
@@ -96,6 +99,7 @@ def test_a_killed_worker_is_told_and_replaced(running: Fairlead, record_property
         full = until_serves(running, killed)
     record_property("told_seconds", told - killed)
     record_property("full_seconds", full)
+    assert told - killed < TRUTH_SECONDS * CROWDED
     assert full < RECOVERY_SECONDS
     assert outcome.recovered_after(killed) < RECOVERY_SECONDS
     assert {version for _, status, version, _, _ in outcome.answers if status == 200} == {"v1.1"}
