@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,7 @@ def test_nothing_runs_twice_and_a_failing_model_is_switched_off(running: Fairlea
     until(running.healthy, 15, "healthy")
     dead = a_run_that_dies_with_its_worker_is_not_run_again(running)
     until(lambda: two_workers_but(running, dead), 20, "two workers again")
-    until(lambda: off(running.ask(PREDICT, {"fail": True})), 20, "the switch opens")
+    until(lambda: both_open(running), 20, "the switches of both workers are open")
     callers_are_told(running)
     operators_are_told(running)
     one_whose_requests_are_held_has_a_switch_too(running)
@@ -84,6 +85,13 @@ def two_workers_but(running: Fairlead, dead: int) -> bool:
     return len(ready) == 2 and dead not in pids and set(gateway["workers"]) == ready
 
 
+def both_open(running: Fairlead) -> bool:
+    """After one more failure; a worker that has just come may have changed who is asked, and they open anew."""
+    refused = off(running.ask(PREDICT, {"fail": True}))
+    told = json.loads(running.cli("status", "--json", code=None).stdout)["killSwitches"]
+    return refused and [(len(one["workers"]), one["of"]) for one in told] == [(2, 2)]
+
+
 def callers_are_told(running: Fairlead) -> None:
     reply = running.ask(PREDICT, {})
     assert off(reply)
@@ -95,8 +103,6 @@ def callers_are_told(running: Fairlead) -> None:
 
 def operators_are_told(running: Fairlead) -> None:
     what = "trouble/v1.1/predict is switched off after too many failures"
-    # The gateway looks at one worker's switch after the other.
-    until(lambda: running.cli("status", code=None).returncode == 1, 10, "status tells of both")
     told = running.cli("status", code=1).stdout
     assert what in told
     assert "tried again by itself at" in told
@@ -107,7 +113,10 @@ def operators_are_told(running: Fairlead) -> None:
     metrics = running.ask("/metrics", key=None).body.decode()
     labels = 'service="trouble",line="v1",revision="1",endpoint="predict"'
     assert f"fairlead_kill_switch_open{{{labels}}} 1\n" in metrics
-    assert f"fairlead_kill_switch_trips_total{{{labels}}} 2\n" in metrics
+    (trips,) = re.findall(
+        re.escape(f"fairlead_kill_switch_trips_total{{{labels}}} ") + r"(\d+)\n", metrics
+    )
+    assert int(trips) >= 2
     assert (running.health() or {})["problems"] == [what]
     assert "is switched off for 60 s: 25 % or more" in running.cli("logs").stdout
     assert "is switched off for 60 s: 25 % or more" in running.told()

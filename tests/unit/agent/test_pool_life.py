@@ -94,7 +94,7 @@ class TestCompany:
             )
             await eventually(lambda: bees.retired)
             assert bees.exit is None
-            assert not bees.spec.socket.exists()
+            await eventually(lambda: not bees.spec.socket.exists())
 
 
 class TestDeath:
