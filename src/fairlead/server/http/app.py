@@ -209,7 +209,7 @@ class ServerApp:
         holding = Holding(self.bodies)
         status, head = 500, b""
         try:
-            read = functools.partial(self._body, route, scope, receive, holding)
+            read = functools.partial(self._body, route, headers, scope, receive, holding)
             body, json_length = await self._answer(route, headers, receive, times, read)
             status, head = OK, route.head
             answer_headers = route.json_headers
@@ -239,13 +239,12 @@ class ServerApp:
             log_access(scope, status, identity)
 
     async def _body(
-        self, route: HotRoute, scope: Scope, receive: Receive, holding: Holding
+        self, route: HotRoute, headers: Headers, scope: Scope, receive: Receive, holding: Holding
     ) -> bytes:
         extensions = scope.get("extensions")
         read: LargeBody | None = extensions.get(LARGE_BODY) if extensions else None
         if read is not None:  # which is never encoded
             return cast("bytes", await read(holding))
-        headers: Headers = dict(scope["headers"])
         body = await read_body(receive, headers, self.limit_bytes, holding)
         if route.encodes and is_encoded(headers):
             body = await unpacked(body, headers, self.limit_bytes, holding)
