@@ -28,7 +28,6 @@ from fairlead.wiring.settings import environment, legacy_speech_keys, prepare_en
 LINE = "v1"  # a server without releases has one line
 # A third of a second of modules: read while a child proves the model, where there is one.
 _SERVER = "fairlead.server.standalone"
-_ENGINES = {"onnx": "fairlead.engines.onnx", "python": "fairlead.engines.python"}
 
 
 class _Staged:
@@ -99,8 +98,10 @@ def _run(specs: list[WorkerSpec], settings: ServingSettings) -> int:
 def _import_server(workers: int, manifest: Manifest) -> None:
     """What serving this model takes, besides the model; with several workers, they load it."""
     importlib.import_module(_SERVER)
-    if workers == 1 and manifest.engine in _ENGINES:
-        importlib.import_module(_ENGINES[manifest.engine])
+    if workers == 1:
+        from fairlead.engines.loading import loader_of
+
+        loader_of(manifest.engine)
 
 
 def _settings(given: dict[str, Any]) -> ServingSettings:
