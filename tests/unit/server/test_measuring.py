@@ -290,7 +290,6 @@ class Apart(Timed):
         return InferResponse({"y": x * 0})
 
 
-@pytest.mark.skipif(cores() == 1, reason="one core has one batch")
 async def test_where_all_cores_make_a_batch_no_faster_each_has_its_own(tmp_path: Path) -> None:
     clock = FakeClock()
     golden = Golden((Example({"x": [[1.0]]}, {"y": [[0.0]]}),), {})
@@ -298,7 +297,8 @@ async def test_where_all_cores_make_a_batch_no_faster_each_has_its_own(tmp_path:
     pool = Threads("test", 4)
     model, measured = await Measuring(golden, Batching(), lambda _: wide, clock).of(first, pool, 0)
     pool.close()
-    assert (model is first, first.closed, wide.closed) == (True, False, True)
+    # With one core there is nothing to try.
+    assert (model is first, first.closed, wide.closed) == (True, False, cores() > 1)
     assert (measured.threads, measured.abreast) == (1, cores())
     made = scaled_artifact(tmp_path / "a")
     loaded = await load_artifact(made.directory, made.digest, 0, SystemClock())
