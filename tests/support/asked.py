@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,15 @@ class Asked:
             chunks = (b"%x\r\n%b\r\n" % (len(part), part) for part in self.body if part)
             body = b"".join(chunks) + b"0\r\n\r\n"
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+async def send_cut(writer: asyncio.StreamWriter, wire: bytes, cuts: Sequence[int]) -> None:
+    """Send it in pieces that end at these places, those beyond its end left out."""
+    places = sorted({cut for cut in cuts if cut < len(wire)})
+    for start, end in zip([0, *places], [*places, len(wire)], strict=True):
+        writer.write(wire[start:end])
+        await writer.drain()
+        await asyncio.sleep(0)  # let the server read this much
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:

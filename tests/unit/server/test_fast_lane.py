@@ -22,7 +22,16 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.wave import QuickRequest
-from support.asked import Asked, Served, by_asgi, read_answer, refuses, served_at, standing_at
+from support.asked import (
+    Asked,
+    Served,
+    by_asgi,
+    read_answer,
+    refuses,
+    send_cut,
+    served_at,
+    standing_at,
+)
 from support.effort import PATIENCE
 from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import eventually, in_process, listening
@@ -116,11 +125,7 @@ def test_pipelined_and_cut_anywhere_the_answers_are_asgis_in_order(
     async def compare() -> None:
         reader, writer = await asyncio.open_unix_connection(str(found.path))
         wire = b"".join(one.wire() for one in requests)
-        places = sorted({cut for cut in cuts if cut < len(wire)})
-        for start, end in zip([0, *places], [*places, len(wire)], strict=True):
-            writer.write(wire[start:end])
-            await writer.drain()
-            await asyncio.sleep(0)  # let the server read this much
+        await send_cut(writer, wire, cuts)
         async with asyncio.timeout(10):
             for one in requests:
                 status, headers, body = await read_answer(reader)

@@ -15,7 +15,16 @@ from fairlead.api.pieces import LARGE_ELEMENTS
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
 from fairlead.server.endpoint import Endpoint
-from support.asked import Asked, Served, by_asgi, read_answer, refuses, served_at, standing_at
+from support.asked import (
+    Asked,
+    Served,
+    by_asgi,
+    read_answer,
+    refuses,
+    send_cut,
+    served_at,
+    standing_at,
+)
 from support.models import FLOAT, example, identity, make_artifact, scaled_artifact
 from support.serving import eventually
 
@@ -81,6 +90,13 @@ class Gate:
         await eventually(lambda: self.runs == [[100]])
         return asked
 
+    async def company(self, count: int) -> list[tuple[asyncio.StreamReader, Any]]:
+        """One that is being run, and those that wait for it: 0, 1, 2 …"""
+        asked = [await self.first()]
+        asked += [await self.ask(n) for n in range(count)]
+        await self.queued(count)
+        return asked
+
     async def queued(self, count: int) -> None:
         await eventually(lambda: waiting(self.endpoint) == count)
 
@@ -136,9 +152,7 @@ async def test_what_waits_shares_a_run_and_costs_no_task(
 ) -> None:
     async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch)) as found:
         gate = Gate(found, tmp_path)
-        asked = [await gate.first()]
-        asked += [await gate.ask(n) for n in range(4)]
-        await gate.queued(4)
+        asked = await gate.company(4)
         assert asgi_tasks() == 0
         gate.open()
         for n, one in zip([100, 0, 1, 2, 3], asked, strict=True):
@@ -160,9 +174,7 @@ async def test_a_client_that_leaves_while_it_waits_is_in_no_run(
 ) -> None:
     async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch)) as found:
         gate = Gate(found, tmp_path)
-        asked = [await gate.first()]
-        asked += [await gate.ask(n) for n in range(3)]
-        await gate.queued(3)
+        asked = await gate.company(3)
         asked[2][1].transport.abort()
         await gate.queued(2)
         assert gate.endpoint.admission.taken == 3, "its slot is free at once"
@@ -403,11 +415,7 @@ def test_whatever_arrives_however_cut_the_answers_are_asgis_in_order(
     async def one_connection(requests: list[Asked], whole: bool) -> None:
         reader, writer = await asyncio.open_unix_connection(str(found.path))
         wire = b"".join(one.wire() for one in requests)
-        places = sorted({cut for cut in cuts if cut < len(wire)})
-        for start, end in zip([0, *places], [*places, len(wire)], strict=True):
-            writer.write(wire[start:end])
-            await writer.drain()
-            await asyncio.sleep(0)  # let the server read this much
+        await send_cut(writer, wire, cuts)
         if not whole:
             writer.transport.abort()
             return

@@ -20,7 +20,7 @@ from fairlead.domain.ids import RevisionId
 from fairlead.server.http.blocks import Blocks
 from fairlead.server.http.guarded import GuardedProtocol
 from support import raw
-from support.asked import Asked, by_asgi, read_answer
+from support.asked import Asked, by_asgi, read_answer, send_cut
 from support.models import scaled_artifact
 from support.serving import InProcess, eventually, in_process, listening
 
@@ -117,16 +117,8 @@ def test_pipelined_and_cut_anywhere_the_answers_are_asgis_in_order(
     async def compare() -> None:
         reader, writer = await asyncio.open_unix_connection(str(path))
         wire = b"".join(one.wire() for one in requests)
-        places = sorted({cut for cut in cuts if cut < len(wire)})
-
-        async def send() -> None:
-            for start, end in zip([0, *places], [*places, len(wire)], strict=True):
-                writer.write(wire[start:end])
-                await writer.drain()
-                await asyncio.sleep(0)  # let the server read this much
-
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-            group.create_task(send())
+            group.create_task(send_cut(writer, wire, cuts))
             for one in requests:
                 status, headers, body = await read_answer(reader)
                 expected = await by_asgi(running, one)
