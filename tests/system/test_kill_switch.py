@@ -86,8 +86,8 @@ def two_workers_but(running: Fairlead, dead: int) -> bool:
 
 
 def both_open(running: Fairlead) -> bool:
-    """After one more failure; a worker that has just come may have changed who is asked, and they open anew."""
-    refused = off(running.ask(PREDICT, {"fail": True}))
+    """After some more failures; a worker that has just come may have changed who is asked, and they open anew."""
+    refused = any(off(running.ask(PREDICT, {"fail": True})) for _ in range(20))
     told = json.loads(running.cli("status", "--json", code=None).stdout)["killSwitches"]
     return refused and [(len(one["workers"]), one["of"]) for one in told] == [(2, 2)]
 
