@@ -6,8 +6,9 @@ MODELS := build/models
 FUZZ_SECONDS ?= 300
 MINUTES ?= 60
 PURE := domain dialects kits api
-# More at once than two cores need: half of a system test is waiting.
-TESTS := $(PY) -m pytest -n 3 --dist worksteal
+# More at once than two cores need: half of a system test is waiting. A file stays in one process: what its tests share
+# is started once; the long files begin first (tests/conftest.py).
+TESTS := $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
 # Modules are compiled once, not in each of the hundreds of processes that the tests start.
