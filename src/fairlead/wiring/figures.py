@@ -51,7 +51,7 @@ def wake(socket: Path, cold: Iterable[EndpointId]) -> None:
 def reading_from(text: str) -> Reading:
     """The figures of an OpenMetrics exposition; raises ValueError if it is none."""
     # `fairlead status` names open rollouts, and reads no figures.
-    from prometheus_client.openmetrics.parser import text_string_to_metric_families  # noqa: PLC0415 - see above
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
     workers: Workers = {}
     deaths: dict[RevisionId, int] = {}
