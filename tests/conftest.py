@@ -1,4 +1,4 @@
-"""For every test: how many examples a property test tries, and which tests begin first."""
+"""For every test: how many examples a property test tries, how long it may take for them, and which tests begin first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,21 @@ _HERE = Path(__file__).parent
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files whose tests take long and wait much go first, in an order that stays random among them.
+    if settings.get_current_profile_name() == THOROUGH:
+        _allow_time(items)
+    _long_ones_first(items)
+
+
+def _allow_time(items: list[pytest.Item]) -> None:
+    """Twenty times the examples take twenty times as long, also where a test names its own timeout."""
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        if own is not None:
+            item.add_marker(pytest.mark.timeout(own.args[0] * TIMES), append=False)
+
+
+def _long_ones_first(items: list[pytest.Item]) -> None:
+    """The files whose tests take long and wait much begin first, in an order that stays random among them.
 
     The short ones then fill what the cores have left, and no process sits alone with a long test in the end.
     """
