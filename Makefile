@@ -6,10 +6,8 @@ MODELS := build/models
 FUZZ_SECONDS ?= 300
 MINUTES ?= 60
 PURE := domain dialects kits api
-# More at once than two cores need: half of a system test is waiting. A file stays in one process: what its tests share
-# is started once; the files that take long begin first (tests/conftest.py). Slow ones are spread one by one.
-TESTS := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
-SLOW := $(PY) -m pytest -n 3 --dist worksteal
+# More at once than two cores need: half of a system test is waiting.
+TESTS := $(PY) -m pytest -n 3 --dist worksteal
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
 # Modules are compiled once, not in each of the hundreds of processes that the tests start.
@@ -56,8 +54,8 @@ system: setup-dev ## Only the tests that start real processes
 	@$(PY) -m pytest tests/contract tests/system
 
 slow: setup-dev ## The tests that would make `make test` too long
-	@$(SLOW) -m slow
-	@$(SLOW) tests/unit tests/contract -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 600
+	@$(TESTS) -m slow
+	@$(TESTS) tests/unit tests/contract -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 600
 
 coverage: setup-dev ## How much of the packages without side effects the tests reach: 100 % of each is the bar
 	@$(TESTS) tests/unit tests/contract -m "not slow" -q -p no:randomly --timeout=60 --cov=fairlead --cov-branch --cov-report=
@@ -90,8 +88,9 @@ fmt: setup-dev ## Put the code into shape
 docs: setup-dev ## Generate the reference pages
 	@$(PY) scripts/reference.py
 
-proto: setup-dev ## Read proto/ with protoc; the descriptors go into src/fairlead/api/_generated
+proto: setup-dev ## Renew the descriptors of the messages we write: proto/ by protoc, and what Envoy is told
 	@$(PY) scripts/proto.py
+	@$(PY) scripts/xds.py
 
 lock: ## Renew the lock files (needs uv)
 	@scripts/lock.sh
