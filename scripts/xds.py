@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import descriptor_pb2, descriptor_pool
+
 ROOT = Path(__file__).parents[1]
 VERSION = "1.85.0"
 PLACE = ROOT / "build" / "xds-protos"
@@ -44,7 +46,7 @@ def fetch() -> None:
     uv = shutil.which("uv")
     installer = [uv, "pip"] if uv else [sys.executable, "-m", "pip"]
     options = ["--quiet", "--no-deps", "--target", str(PLACE)]
-    subprocess.run([*installer, "install", *options, f"xds-protos=={VERSION}"], check=True)  # noqa: S603 - our own arguments
+    subprocess.run([*installer, "install", *options, f"xds-protos=={VERSION}"], check=True)
 
 
 def modules() -> None:
@@ -88,8 +90,6 @@ def bare_enum(enum: Any) -> None:  # noqa: ANN401 - descriptors of descriptors
 
 def closure() -> bytes:
     """The files that hold these types and all they refer to, imports first, as a FileDescriptorSet."""
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
     pool = descriptor_pool.Default()
     kept = descriptor_pb2.FileDescriptorSet()
     seen: set[str] = set()

@@ -42,23 +42,21 @@ class Encoder:
 
     def __init__(self) -> None:
         self._plans: dict[str, dict[str, _Convert | None]] = {}
-        self._last: dict[int, tuple[Document, Made]] = {}
-        self._now: dict[int, tuple[Document, Made]] = {}
+        self._last: dict[int, tuple[Document, Any]] = {}
+        self._now: dict[int, tuple[Document, Any]] = {}
 
     def encode(self, version: str, resources: Sequence[Document]) -> bytes:
         """The discovery response that says this; raises Unwritable."""
         self._now = {}
         try:
             response = _message(_RESPONSE)(
-                version_info=version, resources=[self._wrapped(one) for one in resources]
+                version_info=version,
+                resources=[self._once(one, self._wrapped) for one in resources],
             )
         except (ParseError, KeyError, TypeError, ValueError, AttributeError):
             raise Unwritable from None
         self._last = self._now
         return bytes(response.SerializeToString())
-
-    def _made(self, document: Document, kind: str) -> Made:
-        return _message(kind)(**self._fields(document, kind))
 
     def _fields(self, document: Document, kind: str) -> dict[str, Any]:
         """What the message's class is called with."""
@@ -85,18 +83,20 @@ class Encoder:
         return (lambda value: [one(item) for item in value]) if field.is_repeated else one
 
     def _entries(self, kind: str) -> _Convert:
-        if kind.startswith(_GOOGLE):
-            single = self._single(kind)
-            make: Callable[[Any], Made] = (
-                (lambda value: _message(kind)(**single(value))) if kind == f"{_GOOGLE}Any" else single
-            )
-            return lambda value: {key: make(item) for key, item in value.items()}
-        return lambda value: {key: self._entry(item, kind) for key, item in value.items()}
+        """For a map of messages, which takes no fields of theirs but themselves."""
+        single = self._single(kind)
 
-    def _entry(self, document: Document, kind: str) -> Made:
+        def entry(document: Document) -> Made:
+            found = single(document)
+            return _message(kind)(**found) if isinstance(found, dict) else found
+
+        return lambda value: {key: self._once(item, entry) for key, item in value.items()}
+
+    def _once(self, document: Document, make: _Convert) -> Any:  # noqa: ANN401 - whatever is made
+        """What was made of this very object before, or now."""
         known = self._last.get(id(document)) or self._now.get(id(document))
         if known is None or known[0] is not document:
-            known = (document, self._made(document, kind))
+            known = (document, make(document))
         self._now[id(document)] = known
         return known[1]
 
@@ -116,7 +116,8 @@ class Encoder:
         if not document:
             return {}
         url = document[_TYPE]
-        made = self._made(document, url.rpartition("/")[2])
+        kind = url.rpartition("/")[2]
+        made = _message(kind)(**self._fields(document, kind))
         return {"type_url": url, "value": made.SerializeToString()}
 
 

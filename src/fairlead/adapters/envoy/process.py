@@ -37,7 +37,9 @@ _KILL_SECONDS = 5.0
 _PRIVATE = 0o600
 _POLL_SECONDS = 0.003
 _SLOW_POLL_SECONDS = 0.05
-_REFUSAL_POLL_SECONDS = 0.1  # among a thousand services' counters the one of refusals costs it 50 ms
+_REFUSAL_POLL_SECONDS = (
+    0.1  # among a thousand services' counters the one of refusals costs it 50 ms
+)
 _LOG_TAIL = 4_000  # characters of Envoy's log that an error quotes at most
 _LOG_FORMAT = (
     '{"service":"envoy","asctime":"%Y-%m-%dT%T.%eZ","levelname":"%l","name":"%n","message":"%j"}'
