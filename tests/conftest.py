@@ -1,9 +1,10 @@
-"""For every test: how many examples a property test tries."""
+"""For every test: how many examples a property test tries, and how long it may take for them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from support.effort import EXAMPLES, THOROUGH, TIMES
@@ -14,3 +15,13 @@ _PATIENT: Any = {"deadline": None, "suppress_health_check": [HealthCheck.too_slo
 settings.register_profile("quick", max_examples=EXAMPLES, **_PATIENT)
 settings.register_profile(THOROUGH, max_examples=EXAMPLES * TIMES, **_PATIENT)
 settings.load_profile("quick")  # `make slow` asks for the other one by `--hypothesis-profile`
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Twenty times the examples take twenty times as long, also where a test names its own timeout."""
+    if settings.get_current_profile_name() != THOROUGH:
+        return
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        if own is not None:
+            item.add_marker(pytest.mark.timeout(own.args[0] * TIMES), append=False)
