@@ -88,8 +88,9 @@ fmt: setup-dev ## Put the code into shape
 docs: setup-dev ## Generate the reference pages
 	@$(PY) scripts/reference.py
 
-proto: setup-dev ## Read proto/ with protoc; the descriptors go into src/fairlead/api/_generated
+proto: setup-dev ## Renew the descriptors of the messages we write: proto/ by protoc, and what Envoy is told
 	@$(PY) scripts/proto.py
+	@$(PY) scripts/xds.py
 
 lock: ## Renew the lock files (needs uv)
 	@scripts/lock.sh
