@@ -92,7 +92,7 @@ async def test_the_key_is_in_no_log_and_no_status(world: World, client: httpx.As
         for path in world.home.root.rglob("*")
         if path.is_file() and b"demo-secret" in path.read_bytes()
     ]
-    assert {path.name for path in secret} == {"keys.json", "rds.json"}
+    assert {path.name for path in secret} == {"keys.json", "rds.json", "rds.pb"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in secret)
 
 

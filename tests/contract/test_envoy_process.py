@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from fairlead.adapters.envoy.files import XdsFile
+from fairlead.adapters.envoy.files import xds_file
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.keys import EVERYTHING, KeyRecord, Quota, Rate
 from fairlead.domain.table import RoutingTable
@@ -57,19 +57,34 @@ async def test_what_is_there_already_is_not_written_again(world: World) -> None:
     await world.envoy.stop(3)
 
 
-async def test_refused_routes_raise_without_the_keys_and_leave_the_old_ones(world: World) -> None:
+async def test_routes_that_are_none_are_refused_without_the_keys_and_never_written(
+    world: World,
+) -> None:
     first = await started(world)
     table = {"credentials": [{"key": "very-secret", "client": "demo"}]}
+    hosts = first.routes["virtual_hosts"]
     bad: dict[str, Any] = {
         **first.routes,
-        "virtual_hosts": [
-            {**first.routes["virtual_hosts"][0], "domains": ["*"], "metadata": {"x": table}},
-        ],
+        "virtual_hosts": [{**hosts[0], "metadata": {"x": table}}],
     }
     with pytest.raises(FairleadError, match="Envoy refused the new rds") as caught:
         await world.envoy.set_routes(bad)
     assert "very-secret" not in str(caught.value)
     assert "metadata" in str(caught.value) or "cannot find field" in str(caught.value)
+    assert world.envoy.routes() == first.routes
+    assert await _taken(world, "1")()
+    await world.envoy.stop(3)
+
+
+async def test_refused_routes_raise_without_the_keys_and_leave_the_old_ones(world: World) -> None:
+    first = await started(world)
+    table = {"credentials": [{"key": "very-secret", "client": "demo"}]}
+    (only,) = first.routes["virtual_hosts"]
+    known = {"metadata": {"filter_metadata": {"x": table}}}
+    bad: dict[str, Any] = {**first.routes, "virtual_hosts": [only, {**only, **known}]}
+    with pytest.raises(FairleadError, match=r"refused the new rds: .*single wildcard") as caught:
+        await world.envoy.set_routes(bad)
+    assert "very-secret" not in str(caught.value)
     assert world.envoy.routes() == first.routes
     assert "very-secret" not in (world.home.logs / "envoy.log").read_text()
     await eventually(_taken(world, "3"), 5, "the old routes are back")
@@ -78,7 +93,7 @@ async def test_refused_routes_raise_without_the_keys_and_leave_the_old_ones(worl
 
 def _taken(world: World, version: str) -> Any:
     async def taken() -> bool:
-        text = (world.home.gateway / "envoy" / "rds" / "rds.json").read_text()
+        text = (world.home.gateway / "envoy" / "rds.json").read_text()
         return bool(json.loads(text)["version_info"] == version)
 
     return taken
@@ -147,7 +162,7 @@ async def test_a_bootstrap_it_cannot_read_is_said_with_its_own_words(world: Worl
 
 
 def test_what_the_disk_does_not_take_changes_nothing(tmp_path: Path) -> None:
-    file = XdsFile(tmp_path, "rds")
+    file = xds_file(tmp_path, "lds")
     file.write([{"name": "one"}])
     file.path.unlink()
     file.path.parent.rmdir()

@@ -254,7 +254,11 @@ async def test_no_file_but_those_for_secrets_holds_one(callers: Callers) -> None
         for path in root.rglob("*")
         if path.is_file() and b"very-secret" in path.read_bytes()
     }
-    assert found == {"gateway/keys.json": 0o600, "gateway/envoy/rds/rds.json": 0o600}
+    assert found == {
+        "gateway/keys.json": 0o600,
+        "gateway/envoy/rds.json": 0o600,
+        "gateway/envoy/rds/rds.pb": 0o600,
+    }
 
 
 async def test_two_threads_share_one_bucket() -> None:

@@ -154,8 +154,8 @@ def a_service_goes_and_its_names_mean_something_new(project: Fairlead) -> None:
     project.cli("delete", "slow", "--yes")
     assert project.ask(PREDICT, 0.0).status == 404
     assert "slow" not in json.dumps(json.loads((project.home / "node/status.json").read_bytes()))
-    assert "slow" not in (project.home / "gateway" / "envoy" / "rds" / "rds.json").read_text()
-    assert "slow" not in (project.home / "gateway" / "envoy" / "cds" / "cds.json").read_text()
+    assert "slow" not in (project.home / "gateway" / "envoy" / "rds.json").read_text()
+    assert "slow" not in (project.home / "gateway" / "envoy" / "cds.json").read_text()
     assert len(artifacts_here(project)) == 1
     pruned = project.cli("models", "prune", "--keep", "0")
     assert pruned.stdout.splitlines()[:2] == ["removed slow/1", "removed slow/2"]

@@ -176,7 +176,7 @@ def test_nobody_else_may_enter_the_home_or_read_a_secret(running: Fairlead) -> N
         for path in running.home.rglob("*")
         if path.is_file() and any(one in path.read_bytes() for one in secrets)
     ]
-    kept = {"keys.json", "rds.json", "demo-key"}
+    kept = {"keys.json", "rds.json", "rds.pb", "demo-key"}
     assert kept <= {path.name for path in holding}
     assert [path for path in holding if path.stat().st_mode & 0o077] == []
     assert {path.parent.name for path in holding if path.name not in kept} <= {"workers"}

@@ -45,10 +45,12 @@ def configuration(home: Home[Any]) -> PurePath:
 
 def _watched(home: Home[Any], kind: str) -> Document:
     directory = configuration(home) / kind
+    # Clusters and routes are large: Envoy reads them as protobuf.
+    suffix = "pb" if kind in {"cds", "rds"} else "json"
     return {
         "resource_api_version": "V3",
         "path_config_source": {
-            "path": str(directory / f"{kind}.json"),
+            "path": str(directory / f"{kind}.{suffix}"),
             "watched_directory": {"path": str(directory)},
         },
     }

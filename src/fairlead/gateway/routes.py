@@ -78,7 +78,6 @@ def route_configuration(
     memo: Memo,
 ) -> Document:
     """The one route configuration, with the keys in it. `clusters` names each routable endpoint's."""
-    memo.begin()
     known = {secret: client for secret, client in credentials.items() if client in table.keys}
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
+from fairlead.domain.release import EndpointSpec
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.behind import Behind, endpoints_of, routable
 from fairlead.gateway.clusters import FRONT, activator_cluster, front_cluster, worker_cluster
@@ -46,11 +49,21 @@ def snapshot(
         (pair for revision in routable(table) for pair in endpoints_of(revision)),
         key=lambda pair: pair[0],
     )
+    memo = memo or Memo()
+    memo.begin()
     socket = str(home.activator_socket)
+
+    def cluster(one: EndpointId, spec: EndpointSpec) -> Document:
+        if one in there.held:
+            return activator_cluster(one, there.of(one), spec, socket)
+        return worker_cluster(one, there.of(one), spec, settings.kill_switch)
+
     led = {
-        one: activator_cluster(one, there.of(one), spec, socket)
-        if one in there.held
-        else worker_cluster(one, there.of(one), spec, settings.kill_switch)
+        one: memo.of(
+            ("cluster", one),
+            (one in there.held, there.of(one), spec, socket, settings.kill_switch),
+            functools.partial(cluster, one, spec),
+        )
         for one, spec in specs
     }
     names = {one: cluster["name"] for one, cluster in led.items()}
@@ -63,5 +76,5 @@ def snapshot(
             **{cluster["name"]: cluster for cluster in led.values()},
             **gate_clusters(table),
         },
-        routes=route_configuration(table, names, credentials, settings, memo or Memo()),
+        routes=route_configuration(table, names, credentials, settings, memo),
     )

@@ -25,10 +25,15 @@ class Admin:
         """`LIVE` once it serves, `PRE_INITIALIZING` or `INITIALIZING` before, `DRAINING` after."""
         return str((await self._json("/server_info"))["state"])
 
-    async def stats(self, pattern: str) -> Mapping[str, Any]:
-        """Counters, gauges and texts by name."""
-        answer = await self._json(f"/stats?format=json&filter={_quoted(pattern)}")
+    async def stats(self, pattern: str, kind: str = "All") -> Mapping[str, Any]:
+        """Counters, gauges and texts by name; of one `kind`, as Envoy calls them, where many clusters have many."""
+        answer = await self._json(f"/stats?format=json&type={kind}&filter={_quoted(pattern)}")
         return {one["name"]: one["value"] for one in answer["stats"] if "name" in one}
+
+    async def text(self, name: str) -> str:
+        """One text among the statistics; empty if there is none of this name."""
+        found = await self.stats(f"^{re.escape(name)}$", "TextReadouts")
+        return str(found.get(name, ""))
 
     async def ejected(self) -> Mapping[str, frozenset[str]]:
         """The sockets that outlier detection leaves out, by cluster.

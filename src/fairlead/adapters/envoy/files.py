@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
+from fairlead.adapters.envoy.encoding import Encoder, version_of
 from fairlead.kits import files
 
 Document = dict[str, Any]
 
 KINDS = ("cds", "lds", "rds", "sds")
+_LARGE = ("cds", "rds")  # tens of MiB of JSON with a thousand services
 _MODE = 0o600  # the routes hold the keys, and sds the certificate's private one
 
 
@@ -21,7 +23,8 @@ class XdsFile:
 
     def __init__(self, directory: Path, kind: str) -> None:
         self.path = directory / kind / f"{kind}.json"
-        self.version, self.resources = self._read()
+        self.version, self.resources = _read(self.path)
+        self.torn = False  # may the file say something else than `resources`?
 
     def write(self, resources: Sequence[Document]) -> None:
         """Replace the file by the next version; what cannot be written changes nothing."""
@@ -35,14 +38,54 @@ class XdsFile:
             self._flush(self.version, self.resources)
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
-        document = {"version_info": str(version), "resources": list(resources)}
-        data = msgspec.json.encode(document)  # tens of MiB with a thousand services
+        _write(self.path, version, resources)
+
+
+class LargeFile(XdsFile):
+    """Written as protobuf; what it says is kept as JSON beside the watched directory, for the gateway after this one.
+
+    The JSON is written first. Whoever ends in between leaves two versions behind: then nobody knows what Envoy has.
+    """
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        super().__init__(directory, kind)
+        self._old = self.path  # as the versions before this one wrote it, keys and all
+        self.path = directory / kind / f"{kind}.pb"
+        self._kept = directory / f"{kind}.json"
+        self._encoder = Encoder()
+        self.version, self.resources = _read(self._kept)
+        try:
+            there = version_of(self.path.read_bytes())
+        except FileNotFoundError:
+            there = str(self.version)  # it is made of what is kept
+        self.torn = there != str(self.version)
+        if self.torn and there.isdecimal():
+            self.version = max(self.version, int(there))
+
+    def ensure(self) -> None:
+        self._old.unlink(missing_ok=True)
+        super().ensure()
+
+    def _flush(self, version: int, resources: Sequence[Document]) -> None:
+        data = self._encoder.encode(str(version), resources)
+        _write(self._kept, version, resources)
         files.write_atomic(self.path, data, mode=_MODE)
 
-    def _read(self) -> tuple[int, list[Document]]:
-        try:
-            document: Any = files.read_json(self.path)
-            return int(document["version_info"]), list(document["resources"])
-        except (TypeError, KeyError, ValueError):
-            # Not there, or not ours: it is written anew with the next change.
-            return 0, []
+
+def xds_file(directory: Path, kind: str) -> XdsFile:
+    """The file of this kind."""
+    return LargeFile(directory, kind) if kind in _LARGE else XdsFile(directory, kind)
+
+
+def _write(path: Path, version: int, resources: Sequence[Document]) -> None:
+    document = {"version_info": str(version), "resources": list(resources)}
+    files.write_atomic(path, msgspec.json.encode(document), mode=_MODE)
+
+
+def _read(path: Path) -> tuple[int, list[Document]]:
+    try:
+        document: Any = files.read_json(path)
+        return int(document["version_info"]), list(document["resources"])
+    except (TypeError, KeyError, ValueError):
+        # Not there, or not ours: it is written anew with the next change.
+        return 0, []

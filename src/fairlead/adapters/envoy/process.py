@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.adapters.envoy.admin import Admin, Away
-from fairlead.adapters.envoy.files import KINDS, XdsFile
+from fairlead.adapters.envoy.encoding import Unwritable
+from fairlead.adapters.envoy.files import KINDS, xds_file
 from fairlead.adapters.envoy.refusals import refusal
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.kits import files, processes
@@ -29,13 +31,15 @@ from fairlead.kits.processes import ProcessId
 Document = dict[str, Any]
 
 _START_SECONDS = 10.0
-_TAKE_SECONDS = (
-    10.0  # until Envoy has read a file; it takes milliseconds, and loaded machines seconds
-)
+# Until Envoy has read a file: it takes milliseconds, a thousand services half a second, and loaded machines seconds.
+_TAKE_SECONDS = 30.0
 _KILL_SECONDS = 5.0
 _PRIVATE = 0o600
 _POLL_SECONDS = 0.003
 _SLOW_POLL_SECONDS = 0.05
+_REFUSAL_POLL_SECONDS = (
+    0.1  # among a thousand services' counters the one of refusals costs it 50 ms
+)
 _LOG_TAIL = 4_000  # characters of Envoy's log that an error quotes at most
 _LOG_FORMAT = (
     '{"service":"envoy","asctime":"%Y-%m-%dT%T.%eZ","levelname":"%l","name":"%n","message":"%j"}'
@@ -67,9 +71,10 @@ class EnvoyProcess:
         self._concurrency = concurrency
         self._clock = clock
         self._admin = Admin(places.admin)
-        self._files = {kind: XdsFile(places.directory, kind) for kind in KINDS}
+        self._files = {kind: xds_file(places.directory, kind) for kind in KINDS}
         self._process: ProcessId | None = None
-        self._unsure: set[str] = set()  # kinds whose file on disk Envoy may not have taken
+        # Kinds whose file on disk Envoy may not have taken.
+        self._unsure = {kind for kind, file in self._files.items() if file.torn}
 
     async def adopt(self, bootstrap: Document) -> bool:
         try:
@@ -264,9 +269,14 @@ class EnvoyProcess:
         wanted = list(resources)
         if kind not in self._unsure and await asyncio.to_thread(before.__eq__, wanted):
             return False
-        rejected = await self._rejected(kind)
+        rejected = None
+        with contextlib.suppress(Away):
+            rejected = await self._rejected(kind)
         # A large file takes a while, and the status has to go on meanwhile.
-        await asyncio.to_thread(file.write, wanted)
+        try:
+            await asyncio.to_thread(file.write, wanted)
+        except Unwritable:
+            raise await self._refused(kind, wanted) from None
         self._unsure.add(kind)
         try:
             await self._wait_taken(kind, rejected)
@@ -277,12 +287,10 @@ class EnvoyProcess:
         self._unsure.discard(kind)
         return True
 
-    async def _rejected(self, kind: str) -> int | None:
-        """How many it has refused; None while it does not say."""
-        try:
-            found = await self._admin.stats(rf"^{_STATS[kind]}.update_rejected$")
-        except Away:
-            return None
+    async def _rejected(self, kind: str) -> int:
+        """How many it has refused; raises Away."""
+        name = re.escape(f"{_STATS[kind]}.update_rejected")
+        found = await self._admin.stats(f"^{name}$", "Counters")
         return int(next(iter(found.values()), 0))
 
     async def _wait_taken(self, kind: str, rejected: int | None) -> None:
@@ -293,35 +301,35 @@ class EnvoyProcess:
         if not self._has_readers(kind):
             return
         file = self._files[kind]
-        deadline = self._clock.monotonic() + _TAKE_SECONDS
-        while self._clock.monotonic() < deadline:
+        began = looked = self._clock.monotonic()
+        while (now := self._clock.monotonic()) < began + _TAKE_SECONDS:
             try:
-                found = await self._admin.stats(
-                    rf"^{_STATS[kind]}\.(version_text|update_rejected)$"
-                )
+                version = await self._admin.text(f"{_STATS[kind]}.version_text")
+                if version == str(file.version):
+                    return
+                refused = None
+                if rejected is None or now >= looked + _REFUSAL_POLL_SECONDS:
+                    refused = await self._rejected(kind)
+                    looked = self._clock.monotonic()
             except Away:
                 if self._process is None or not processes.alive(self._process):
                     return  # whoever watches it starts the next one, which reads the file
-                found = {}  # it is busy reading
-            if found.get(f"{_STATS[kind]}.version_text") == str(file.version):
-                return
-            refused = found.get(f"{_STATS[kind]}.update_rejected")
+                refused = None  # it is busy reading
             if rejected is None:
                 rejected = refused
             elif refused is not None and refused > rejected:
-                if (
-                    kind == "sds"
-                ):  # asked for its reason, Envoy would be given the private key once more
-                    raise FairleadError("Envoy refused the certificate", kind=Kind.INVALID)
-                why = await refusal(
-                    self._places.binary,
-                    kind,
-                    {one: self._files[one].resources for one in KINDS},
-                )
-                raise FairleadError(f"Envoy refused the new {kind}: {why}", kind=Kind.INVALID)
+                raise await self._refused(kind, file.resources)
             await self._clock.sleep(_POLL_SECONDS)
         message = f"Envoy did not take the new {kind} within {_TAKE_SECONDS:.0f} s"
         raise FairleadError(message, kind=Kind.DEADLINE)
+
+    async def _refused(self, kind: str, resources: Sequence[Document]) -> FairleadError:
+        """The error that says why, with nobody's secret in it."""
+        if kind == "sds":  # asked for its reason, Envoy would be given the private key once more
+            return FairleadError("Envoy refused the certificate", kind=Kind.INVALID)
+        all_kinds = {one: self._files[one].resources for one in KINDS}
+        why = await refusal(self._places.binary, kind, {**all_kinds, kind: resources})
+        return FairleadError(f"Envoy refused the new {kind}: {why}", kind=Kind.INVALID)
 
     def _has_readers(self, kind: str) -> bool:
         """Is there something to read, and a listener that does?"""
