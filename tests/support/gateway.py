@@ -36,6 +36,7 @@ from fairlead.gateway.settings import GatewaySettings
 from fairlead.kits import files
 from fairlead.kits.clock import SystemClock
 from support.effort import PATIENCE
+from support.plain import NO_TLS
 
 CLOCK = SystemClock()
 MAIN = Path(__file__).with_name("gateway_main.py")
@@ -264,7 +265,11 @@ class World:
     def client(self, **more: Any) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         return httpx.AsyncClient(
-            base_url=self.settings.url, timeout=40, limits=limits, trust_env=False, **more
+            base_url=self.settings.url,
+            timeout=40,
+            limits=limits,
+            trust_env=False,
+            **{"verify": NO_TLS, **more},
         )
 
 

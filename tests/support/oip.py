@@ -20,6 +20,7 @@ from support.models import (
     simple_string,
     text_identity,
 )
+from support.plain import NO_TLS
 from support.running import FAIRLEAD, free_port, until
 
 ROW = list(range(16))
@@ -111,7 +112,7 @@ def served(directory: Path) -> Iterator[str]:
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(f"http://{address}/v2/health/ready").is_success
+            return httpx.get(f"http://{address}/v2/health/ready", verify=NO_TLS).is_success
         except httpx.TransportError:
             return False
 

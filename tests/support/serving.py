@@ -23,6 +23,7 @@ from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.loading import LoadedArtifact, load_artifact
 from support.effort import PATIENCE
+from support.plain import NO_TLS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -123,7 +124,7 @@ async def worker(spec: WorkerSpec, directory: Path, *, ready: bool = True) -> As
             stdout=output,
             pass_fds=(spec.life_fd,) if spec.life_fd is not None else (),
         )
-    transport = httpx.AsyncHTTPTransport(uds=str(spec.socket))
+    transport = httpx.AsyncHTTPTransport(uds=str(spec.socket), verify=NO_TLS)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://worker", timeout=40
     ) as client:

@@ -29,6 +29,7 @@ from fairlead.domain.signature import DocumentSignature
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_from_bytes
 from fairlead.kits import processes
 from fairlead.wiring.homes import Control, open_home
+from support.plain import NO_TLS
 from support.running import until
 
 MODEL = """
@@ -155,7 +156,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def ask(replica: Replica, number: int) -> tuple[int, object]:
     """One request through a worker's own socket."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=replica.socket), timeout=40) as client:
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=replica.socket, verify=NO_TLS), timeout=40
+    ) as client:
         answer = client.post("http://worker/v1/model/double/predict", json=number)
         return answer.status_code, answer.json()
 
@@ -309,7 +312,8 @@ def test_metrics_of_agent_and_workers_are_one_exposition(node: Node) -> None:
     node.agent()
     ready = until(lambda: found if len(found := node.ready(revision)) == 2 else None)
     with httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(node.control.home.agent_socket)), timeout=40
+        transport=httpx.HTTPTransport(uds=str(node.control.home.agent_socket), verify=NO_TLS),
+        timeout=40,
     ) as client:
         answer = client.get(
             "http://agent/metrics", headers={"accept": "application/openmetrics-text"}

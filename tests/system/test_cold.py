@@ -31,6 +31,7 @@ from fairlead.domain.status import (
 from fairlead.kits import processes
 from fairlead.kits.files import try_lock, write_atomic
 from fairlead.wiring.homes import Control, open_home
+from support.plain import NO_TLS
 from support.running import until
 
 MODEL = """
@@ -116,7 +117,7 @@ class Node:
         write_atomic(self.control.home.gateway_status, gateway_status_to_bytes(said))
 
     def wake(self, *endpoints: EndpointId) -> None:
-        transport = httpx.HTTPTransport(uds=str(self.control.home.agent_socket))
+        transport = httpx.HTTPTransport(uds=str(self.control.home.agent_socket), verify=NO_TLS)
         with httpx.Client(transport=transport, timeout=40) as client:
             body = wakes_to_json(Wake(one, 1) for one in endpoints)
             assert client.post(f"http://agent{WAKE_PATH}", content=body).status_code == 202
@@ -147,7 +148,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def ask(socket: str, service: str, number: int) -> object:
     """One request through a worker's own socket."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=40) as client:
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=socket, verify=NO_TLS), timeout=40
+    ) as client:
         return client.post(f"http://worker/v1/model/{service}/predict", json=number).json()
 
 

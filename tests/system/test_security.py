@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from support.plain import NO_TLS
 from support.running import FAIRLEAD, Fairlead, fairlead, free_port, until
 
 ALLOWED = {"FAIRLEAD_ALLOW_PICKLE": "1"}
@@ -158,7 +159,9 @@ def test_with_leave_a_scikit_learn_pickle_serves(tmp_path: Path) -> None:
     try:
         until(lambda: "is loaded and proved" in log.read_text(), 60, "it serves")
         url = f"http://127.0.0.1:{port}/v1/model/learned/predict"
-        answer = until(lambda: httpx.post(url, json=[0.0, 1.0], timeout=10), 10, "it answers")
+        answer = until(
+            lambda: httpx.post(url, json=[0.0, 1.0], timeout=10, verify=NO_TLS), 10, "it answers"
+        )
         assert (answer.status_code, answer.json()) == (200, 0)
     finally:
         process.terminate()

@@ -17,6 +17,7 @@ from fairlead.api.worker import WorkerSpec
 from fairlead.domain.ids import RevisionId
 from support.grpc_calls import aio_channel, call
 from support.models import echo_artifact, example, make_artifact, scaled_artifact
+from support.plain import NO_TLS
 from support.serving import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -64,7 +65,7 @@ async def test_the_stand_alone_server_serves_several_artifacts_and_ends_cleanly(
 
     async def asked(path: str) -> Any:
         async with httpx.AsyncClient(
-            base_url=url, timeout=40
+            base_url=url, timeout=40, verify=NO_TLS
         ) as client:  # a connection each: the kernel spreads them
             try:
                 return (await client.get(path)).json()
@@ -79,7 +80,7 @@ async def test_the_stand_alone_server_serves_several_artifacts_and_ends_cleanly(
 
     try:
         await eventually(all_ready, 30)
-        async with httpx.AsyncClient(base_url=url, timeout=40) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=40, verify=NO_TLS) as client:
             for version, factor in (("v1.1", 2.0), ("v1.2", 3.0), ("v1", 3.0), ("latest", 3.0)):
                 headers = {"accept-version": version}
                 answer = await client.post(
@@ -193,7 +194,7 @@ async def test_access_lines_are_on_standard_output_and_the_log_on_standard_error
             return False
 
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=40) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=40, verify=NO_TLS) as client:
             await eventually(ready, 30)
             answer = await client.post("/v1/model/more/predict", content=b"1")
             assert answer.text == "2"
@@ -251,7 +252,7 @@ async def test_a_worker_whose_model_exits_is_replaced_whatever_code_it_gives(
     async def asked(number: int) -> str:
         url = f"http://127.0.0.1:{unused_tcp_port}/v1/model/more/predict"
         try:
-            async with httpx.AsyncClient(timeout=40) as client:
+            async with httpx.AsyncClient(timeout=40, verify=NO_TLS) as client:
                 return (await client.post(url, content=str(number))).text
         except httpx.TransportError:
             return ""

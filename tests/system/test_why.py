@@ -18,6 +18,7 @@ from examples import check
 from fairlead.wiring.homes import open_home
 from fairlead.wiring.requests import Found, find_requests
 from support.models import code_project, example
+from support.plain import NO_TLS
 from support.running import ROOT, Fairlead, Reply, fairlead, until
 
 CODE = """
@@ -294,7 +295,9 @@ def test_the_command_tells_people_and_programs(running: Fairlead) -> None:
 
 def test_what_was_sent_to_a_worker_directly_is_told_from_its_log(running: Fairlead) -> None:
     socket = running.replicas()["moody/v1.1"]["socket"]
-    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), timeout=10) as client:
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=socket, verify=NO_TLS), timeout=10
+    ) as client:
         answer = client.post(
             "http://worker" + MOODY, content=b"-1", headers={"x-request-id": "direct"}
         )

@@ -7,7 +7,6 @@ which works for any process, not only for our children. Linux only.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import resource
@@ -168,6 +167,8 @@ async def wait_closed(handle: int) -> None:
 
 
 async def _readable(handle: int) -> None:
+    import asyncio  # noqa: PLC0415 - who waits like this has it; who only looks at processes need not
+
     loop = asyncio.get_running_loop()
     waiting: asyncio.Future[None] = loop.create_future()
 

@@ -7,17 +7,19 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
-from prometheus_client.core import Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample as MetricSample
 
 from fairlead.api.agent import WAKE_PATH, Wake, wakes_to_json
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.samples import FAILURES, Histogram, Reading, WorkerFigures
 from fairlead.kits.unixhttp import unix_client
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.samples import Sample as MetricSample
 
 _SECONDS = 5.0  # the agent itself gives a worker 2 s
 _ENDED = "ended"  # the agent's sum over workers that are gone; nobody's own figures
@@ -48,6 +50,9 @@ def wake(socket: Path, cold: Iterable[EndpointId]) -> None:
 
 def reading_from(text: str) -> Reading:
     """The figures of an OpenMetrics exposition; raises ValueError if it is none."""
+    # `fairlead status` names open rollouts, and reads no figures.
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
     workers: Workers = {}
     deaths: dict[RevisionId, int] = {}
     buckets: dict[tuple[RevisionId, str], dict[str, dict[float, int]]] = {}

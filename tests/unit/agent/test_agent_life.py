@@ -27,6 +27,7 @@ from fairlead.domain.status import NodeStatus, State
 from fairlead.kits.clock import SystemClock
 from fairlead.kits.files import write_atomic
 from fairlead.kits.processes import Exit
+from support.plain import NO_TLS
 
 Eventually = Callable[..., Awaitable[Any]]
 
@@ -55,7 +56,7 @@ class Reports:
 
 async def metrics_of(world: Any) -> dict[str, dict[str, float]]:
     """Values by worker label (or the empty text), by sample name."""
-    transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
+    transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket), verify=NO_TLS)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://agent", timeout=40
     ) as client:

@@ -21,6 +21,7 @@ from fairlead.domain.release import EndpointSpec
 from fairlead.domain.scaling import Rules
 from fairlead.domain.status import State
 from support.effort import PATIENCE
+from support.plain import NO_TLS
 
 Eventually = Callable[..., Any]
 SLEEPY = EndpointSpec("predict", 0, 4, 1)
@@ -48,7 +49,7 @@ def route(world: Any) -> None:
 
 
 async def ask(world: Any, body: bytes, path: str = WAKE_PATH) -> httpx.Response:
-    transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
+    transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket), verify=NO_TLS)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://agent", timeout=40
     ) as client:
@@ -275,7 +276,7 @@ async def test_a_budget_loads_what_fits_and_what_is_asked(
 
 
 async def _metrics(world: Any) -> dict[str, float]:
-    transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket))
+    transport = httpx.AsyncHTTPTransport(uds=str(world.home.agent_socket), verify=NO_TLS)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://agent", timeout=40
     ) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -12,19 +13,27 @@ import sys
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from sklearn.linear_model import LogisticRegression
 
 from fairlead.domain.errors import FairleadError
 from fairlead.engines.pickles import check_files, pickled
 from support.models import scaled
 
-MODEL = LogisticRegression().fit(np.eye(3), [0, 1, 0])
+
+@functools.cache
+def model() -> object:
+    from sklearn.linear_model import LogisticRegression  # late: it takes seconds
+
+    return LogisticRegression().fit(np.eye(3), [0, 1, 0])
+
+
+def pickled_model(protocol: int | None = None) -> bytes:
+    return pickle.dumps(model(), protocol)
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -48,23 +57,33 @@ def zipped(**members: bytes) -> bytes:
 
 
 def dumped(compress: int | tuple[str, int]) -> bytes:
+    import joblib  # late, as above
+
     file = io.BytesIO()
-    joblib.dump(MODEL, file, compress=compress)
+    joblib.dump(model(), file, compress=compress)
     return file.getvalue()
 
 
-PICKLES = {
-    **{f"protocol {one}": pickle.dumps(MODEL, one) for one in range(6)},
-    **{f"plain data {one}": pickle.dumps({"a": [1, 2.5]}, one) for one in range(2, 6)},
-    **{f"joblib {one}": dumped(one) for one in (0, 3, ("bz2", 3), ("xz", 3), ("lzma", 3))},
-    "gzip": gzip.compress(pickle.dumps(MODEL)),
-    "twice packed": bz2.compress(lzma.compress(pickle.dumps(MODEL))),
-    "zlib": zlib.compress(pickle.dumps(MODEL)),
-    "objects": npy(np.array([MODEL, None], object)),
-    "objects in a field": npy(np.zeros(2, dtype=[("a", "f4"), ("b", "O")])),
-    "objects in an npz": npz(a=np.eye(2), b=np.array([{}], object)),
-    "torch": zipped(archive__data_pkl=pickle.dumps(OrderedDict(a=1)), archive__version=b"3"),
-    "a zip with another name in it": zipped(a__weights=pickle.dumps(MODEL)),
+PICKLES: dict[str, Callable[[], bytes]] = {
+    **{f"protocol {one}": functools.partial(pickled_model, one) for one in range(6)},
+    **{
+        f"plain data {one}": functools.partial(pickle.dumps, {"a": [1, 2.5]}, one)
+        for one in range(2, 6)
+    },
+    **{
+        f"joblib {one}": functools.partial(dumped, one)
+        for one in (0, 3, ("bz2", 3), ("xz", 3), ("lzma", 3))
+    },
+    "gzip": lambda: gzip.compress(pickled_model()),
+    "twice packed": lambda: bz2.compress(lzma.compress(pickled_model())),
+    "zlib": lambda: zlib.compress(pickled_model()),
+    "objects": lambda: npy(np.array([model(), None], object)),
+    "objects in a field": lambda: npy(np.zeros(2, dtype=[("a", "f4"), ("b", "O")])),
+    "objects in an npz": lambda: npz(a=np.eye(2), b=np.array([{}], object)),
+    "torch": lambda: zipped(
+        archive__data_pkl=pickle.dumps(OrderedDict(a=1)), archive__version=b"3"
+    ),
+    "a zip with another name in it": lambda: zipped(a__weights=pickled_model()),
 }
 HARMLESS = {
     "empty": b"",
@@ -83,7 +102,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_a_pickle_is_found_whatever_it_is_called(tmp_path: Path, name: str) -> None:
-    (tmp_path / "weights.bin").write_bytes(PICKLES[name])
+    (tmp_path / "weights.bin").write_bytes(PICKLES[name]())
     assert pickled(tmp_path / "weights.bin")
 
 

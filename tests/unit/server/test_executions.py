@@ -16,6 +16,7 @@ from fairlead.dialects.oip_model import merged, model_statistics
 from fairlead.domain.ids import RevisionId
 from fairlead.server.executions import Executions, statistics, total
 from support.models import echo_artifact, scaled_artifact
+from support.plain import NO_TLS
 from support.serving import InProcess, in_process, listening
 
 SCALED = RevisionId("scaled", "v1", "1")
@@ -113,7 +114,7 @@ async def test_both_lanes_count_alike(scaled: InProcess, tmp_path: Path, lane: s
         found = await stats(scaled.client)
     else:
         async with listening(scaled.app, tmp_path / "s") as path:
-            transport = httpx.AsyncHTTPTransport(uds=str(path))
+            transport = httpx.AsyncHTTPTransport(uds=str(path), verify=NO_TLS)
             async with httpx.AsyncClient(transport=transport, base_url="http://s") as client:
                 await ask(client)
                 found = await stats(client, "/v2/models/scaled/versions/5/stats")

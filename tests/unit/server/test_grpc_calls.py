@@ -20,6 +20,7 @@ from fairlead.domain.ids import RevisionId
 from fairlead.kits.frames import Frames, framed
 from support.effort import PATIENCE
 from support.models import scaled_artifact
+from support.plain import NO_TLS
 from support.serving import InProcess, in_process, listening
 
 SCALED = RevisionId("scaled", "v9", "2")
@@ -61,7 +62,7 @@ async def test_both_lanes_answer_a_call_alike(server: InProcess, tmp_path: Path)
         (3, "the message names the model '', this is 'scaled'"),
     ]
     async with listening(server.app, tmp_path / "s") as path:
-        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        transport = httpx.AsyncHTTPTransport(uds=str(path), verify=NO_TLS)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://worker", timeout=40
         ) as quick:

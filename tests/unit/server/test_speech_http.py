@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
@@ -19,9 +20,14 @@ WAV = {"accept": "audio/wav"}
 TEXT = "The harbour is calm this morning."
 
 
-@pytest.fixture
-async def server(tmp_path):
-    async with in_process(speech_spec(hum_artifact(tmp_path / "voice"))) as running:
+# A server remembers nothing of a request but what it counts; a voice is a process, and takes a while to start.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory):
+    made = hum_artifact(tmp_path_factory.mktemp("server") / "voice")
+    async with in_process(speech_spec(made)) as running:
         yield running
 
 
@@ -141,11 +147,12 @@ async def test_openais_clients_are_answered_on_the_same_voice(server):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-async def test_it_is_counted_and_measured_like_any_answer(server):
-    await server.client.post(STREAM, json={"speaker_id": 0, "text": TEXT})
-    await server.client.post(STREAM, json={"speaker_id": 1, "text": TEXT})
-    await server.client.get(VALIDATE, params={"speaker_id": "0", "text": TEXT})
-    text = (await server.client.get("/metrics")).text
+async def test_it_is_counted_and_measured_like_any_answer(tmp_path):
+    async with in_process(speech_spec(hum_artifact(tmp_path / "voice"))) as fresh:
+        await fresh.client.post(STREAM, json={"speaker_id": 0, "text": TEXT})
+        await fresh.client.post(STREAM, json={"speaker_id": 1, "text": TEXT})
+        await fresh.client.get(VALIDATE, params={"speaker_id": "0", "text": TEXT})
+        text = (await fresh.client.get("/metrics")).text
     labels = ['service="speech"', 'line="v1"', 'revision="1"', 'endpoint="stream"']
     lines = [line for line in text.splitlines() if all(one in line for one in labels)]
     assert any(
@@ -205,9 +212,10 @@ KEYS = ("a-key-of-old", "another-key-of-old")
 ASKED = {"speaker_id": 0, "text": TEXT}
 
 
-@pytest.fixture
-async def legacy(tmp_path):
-    spec = speech_spec(hum_artifact(tmp_path / "voice"), legacy_key=True, legacy_keys=KEYS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def legacy(tmp_path_factory):
+    made = hum_artifact(tmp_path_factory.mktemp("legacy") / "voice")
+    spec = speech_spec(made, legacy_key=True, legacy_keys=KEYS)
     async with in_process(spec) as running:
         yield running
 

@@ -18,6 +18,7 @@ import pytest
 from fairlead.domain.errors import Kind
 from fairlead.engines.speech.tone import CRASH, pitch_of
 from fairlead.server.endpoint import Endpoint
+from support.plain import NO_TLS
 from support.serving import InProcess, eventually, in_process, listening
 from support.speech import STREAM, VALIDATE, heard, heard_samples, hum_artifact, speech_spec
 
@@ -66,7 +67,7 @@ async def running(tmp_path: Path, pace: float = 0, concurrency: int = 1, **more:
     spec = speech_spec(hum_artifact(tmp_path / "voice", pace), concurrency, **more)
     async with in_process(spec) as inner, listening(inner.app, tmp_path / "s") as socket:
         transport = httpx.AsyncHTTPTransport(
-            uds=str(socket), limits=httpx.Limits(max_connections=None)
+            uds=str(socket), limits=httpx.Limits(max_connections=None), verify=NO_TLS
         )
         async with httpx.AsyncClient(
             transport=transport, base_url="http://w", timeout=40
