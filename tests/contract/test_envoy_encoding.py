@@ -156,6 +156,21 @@ def test_of_two_versions_nobody_knows_which_one_runs(tmp_path: Path) -> None:
     assert again.version == 3, "the next one is new to Envoy whichever it has"
 
 
+@pytest.mark.parametrize("left", [b"", b"no protobuf", None])
+def test_what_a_power_cut_left_is_written_anew_before_envoy_starts(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    front = told(1, set(), set()).clusters["front"]
+    file = xds_file(tmp_path, "cds")
+    file.write([front])
+    file.path.unlink() if left is None else file.path.write_bytes(left)
+    again = xds_file(tmp_path, "cds")
+    again.ensure()
+    data = again.path.read_bytes()
+    assert (version_of(data), again.torn) == (str(again.version), False)
+    assert read(data) == by_protobuf([front])
+
+
 def test_what_an_older_version_wrote_with_keys_in_it_goes(tmp_path: Path) -> None:
     old = XdsFile(tmp_path, "rds")
     old.write([])

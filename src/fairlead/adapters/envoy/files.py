@@ -45,6 +45,8 @@ class LargeFile(XdsFile):
     """Written as protobuf; what it says is kept as JSON beside the watched directory, for the gateway after this one.
 
     The JSON is written first. Whoever ends in between leaves two versions behind: then nobody knows what Envoy has.
+    Neither waits for the disk, which may take longer than all the rest of a release: after a power cut no Envoy runs,
+    and the next one is started with what is kept.
     """
 
     def __init__(self, directory: Path, kind: str) -> None:
@@ -64,12 +66,18 @@ class LargeFile(XdsFile):
 
     def ensure(self) -> None:
         self._old.unlink(missing_ok=True)
+        if self.torn:
+            self.write(self.resources)
         super().ensure()
+
+    def write(self, resources: Sequence[Document]) -> None:
+        super().write(resources)
+        self.torn = False
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
         data = self._encoder.encode(str(version), resources)
-        _write(self._kept, version, resources)
-        files.write_atomic(self.path, data, mode=_MODE)
+        _write(self._kept, version, resources, durable=False)
+        files.write_atomic(self.path, data, mode=_MODE, durable=False)
 
 
 def xds_file(directory: Path, kind: str) -> XdsFile:
@@ -77,9 +85,11 @@ def xds_file(directory: Path, kind: str) -> XdsFile:
     return LargeFile(directory, kind) if kind in _LARGE else XdsFile(directory, kind)
 
 
-def _write(path: Path, version: int, resources: Sequence[Document]) -> None:
+def _write(
+    path: Path, version: int, resources: Sequence[Document], *, durable: bool = True
+) -> None:
     document = {"version_info": str(version), "resources": list(resources)}
-    files.write_atomic(path, msgspec.json.encode(document), mode=_MODE)
+    files.write_atomic(path, msgspec.json.encode(document), mode=_MODE, durable=durable)
 
 
 def _read(path: Path) -> tuple[int, list[Document]]:
