@@ -33,6 +33,9 @@ class State(StrEnum):
     FAILED = "failed"  # see `reason`; tried again after a pause
 
 
+_STATES = tuple(str(state) for state in State)
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
     """One worker of one revision. `worker` is unique over the node's life; `socket` is its unix socket.
@@ -226,8 +229,14 @@ def node_status_to_bytes(status: NodeStatus, kept: dict[Replica, str] | None = N
     return f"{json.dumps(said, ensure_ascii=False)[:-1]}{rest}}}".encode()
 
 
-def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
-    """Read a node's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
+def node_status_from_bytes(
+    data: bytes, source: str = "status", kept: dict[str, tuple[object, Replica]] | None = None
+) -> NodeStatus:
+    """Read a node's status; raises InvalidInput, or FairleadError if a newer version wrote it.
+
+    `kept` belongs to whoever reads a status again and again: the replicas of the last one by worker, with what was
+    written of them.
+    """
     document = read_json(data, source, "whoever writes it writes it again")
     check_schema(document, SCHEMA, source)
     node = Node(document)
@@ -237,7 +246,7 @@ def node_status_from_bytes(data: bytes, source: str = "status") -> NodeStatus:
         written_at=node.child("written_at").number(),
         pid=node.child("pid").integer(0),
         generation=node.child("generation").integer(0),
-        replicas=tuple(_replica(child) for child in node.child("replicas").elements()),
+        replicas=_replicas(node.child("replicas"), {} if kept is None else kept),
         problem=str(node.child("problem").value or ""),
         cold=tuple(_endpoint(child) for child in node.child("cold").elements())
         if node.has("cold")
@@ -264,7 +273,7 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
             {
                 "service": line.service,
                 "line": line.line,
-                "traffic": [asdict(share) for share in shares],
+                "traffic": [{"tag": one.tag, "percent": one.percent} for one in shares],
             }
             for line, shares in status.effective.items()
         ],
@@ -303,16 +312,6 @@ def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> Ga
     return status
 
 
-def health_problems(catalog: Catalog, node: NodeStatus) -> list[str]:
-    """Everything that should serve and does not. A service killed by hand, or one that is cold, is no problem."""
-    up, reasons = node.up(catalog), node.reasons()
-    return [
-        f"{revision_id} is not ready ({reasons.get(revision_id, 'not started')})"
-        for revision_id in sorted(catalog.live())
-        if revision_id not in up and catalog.services[revision_id.service].kill is None
-    ]
-
-
 def _replica_to_json(replica: Replica) -> str:
     return json.dumps(asdict(replica), ensure_ascii=False)
 
@@ -346,12 +345,31 @@ def _scale(node: Node) -> Scale:
     )
 
 
+def _replicas(node: Node, kept: dict[str, tuple[object, Replica]]) -> tuple[Replica, ...]:
+    last = dict(kept)
+    kept.clear()
+    found = []
+    for child in node.elements():
+        name = child.value.get("worker") if isinstance(child.value, dict) else None
+        known = last.get(name) if isinstance(name, str) else None
+        if known is not None and known[0] == child.value:
+            one = known[1]
+        else:
+            wrong = len(child.problems)
+            one = _replica(child)
+            if len(child.problems) > wrong:
+                continue  # refused as a whole, and the next time again
+        kept[one.worker] = (child.value, one)
+        found.append(one)
+    return tuple(found)
+
+
 def _replica(node: Node) -> Replica:
     return Replica(
         worker=node.child("worker").text(),
         revision=_revision(node.child("revision")),
         digest=node.child("digest").text(),
-        state=State(node.child("state").one_of([str(state) for state in State])),
+        state=State(node.child("state").one_of(_STATES)),
         reason=str(node.child("reason").value or ""),
         socket=str(node.child("socket").value or ""),
         pid=node.child("pid").integer(0),

@@ -23,6 +23,8 @@ def told(before: RoutingTable, after: RoutingTable) -> str:
 
 
 def _of_service(name: str, old: ServiceRoute | None, new: ServiceRoute | None) -> Iterator[str]:
+    if new is old:
+        return
     if new is None:
         yield f"{name} removed"
         return

@@ -22,7 +22,7 @@ from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.status import Replica
-from fairlead.domain.table import RoutingTable, table_from
+from fairlead.domain.table import Kept, RoutingTable, table_from
 from fairlead.gateway.behind import Behind, behind
 from fairlead.gateway.changes import told
 from fairlead.gateway.clusters import endpoint_of, is_held, named_clusters, replicas_of, seconds_of
@@ -107,6 +107,8 @@ class Follower:
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
         view.behind = _left(envoy)
         self._memo = Memo()
+        self._kept: Kept = {}
+        self._reached: tuple[Mapping[str, Document], frozenset[str]] = ({}, frozenset())
         self._draining: dict[str, _Draining] = {}
         self._seen: tuple[Catalog, _There, Mapping[str, str]] | None = None
         self._move_pause = _Pause(clock)
@@ -149,7 +151,7 @@ class Follower:
         self._seen = (view.catalog, there, credentials)
         up = view.node.up(view.catalog) if view.node else ()
         reasons = view.node.reasons() if view.node else {}
-        table = table_from(view.catalog, up, reasons, view.index.table)
+        table = table_from(view.catalog, up, reasons, view.index.table, self._kept)
         return table, behind(table, view.node, view.behind)
 
     async def _apply(self, table: RoutingTable, there: Behind) -> None:
@@ -266,8 +268,10 @@ class Follower:
 
     def _workers(self) -> set[str]:
         """Every worker that a request may still reach."""
-        routed = _workers_of({**self._routed, **self._drain_clusters()})
-        return routed | self._reporter.coming | self._using()
+        if self._reached[0] is not self._routed:  # a thousand clusters, several times a second
+            self._reached = (self._routed, frozenset(_workers_of(self._routed)))
+        drained = _workers_of(self._drain_clusters())
+        return {*self._reached[1], *drained, *self._reporter.coming, *self._using()}
 
 
 async def watch_catalog(catalogs: Catalogs, cache: CatalogCache, view: View, clock: Clock) -> None:

@@ -15,6 +15,7 @@ from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
     OpenSwitch,
+    Replica,
     gateway_status_from_bytes,
     node_status_from_bytes,
 )
@@ -72,6 +73,7 @@ class Inputs:
         self._clock = clock
         self._marks: dict[str, str] = {}
         self._keys = Credentials()
+        self._replicas: dict[str, tuple[object, Replica]] = {}  # as they were last read
         self.credentials: Mapping[str, str] = {}  # clients by every secret that works now
         self.keys_mark = ""  # which state of the key file `credentials` are
 
@@ -113,7 +115,8 @@ class Inputs:
             data = self._home.node_status.read_bytes()
         except FileNotFoundError:
             return
-        self._view.node = node_status_from_bytes(data, str(self._home.node_status))
+        source = str(self._home.node_status)
+        self._view.node = node_status_from_bytes(data, source, self._replicas)
 
     def _read_keys(self) -> None:
         self._keys = read_credentials(self._home.keys)

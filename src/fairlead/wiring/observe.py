@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from fairlead.domain.catalog import Catalog, Service, ordered_traffic
 from fairlead.domain.errors import FairleadError
+from fairlead.domain.health import health_problems
 from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
     OpenSwitch,
     gateway_status_from_bytes,
-    health_problems,
     node_status_from_bytes,
 )
 from fairlead.domain.uses import Use, uses_from_bytes

@@ -12,6 +12,7 @@ from fairlead.domain import catalog as catalogs
 from fairlead.domain.catalog import Catalog, Kill, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
+from fairlead.domain.health import health_problems
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Retiring, Scope
 from fairlead.domain.manifest import (
@@ -30,7 +31,6 @@ from fairlead.domain.status import (
     State,
     gateway_status_from_bytes,
     gateway_status_to_bytes,
-    health_problems,
     node_status_from_bytes,
     node_status_to_bytes,
 )
@@ -216,6 +216,35 @@ def test_statuses_read_back() -> None:
     assert gateway_status_from_bytes(gateway_status_to_bytes(gateway)) == gateway
     moving = replace(gateway, coming=("w1",))
     assert gateway_status_from_bytes(gateway_status_to_bytes(moving)) == moving
+
+
+def test_what_is_kept_of_the_last_status_changes_nothing_but_the_time() -> None:
+    one = Replica(
+        "w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.STARTING, "", "/tmp/1", 7, 2.0
+    )
+    other = replace(one, worker="w2")
+    kept: dict[str, tuple[object, Replica]] = {}
+
+    def read(*replicas: Replica) -> tuple[Replica, ...]:
+        data = node_status_to_bytes(NodeStatus("local", 1.5, 42, 3, replicas, ""))
+        return node_status_from_bytes(data, kept=kept).replicas
+
+    first = read(one, other)
+    second = read(replace(one, state=State.READY), other)
+    assert (second[0].state, second[1]) == (State.READY, other)
+    assert second[1] is first[1]
+    assert read(other) == (other,)
+    assert kept.keys() == {"w2"}, "what is not said any more is not kept"
+
+
+def test_a_wrong_replica_is_wrong_each_time_it_is_read() -> None:
+    one = Replica("w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.READY, "", "/x", 7, 2.0)
+    data = node_status_to_bytes(NodeStatus("local", 1.5, 42, 3, (one,), ""))
+    kept: dict[str, tuple[object, Replica]] = {}
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="state"):
+            node_status_from_bytes(data.replace(b'"ready"', b'"asleep"'), kept=kept)
+    assert node_status_from_bytes(data, kept=kept).replicas == (one,)
 
 
 def test_health_tells_what_should_serve_and_does_not() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fairlead.domain.catalog import Catalog, Revision, with_revision, with_traffic
+from fairlead.domain.health import health_problems
 from fairlead.domain.ids import ArtifactRef, EndpointId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.scale_units import (
@@ -23,7 +24,6 @@ from fairlead.domain.status import (
     Replica,
     Scale,
     State,
-    health_problems,
     node_status_from_bytes,
     node_status_to_bytes,
 )

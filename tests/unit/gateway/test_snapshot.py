@@ -15,7 +15,7 @@ from fairlead.domain.keys import Quota, Rate, Scope
 from fairlead.domain.layout import Home
 from fairlead.domain.release import EndpointSpec
 from fairlead.domain.status import Replica, State
-from fairlead.domain.table import RoutingTable, table_from
+from fairlead.domain.table import Kept, RoutingTable, table_from
 from fairlead.gateway.behind import Behind
 from fairlead.gateway.clusters import (
     cluster_name,
@@ -204,6 +204,39 @@ def test_what_is_remembered_from_the_last_table_is_what_would_be_made_anew(
     memo = Memo()
     for one in wanted:
         assert snapped(one, memo=memo) == snapped(one)
+
+
+@effort(40)
+@given(
+    st.lists(
+        st.tuples(
+            catalogs(), st.sets(st.integers(0, 3)), st.sets(st.integers(0, 3)), st.booleans()
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_a_table_with_what_is_kept_from_the_last_ones_is_the_one_made_anew(
+    steps: list[tuple[Catalog, set[int], set[int], bool]],
+) -> None:
+    before, kept = RoutingTable(), Kept()
+    for wanted, ready, failed, taken in steps:
+        live = sorted(wanted.live())
+        up = [live[number] for number in ready]
+        reasons = {live[number]: "failed: /srv/x: no such file" for number in failed}
+        found = table_from(wanted, up, reasons, before, kept)
+        assert found == table_from(wanted, up, reasons, before)
+        before = found if taken else before  # a move may fail
+
+
+def test_of_a_table_only_the_services_that_changed_are_made_anew() -> None:
+    wanted, kept = speech(), Kept()
+    before = table_from(wanted, wanted.live(), {}, RoutingTable(), kept)
+    first = table_from(wanted, wanted.live(), {}, before, kept)
+    again = table_from(replace(wanted, generation=9), wanted.live(), {}, first, kept)
+    assert again.services["speech"] is first.services["speech"]
+    killed = with_kill(wanted, "speech", Kill("later", 1.0))
+    assert table_from(killed, wanted.live(), {}, again, kept).services["speech"].kill
 
 
 def test_only_what_a_change_concerns_is_made_anew() -> None:
