@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -121,6 +122,22 @@ async def test_a_listener_inside_envoy_is_refused_with_envoys_reason(world: Worl
     assert await world.envoy.set_listeners([first.listener, gate])
     assert list(world.envoy.listeners()) == ["gateway", gate["name"]]
     await world.envoy.stop(3)
+
+
+async def test_an_envoy_that_is_too_busy_to_answer_at_once_is_adopted_later(world: World) -> None:
+    first = await started(world)
+    pid = world.envoy_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        following = world.new_envoy()
+        adopting = asyncio.ensure_future(following.adopt(first.bootstrap))
+        done, _ = await asyncio.wait({adopting}, timeout=2.5)  # longer than one answer may take
+        assert not done
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert await adopting
+    assert world.envoy_pid() == pid
+    await following.stop(3)
 
 
 async def test_the_next_gateway_adopts_a_living_envoy(world: World) -> None:

@@ -83,7 +83,7 @@ async def test_a_killed_gateway_stops_nobody_and_the_next_one_adopts_its_envoy()
                 seen.append(await served(world))
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(load())
+            loading = group.create_task(load())
             async with gateway(world, life) as second:
                 await world.routed(15)
                 await eventually(
@@ -92,6 +92,7 @@ async def test_a_killed_gateway_stops_nobody_and_the_next_one_adopts_its_envoy()
                 assert world.envoy_pid() == pid
                 assert await served(world) == "v1.2"
                 stop.set()
+                await loading  # whoever comes while it ends is nobody's
                 second.send_signal(signal.SIGTERM)
                 assert await asyncio.wait_for(second.wait(), 15) == 0
         assert set(seen) == {"v1.1", "v1.2"}

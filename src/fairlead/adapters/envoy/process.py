@@ -31,6 +31,9 @@ from fairlead.kits.processes import ProcessId
 Document = dict[str, Any]
 
 _START_SECONDS = 10.0
+_ADOPT_SECONDS = (
+    10.0  # reading a large table, or on a crowded machine, it answers nobody for seconds
+)
 # Until Envoy has read a file: it takes milliseconds, a thousand services half a second, and loaded machines seconds.
 _TAKE_SECONDS = 30.0
 _KILL_SECONDS = 5.0
@@ -85,13 +88,20 @@ class EnvoyProcess:
             return False
         if not processes.alive(process):
             return False
-        if same:
-            with contextlib.suppress(Away):
-                if await self._admin.state() == "LIVE":
-                    self._process = process
-                    return True
+        if same and await self._serves(process):
+            self._process = process
+            return True
         _log.warning("the Envoy that runs here (pid %d) cannot be adopted: ending it", process.pid)
         await self._end(process, 1.0)
+        return False
+
+    async def _serves(self, process: ProcessId) -> bool:
+        """Does it answer that it does? One that is only busy is not ended with everybody it serves."""
+        deadline = self._clock.monotonic() + _ADOPT_SECONDS
+        while processes.alive(process) and self._clock.monotonic() < deadline:
+            with contextlib.suppress(Away):
+                return await self._admin.state() == "LIVE"
+            await self._clock.sleep(_SLOW_POLL_SECONDS)
         return False
 
     async def start(self, bootstrap: Document) -> None:
