@@ -106,10 +106,10 @@ async def _attack(
             sending = asyncio.ensure_future(_send(one, parts, _MANY if manner == "hogs" else 1))
             if manner == "reads":
                 answers, _ = await raw.receive(one, _QUIET_SECONDS)
-            elif manner == "hogs":
-                await asyncio.wait({sending}, timeout=_QUIET_SECONDS * 3)
             else:
-                await sending
+                # Whoever reads nothing may be kept from sending on: a server bounds what it holds for them.
+                patience = _QUIET_SECONDS * 3 if manner == "hogs" else _DEADLINE_SECONDS / 4
+                await asyncio.wait({sending}, timeout=patience)
             sending.cancel()
     except TimeoutError:
         figures.found(f"{place}: hangs", b"".join(parts))
