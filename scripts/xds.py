@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import google
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,7 @@ def fetch() -> None:
 def modules() -> None:
     """Register every module of the package that can be: there is no index of which one holds a type."""
     sys.path.insert(0, str(PLACE))
+    google.__path__.append(str(PLACE / "google"))  # it claims this module for itself alone
     for root in ("envoy", "xds", "udpa"):
         package = importlib.import_module(root)
         for one in pkgutil.walk_packages(package.__path__, f"{root}."):
@@ -102,9 +104,7 @@ def closure() -> bytes:
         file.CopyToProto(copy)
         needed = []
         for one in file.dependencies:
-            if not one.name.startswith(("validate/", "udpa/annotations/", "xds/annotations/")) and (
-                "/annotations/" not in one.name
-            ):
+            if not one.name.startswith("validate/") and "/annotations/" not in one.name:
                 keep(one)
                 needed.append(one.name)
         del copy.dependency[:], copy.public_dependency[:], copy.weak_dependency[:]
