@@ -172,7 +172,7 @@ def test_what_a_power_cut_left_is_written_anew_before_envoy_starts(
 
 
 def test_what_an_older_version_wrote_with_keys_in_it_goes(tmp_path: Path) -> None:
-    old = XdsFile(tmp_path, "rds")
+    old = XdsFile(tmp_path / "rds" / "rds.json")
     old.write([])
     xds_file(tmp_path, "rds").ensure()
     assert [path.name for path in (tmp_path / "rds").iterdir()] == ["rds.pb"]

@@ -30,7 +30,6 @@ from fairlead.domain.layout import Home
 from fairlead.domain.ports import ObjectStore
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
-from fairlead.gateway.listener import configuration
 from fairlead.gateway.run import run_gateway
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.kits import files
@@ -190,7 +189,7 @@ class World:
     def new_envoy(self) -> EnvoyProcess:
         places = EnvoyPlaces(
             envoy_binary(),
-            Path(configuration(self.home)),
+            self.home.envoy,
             self.home.envoy_admin_socket,
             self.home.logs,
         )
@@ -259,7 +258,7 @@ class World:
         os.close(life)
 
     def envoy_pid(self) -> int:
-        record = files.read_json(Path(configuration(self.home)) / "process.json")
+        record = files.read_json(self.home.envoy / "process.json")
         return int(record["pid"]) if record else 0
 
     def client(self, **more: Any) -> httpx.AsyncClient:

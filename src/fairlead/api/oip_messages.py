@@ -9,11 +9,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
 
 from fairlead.api._generated import descriptors
+from fairlead.kits.descriptors import files_of, message_in, pool_of
 
 PACKAGE = "inference"
 
@@ -21,19 +20,15 @@ PACKAGE = "inference"
 @cache
 def pool() -> DescriptorPool:
     """The protocol's descriptors."""
-    made = DescriptorPool()
-    for file in files():
-        made.AddSerializedFile(file)
-    return made
+    return pool_of(files())
 
 
 def files() -> list[bytes]:
     """The protocol's files as serialized descriptors, imports first."""
-    found = FileDescriptorSet.FromString(descriptors()).file
-    return [bytes(one.SerializeToString()) for one in found]
+    return files_of(descriptors())
 
 
 @cache
 def message(name: str) -> Any:  # noqa: ANN401 - classes made at run time have no type to write
     """The class of one message of the protocol."""
-    return GetMessageClass(pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
+    return message_in(pool(), f"{PACKAGE}.{name}")

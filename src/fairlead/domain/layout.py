@@ -16,6 +16,15 @@ PathT = TypeVar("PathT", bound=PurePath)
 SCHEMA = 1  # of the home as a whole; raised when an older Fairlead could not read it any more
 
 
+# What Envoy reads as protobuf: with a thousand services these are tens of MiB of JSON.
+PROTOBUF_KINDS = frozenset({"cds", "rds"})
+
+
+def watched_file(envoy: PathT, kind: str) -> PathT:
+    """The file of the directory Envoy reads that says one kind of resources; alone in its directory, which is watched."""
+    return envoy / kind / f"{kind}.{'pb' if kind in PROTOBUF_KINDS else 'json'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Home(Generic[PathT]):
     """A home directory and its socket directory."""

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fairlead.api.grpc_status import MARKER, STATUS
-from fairlead.domain.layout import Home
+from fairlead.domain.layout import Home, watched_file
 from fairlead.gateway import grpc
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
@@ -37,21 +37,13 @@ _CONNECTION_WINDOW_BYTES = 8 << 20
 _CONNECTION_IDLE_SECONDS = 600
 
 
-def configuration(home: Home[Any]) -> PurePath:
-    """The directory Envoy reads."""
-    directory: PurePath = home.envoy
-    return directory
-
-
 def _watched(home: Home[Any], kind: str) -> Document:
-    directory = configuration(home) / kind
-    # Clusters and routes are large: Envoy reads them as protobuf.
-    suffix = "pb" if kind in {"cds", "rds"} else "json"
+    path: PurePath = watched_file(home.envoy, kind)
     return {
         "resource_api_version": "V3",
         "path_config_source": {
-            "path": str(directory / f"{kind}.{suffix}"),
-            "watched_directory": {"path": str(directory)},
+            "path": str(path),
+            "watched_directory": {"path": str(path.parent)},
         },
     }
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2  # type: ignore[import-untyped] # it ships no types
 from grpc_reflection.v1alpha import (  # type: ignore[import-untyped] # it ships no types
     reflection,
     reflection_pb2,
 )
+
+from fairlead.kits.descriptors import pool_of
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 METHOD = "ServerReflectionInfo"
@@ -21,10 +22,8 @@ def reflecting(services: Sequence[str], files: Iterable[bytes]) -> Callable[[byt
 
     The answerer raises ValueError for bytes that are no request.
     """
-    pool = DescriptorPool()
     known = (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
-    for file in (*files, *(one.serialized_pb for one in known)):
-        pool.AddSerializedFile(file)
+    pool = pool_of((*files, *(one.serialized_pb for one in known)))
     servicer = reflection.ReflectionServicer([*services, *SERVICES], pool)
 
     def answer(body: bytes) -> bytes:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
+
+from fairlead.kits.descriptors import files_of, message_in, pool_of
 
 Document = Mapping[str, Any]
 Made = Any  # a message: classes made at run time have no type to write
@@ -137,13 +137,9 @@ def _duration(text: str) -> dict[str, int]:
 @cache
 def _message(kind: str) -> Made:
     """The class of one type."""
-    return GetMessageClass(_pool().FindMessageTypeByName(kind))
+    return message_in(_pool(), kind)
 
 
 @cache
 def _pool() -> DescriptorPool:
-    made = DescriptorPool()
-    data = Path(__file__).with_name("xds.binpb").read_bytes()
-    for file in FileDescriptorSet.FromString(data).file:  # imports first
-        made.AddSerializedFile(file.SerializeToString())
-    return made
+    return pool_of(files_of(Path(__file__).with_name("xds.binpb").read_bytes()))

@@ -9,39 +9,43 @@ from typing import Any
 import msgspec
 
 from fairlead.adapters.envoy.encoding import Encoder, version_of
+from fairlead.domain.layout import PROTOBUF_KINDS, watched_file
 from fairlead.kits import files
 
 Document = dict[str, Any]
 
 KINDS = ("cds", "lds", "rds", "sds")
-_LARGE = ("cds", "rds")  # tens of MiB of JSON with a thousand services
 _MODE = 0o600  # the routes hold the keys, and sds the certificate's private one
 
 
 class XdsFile:
     """One kind's file: `{"version_info": "7", "resources": […]}`."""
 
-    def __init__(self, directory: Path, kind: str) -> None:
-        self.path = directory / kind / f"{kind}.json"
-        self.version, self.resources = _read(self.path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.torn = False  # may the file say something else than `resources`?
+        self.version, self.resources = self._kept()
 
     def write(self, resources: Sequence[Document]) -> None:
         """Replace the file by the next version; what cannot be written changes nothing."""
         self._flush(self.version + 1, resources)
         self.version += 1
         self.resources = list(resources)
+        self.torn = False
 
     def ensure(self) -> None:
         """Envoy does not start unless there is something to watch."""
         if not self.path.exists():
             self._flush(self.version, self.resources)
 
+    def _kept(self) -> tuple[int, list[Document]]:
+        return _read(self.path)
+
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
         _write(self.path, version, resources)
 
 
-class LargeFile(XdsFile):
+class ProtobufFile(XdsFile):
     """Written as protobuf; what it says is kept as JSON beside the watched directory, for the gateway after this one.
 
     The JSON is written first. Whoever ends in between leaves two versions behind: then nobody knows what Envoy has.
@@ -49,15 +53,12 @@ class LargeFile(XdsFile):
     and the next one is started with what is kept.
     """
 
-    def __init__(self, directory: Path, kind: str) -> None:
-        super().__init__(directory, kind)
-        self._old = self.path  # as the versions before this one wrote it, keys and all
-        self.path = directory / kind / f"{kind}.pb"
-        self._kept = directory / f"{kind}.json"
+    def __init__(self, path: Path) -> None:
+        self._json = path.parents[1] / f"{path.stem}.json"
         self._encoder = Encoder()
-        self.version, self.resources = _read(self._kept)
+        super().__init__(path)
         try:
-            there = version_of(self.path.read_bytes())
+            there = version_of(path.read_bytes())
         except FileNotFoundError:
             there = str(self.version)  # it is made of what is kept
         self.torn = there != str(self.version)
@@ -65,24 +66,25 @@ class LargeFile(XdsFile):
             self.version = max(self.version, int(there))
 
     def ensure(self) -> None:
-        self._old.unlink(missing_ok=True)
+        # As the versions before this one wrote it, keys and all.
+        self.path.with_suffix(".json").unlink(missing_ok=True)
         if self.torn:
             self.write(self.resources)
         super().ensure()
 
-    def write(self, resources: Sequence[Document]) -> None:
-        super().write(resources)
-        self.torn = False
+    def _kept(self) -> tuple[int, list[Document]]:
+        return _read(self._json)
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
         data = self._encoder.encode(str(version), resources)
-        _write(self._kept, version, resources, durable=False)
+        _write(self._json, version, resources, durable=False)
         files.write_atomic(self.path, data, mode=_MODE, durable=False)
 
 
 def xds_file(directory: Path, kind: str) -> XdsFile:
-    """The file of this kind."""
-    return LargeFile(directory, kind) if kind in _LARGE else XdsFile(directory, kind)
+    """The file of this kind in the directory Envoy reads."""
+    made = ProtobufFile if kind in PROTOBUF_KINDS else XdsFile
+    return made(watched_file(directory, kind))
 
 
 def _write(
