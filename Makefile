@@ -6,8 +6,11 @@ MODELS := build/models
 FUZZ_SECONDS ?= 300
 MINUTES ?= 60
 PURE := domain dialects kits api
-# More at once than two cores need: half of a system test is waiting.
-TESTS := $(PY) -m pytest -n 3 --dist worksteal
+# More at once than two cores need: half of a system test is waiting. A module stays with one tester, so what its tests
+# share is started once; the longest begin first (tests/support/order.py).
+TESTS := $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# The slow ones share little, and one module of them takes minutes.
+SLOW := $(PY) -m pytest -n 3 --dist worksteal
 RELEASES := $(wildcard examples/*/release*.yaml examples/*/release*.json)
 
 # Modules are compiled once, not in each of the hundreds of processes that the tests start.
@@ -54,8 +57,8 @@ system: setup-dev ## Only the tests that start real processes
 	@$(PY) -m pytest tests/contract tests/system
 
 slow: setup-dev ## The tests that would make `make test` too long
-	@$(TESTS) -m slow
-	@$(TESTS) tests/unit tests/contract -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 600
+	@$(SLOW) -m slow
+	@$(SLOW) tests/unit tests/contract -m "hypothesis and not slow" --hypothesis-profile thorough --timeout 600
 
 coverage: setup-dev ## How much of the packages without side effects the tests reach: 100 % of each is the bar
 	@$(TESTS) tests/unit tests/contract -m "not slow" -q -p no:randomly --timeout=60 --cov=fairlead --cov-branch --cov-report=

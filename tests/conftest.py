@@ -1,4 +1,4 @@
-"""For every test: how many examples a property test tries, and how long it may take for them."""
+"""For every test: how many examples a property test tries, how long it may take for them, and who begins first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.effort import EXAMPLES, THOROUGH, TIMES
+from support.order import seconds
 
 # No deadlines, nor a look at how long examples take to make: on a busy machine both would fail what is right, and
 # each test has its timeout.
@@ -17,7 +18,13 @@ settings.register_profile(THOROUGH, max_examples=EXAMPLES * TIMES, **_PATIENT)
 settings.load_profile("quick")  # `make slow` asks for the other one by `--hypothesis-profile`
 
 
+@pytest.hookimpl(trylast=True)  # after the shuffle: in a module, and among equals, the order stays random
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: -seconds(item.path))
+    _take_longer(items)
+
+
+def _take_longer(items: list[pytest.Item]) -> None:
     """Twenty times the examples take twenty times as long, also where a test names its own timeout."""
     if settings.get_current_profile_name() != THOROUGH:
         return
