@@ -28,7 +28,8 @@ from fairlead.agent.settings import AgentSettings
 from fairlead.agent.spare import Spare
 from fairlead.agent.table import Table
 from fairlead.agent.telling import NO_PLAN, left_cold, node_status
-from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
