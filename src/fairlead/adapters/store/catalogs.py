@@ -67,12 +67,13 @@ class StoredCatalogs:
         ).encode()
         try:
             if etag:
-                self._store.put(HEAD, head, if_match=etag)
+                etag = self._store.put(HEAD, head, if_match=etag)
             else:
-                self._store.put(HEAD, head, if_absent=True)
+                etag = self._store.put(HEAD, head, if_absent=True)
         except StoreConflict:
             self._store.delete(name)
             raise
+        self._cached = (etag, following)
         entry = {
             "schema": _SCHEMA,
             "generation": following.generation,
