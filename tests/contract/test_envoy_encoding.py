@@ -93,7 +93,8 @@ def test_move_after_move_the_messages_are_those_protobuf_reads_from_the_json_whi
     for services, held, keys in moves:
         taken = told(services, held, keys, memo)
         assert read(routes.encode("1", [taken.routes])) == by_protobuf([taken.routes])
-        assert json.loads(texts.encode(taken.routes)) == taken.routes
+        kept = json.loads(texts.encode("1", [taken.routes, *taken.clusters.values()]))
+        assert kept["resources"] == [taken.routes, *taken.clusters.values()]
         of_all = list(taken.clusters.values())
         assert read(clusters.encode("1", of_all)) == by_protobuf(of_all)
 

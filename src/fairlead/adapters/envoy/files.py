@@ -43,7 +43,8 @@ class XdsFile:
         return _read(self.path)
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
-        _write(self.path, msgspec.json.encode(_document(version, resources)))
+        document = {"version_info": str(version), "resources": list(resources)}
+        _write(self.path, msgspec.json.encode(document))
 
 
 class ProtobufFile(XdsFile):
@@ -78,7 +79,7 @@ class ProtobufFile(XdsFile):
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
         data = self._encoder.encode(str(version), resources)
-        _write(self._json, self._texts.encode(_document(version, resources)), durable=False)
+        _write(self._json, self._texts.encode(str(version), resources), durable=False)
         _write(self.path, data, durable=False)
 
 
@@ -86,10 +87,6 @@ def xds_file(directory: Path, kind: str) -> XdsFile:
     """The file of this kind in the directory Envoy reads."""
     made = ProtobufFile if kind in PROTOBUF_KINDS else XdsFile
     return made(watched_file(directory, kind))
-
-
-def _document(version: int, resources: Sequence[Document]) -> Document:
-    return {"version_info": str(version), "resources": list(resources)}
 
 
 def _write(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The JSON of resources of which hardly anything changes: what a map has under a key is encoded once.
+"""The JSON of resources of which hardly anything changes: each, and what a map has under a key, is encoded once.
 
 Whoever renders them hands in the same objects again for what did not change (see `encoding`, which does the same
 for protobuf), so an entry is known by its identity.
@@ -6,7 +6,7 @@ for protobuf), so an entry is known by its identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,10 +21,11 @@ class Texts:
         self._last: dict[int, tuple[object, msgspec.Raw]] = {}
         self._now: dict[int, tuple[object, msgspec.Raw]] = {}
 
-    def encode(self, document: Any) -> bytes:  # noqa: ANN401 - any JSON value
-        """The document as JSON."""
+    def encode(self, version: str, resources: Sequence[Mapping[str, Any]]) -> bytes:
+        """`{"version_info": "7", "resources": […]}`."""
         self._now = {}
-        data = msgspec.json.encode(self._outline(document))
+        texts = [self._text(one) for one in resources]
+        data = msgspec.json.encode({"version_info": version, "resources": texts})
         self._last = self._now
         return data
 
