@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from fairlead.adapters.envoy import encoding
 from fairlead.adapters.envoy.encoding import Encoder, Unwritable, version_of
 from fairlead.adapters.envoy.files import XdsFile, xds_file
+from fairlead.adapters.envoy.texts import Texts
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.keys import EVERYTHING, KeyRecord, Quota, Rate
 from fairlead.domain.layout import Home
@@ -85,13 +86,15 @@ MOVES = st.lists(
 
 @effort(15)
 @given(MOVES)
-def test_move_after_move_the_messages_are_those_protobuf_reads_from_the_json(
+def test_move_after_move_the_messages_are_those_protobuf_reads_from_the_json_which_is_kept(
     moves: list[tuple[int, set[int], set[str]]],
 ) -> None:
-    memo, routes, clusters = Memo(), Encoder(), Encoder()
+    memo, routes, clusters, texts = Memo(), Encoder(), Encoder(), Texts()
     for services, held, keys in moves:
         taken = told(services, held, keys, memo)
         assert read(routes.encode("1", [taken.routes])) == by_protobuf([taken.routes])
+        kept = json.loads(texts.encode("1", [taken.routes, *taken.clusters.values()]))
+        assert kept["resources"] == [taken.routes, *taken.clusters.values()]
         of_all = list(taken.clusters.values())
         assert read(clusters.encode("1", of_all)) == by_protobuf(of_all)
 

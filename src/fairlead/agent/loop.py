@@ -22,13 +22,15 @@ from fairlead.agent.gateway import GatewayWatch
 from fairlead.agent.loads import Loads
 from fairlead.agent.logs import bound
 from fairlead.agent.metrics import Metrics
+from fairlead.agent.pace import Pace
 from fairlead.agent.plan import Plan, decide
 from fairlead.agent.ports import Ports
 from fairlead.agent.settings import AgentSettings
 from fairlead.agent.spare import Spare
 from fairlead.agent.table import Table
 from fairlead.agent.telling import NO_PLAN, left_cold, node_status
-from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
@@ -40,9 +42,6 @@ from fairlead.kits.processes import ProcessId
 _STORE_SECONDS = 10.0  # a store that takes longer is away
 _REPORT_GAP_SECONDS = 0.5  # between two reports to the store
 _KILL_SECONDS = 5.0
-# Looking at everything takes at most a third of a core while much happens, a twentieth while nothing does.
-_BUSY_PAUSE, _IDLE_PAUSE = 2.0, 20.0
-_LONGEST_PAUSE_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -254,6 +253,7 @@ class _Agent:
             _log.info("%s is in order again", path, extra={"event": "disk"})
 
     async def _steer(self, actor: Actor) -> None:
+        pace = Pace(self._clock)
         cleared = -1  # the generation for which leftover downloads were removed
         while True:
             self._table.changed.clear()
@@ -272,12 +272,10 @@ class _Agent:
                 self._table.demands.settle(plan.cold)
                 self._spare.keep(plan.cold, self._table.states(), self._clock.monotonic())
             self._write_status(self._loads.plan)
-            # A look at a thousand replicas takes its time; what happens meanwhile is looked at together.
             took = self._clock.monotonic() - began
-            await self._clock.sleep(min(_LONGEST_PAUSE_SECONDS, _BUSY_PAUSE * took))
-            idle = max(self._settings.catalog_poll_seconds, _IDLE_PAUSE * took)
+            await self._clock.sleep(pace.rest(took))
             try:
-                async with asyncio.timeout(min(_LONGEST_PAUSE_SECONDS, idle)):
+                async with asyncio.timeout(pace.idle(took, self._settings.catalog_poll_seconds)):
                     await self._table.changed.wait()
             except TimeoutError:
                 continue

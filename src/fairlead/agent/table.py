@@ -109,9 +109,8 @@ class Table:
         self.changed.set()
 
     def pulling(self, digest: str, here: int, total: int) -> None:
-        """This much of an artifact is here."""
+        """This much of an artifact is here. Nothing follows from it: it is told with the next heartbeat."""
         self._pulls[digest] = (here, total)
-        self.changed.set()
 
     def pulled(self, digest: str, *, light: bool = False, size: int = 0) -> None:
         """An artifact has arrived."""

@@ -6,22 +6,15 @@ A catalog is an immutable value; every change returns a new one. The store keeps
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from fairlead.domain.errors import Kind, Refused
-from fairlead.domain.ids import DIGEST, ArtifactRef, LineId, RevisionId
-from fairlead.domain.keys import KeyRecord, key_from_json, key_to_json
-from fairlead.domain.manifest import check_schema
-from fairlead.domain.reading import Node, read_json
-from fairlead.domain.release import EndpointSpec, TrafficShare, endpoint_to_json, read_endpoint
+from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.keys import KeyRecord
+from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.versions import natural_key
 
-# 2: what keys may ask, by line and verb; 3: batching of an endpoint, what a line has let go
-# 4: when applied, delay and timeout of an endpoint; 5: the legacy key of a revision
-SCHEMA = 5
 KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
 _REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each
 _LONGEST_MESSAGE = 500  # characters
@@ -253,117 +246,3 @@ def _with_line(catalog: Catalog, service: Service, line: Line) -> Catalog:
 
 def _with_service(catalog: Catalog, service: Service) -> Catalog:
     return replace(catalog, services={**catalog.services, service.name: service})
-
-
-def catalog_to_bytes(catalog: Catalog) -> bytes:
-    """The catalog as the store keeps it."""
-    document = {
-        "schema": SCHEMA,
-        "generation": catalog.generation,
-        "services": {name: _service_to_json(service) for name, service in catalog.services.items()},
-        "keys": {name: key_to_json(key) for name, key in catalog.keys.items()},
-    }
-    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False).encode()
-
-
-def catalog_from_bytes(data: bytes, source: str = "catalog") -> Catalog:
-    """Read a catalog; raises InvalidInput if it is damaged, FairleadError if a newer version wrote it."""
-    document = read_json(data, source, "restore it from a backup")
-    check_schema(document, SCHEMA, source, oldest=1)
-    node = Node(document)
-    node.mapping(["schema", "generation", "services", "keys"], ["services", "keys"])
-    catalog = Catalog(
-        generation=node.child("generation").integer(0),
-        services={
-            name: _service_from_json(name, child) for name, child in node.child("services").items()
-        },
-        keys={name: key_from_json(name, child) for name, child in node.child("keys").items()},
-    )
-    node.done(source)
-    return catalog
-
-
-def _service_to_json(service: Service) -> dict[str, Any]:
-    return {
-        "pin": {"line": service.pin.line, "byHand": service.pin.by_hand},
-        "kill": {"message": service.kill.message, "at": service.kill.at} if service.kill else None,
-        "lines": {
-            name: {
-                "traffic": [{"tag": share.tag, "percent": share.percent} for share in line.traffic],
-                "revisions": {
-                    tag: _revision_to_json(revision) for tag, revision in line.revisions.items()
-                },
-                "letGo": list(line.let_go),
-            }
-            for name, line in service.lines.items()
-        },
-    }
-
-
-def _revision_to_json(revision: Revision) -> dict[str, Any]:
-    return {
-        "artifact": str(revision.artifact),
-        "digest": revision.digest,
-        "endpoints": {endpoint.name: endpoint_to_json(endpoint) for endpoint in revision.endpoints},
-        "applied": revision.applied,
-        "createdAt": revision.created_at,
-        "appliedAt": revision.applied_at,
-        **({"legacyKey": True} if revision.legacy_key else {}),
-    }
-
-
-def _service_from_json(name: str, node: Node) -> Service:
-    node.mapping(["pin", "kill", "lines"], ["pin", "lines"])
-    kill = node.child("kill")
-    return Service(
-        name,
-        {
-            line: _line_from_json(LineId(name, line), child)
-            for line, child in node.child("lines").items()
-        },
-        Pin(
-            node.child("pin").child("line").text(),
-            by_hand=node.child("pin").child("byHand").value is True,
-        ),
-        Kill(kill.child("message").text(), kill.child("at").number()) if node.has("kill") else None,
-    )
-
-
-def _line_from_json(line_id: LineId, node: Node) -> Line:
-    node.mapping(["traffic", "revisions", "letGo"], ["traffic", "revisions"])
-    return Line(
-        line_id,
-        {
-            tag: _revision_from_json(line_id, tag, child)
-            for tag, child in node.child("revisions").items()
-        },
-        tuple(
-            TrafficShare(child.child("tag").text(), child.child("percent").integer(0, 100))
-            for child in node.child("traffic").elements()
-        ),
-        tuple(child.text() for child in node.child("letGo").elements())
-        if node.has("letGo")
-        else (),
-    )
-
-
-def _revision_from_json(line_id: LineId, tag: str, node: Node) -> Revision:
-    node.mapping(
-        ["artifact", "digest", "endpoints", "applied", "createdAt", "appliedAt", "legacyKey"],
-        ["artifact", "digest", "endpoints"],
-    )
-    try:
-        artifact = ArtifactRef.parse(node.child("artifact").text())
-    except ValueError as error:
-        node.child("artifact").wrong("is no artifact's name", str(error))
-        artifact = ArtifactRef("", 0)
-    return Revision(
-        RevisionId(line_id.service, line_id.line, tag),
-        artifact,
-        node.child("digest").text(DIGEST, "write sha256: and 64 hex digits"),
-        tuple(read_endpoint(name, child) for name, child in node.child("endpoints").items()),
-        node.child("applied").text(),
-        node.child("createdAt").number(),
-        node.child("appliedAt").number() if node.has("appliedAt") else 0.0,
-        node.has("legacyKey") and node.child("legacyKey").value is True,
-    )

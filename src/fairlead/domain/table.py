@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fairlead.domain.catalog import Catalog, Kill, Line, Service
 from fairlead.domain.ids import DEFAULT_ENDPOINT, EndpointId, LineId, RevisionId
@@ -132,6 +132,32 @@ def table_from(
         kept.update(now)
     services = {name: route for name, (_, route) in now.items()}
     return RoutingTable(services, catalog.keys, before.api_version, catalog.generation)
+
+
+def without_reasons(table: RoutingTable) -> RoutingTable:
+    """What decides where requests go: not why some go nowhere, nor of which generation it is.
+
+    A service of which nothing is to be left out is the same object.
+    """
+    services = {name: _without_reasons(service) for name, service in table.services.items()}
+    return replace(table, services=services, generation=0)
+
+
+def _without_reasons(service: ServiceRoute) -> ServiceRoute:
+    lines = service.lines.values()
+    if not any(line.reason or any(one.reason for one in line.revisions.values()) for line in lines):
+        return service
+    return replace(
+        service,
+        lines={
+            name: replace(
+                line,
+                revisions={tag: replace(one, reason="") for tag, one in line.revisions.items()},
+                reason="",
+            )
+            for name, line in service.lines.items()
+        },
+    )
 
 
 def told(reason: str) -> str:

@@ -22,7 +22,7 @@ from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.layout import Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.status import Replica
-from fairlead.domain.table import Kept, RoutingTable, table_from
+from fairlead.domain.table import Kept, RoutingTable, table_from, without_reasons
 from fairlead.gateway.behind import Behind, behind
 from fairlead.gateway.changes import told
 from fairlead.gateway.clusters import endpoint_of, is_held, named_clusters, replicas_of, seconds_of
@@ -114,6 +114,8 @@ class Follower:
         self._reached: tuple[Mapping[str, Document], frozenset[str]] = ({}, frozenset())
         self._draining: dict[str, _Draining] = {}
         self._seen: tuple[Catalog, _There, Mapping[str, str]] | None = None
+        # What the last move came of, unless it failed.
+        self._moved: tuple[RoutingTable, Behind, Mapping[str, str]] | None = None
         self._move_pause = _Pause(clock)
         self._drop_pause = _Pause(clock)
         self.refused = ""  # why Envoy itself refused the last move; empty if it did not
@@ -159,7 +161,24 @@ class Follower:
 
     async def _apply(self, table: RoutingTable, there: Behind) -> None:
         view = self._view
-        credentials = self._inputs.credentials
+        # While a revision comes up, all that changes is why it does not serve yet.
+        wanted = (without_reasons(table), there, self._inputs.credentials)
+        if wanted != self._moved and not await self._lead(*wanted):
+            return
+        before = view.index.table
+        view.previous, view.index = view.index, index(table)
+        view.behind = there
+        view.keys_mark = self._inputs.keys_mark
+        if text := told(before, table):
+            extra = {"event": "routes", "generation": table.generation}
+            _log.info("routes: %s", text, extra=extra)
+        self._reporter.write(self._workers())
+
+    async def _lead(
+        self, table: RoutingTable, there: Behind, credentials: Mapping[str, str]
+    ) -> bool:
+        """Tell Envoy; False if that failed."""
+        self._moved = None
         new = await asyncio.to_thread(
             snapshot, table, there, credentials, self._settings, self._home, self._memo
         )
@@ -170,20 +189,14 @@ class Follower:
             await self._move(new)
         except (FairleadError, OSError) as error:
             self._failed(error)
-            return
+            return False
+        self._moved = (table, there, credentials)
         self._reporter.coming = frozenset()
         self._move_pause.succeed()
         self._settle(len(new.clusters))
         self.refused = ""
-        view.note("routes", "")
-        before = view.index.table
-        view.previous, view.index = view.index, index(table)
-        view.behind = there
-        view.keys_mark = self._inputs.keys_mark
-        if text := told(before, table):
-            extra = {"event": "routes", "generation": table.generation}
-            _log.info("routes: %s", text, extra=extra)
-        self._reporter.write(self._workers())
+        self._view.note("routes", "")
+        return True
 
     def _settle(self, clusters: int) -> None:
         """What a thousand services' routes are made of stays, and holds no cycles: looking for some takes 0.3 s."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from fairlead.domain.paths import CustomPath, ModelPath, parse_path
+from fairlead.domain.paths import CustomPath, ModelPath, PathMatch, parse_path
 from fairlead.domain.table import RoutingTable, ServiceRoute
 
 
@@ -18,16 +18,16 @@ class TableIndex:
 
     def for_path(self, path: str) -> RoutingTable:
         """The part of the table that decides this path: the resolver answers the same by it as by the whole."""
-        match = parse_path(path, self.table.api_version)
+        return replace(self.table, services=self.services(parse_path(path, self.table.api_version)))
+
+    def services(self, match: PathMatch) -> dict[str, ServiceRoute]:
+        """The services that decide such a path."""
         names: tuple[str, ...] = ()
         if isinstance(match, ModelPath):
             names = (match.service,)
         elif isinstance(match, CustomPath):
             names = self.owners.get(match.path, ())
-        services = self.table.services
-        return replace(
-            self.table, services={name: services[name] for name in names if name in services}
-        )
+        return {name: self.table.services[name] for name in names if name in self.table.services}
 
 
 def index(table: RoutingTable) -> TableIndex:

@@ -11,17 +11,18 @@ match ignores the query.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.ids import LATEST, EndpointId
 from fairlead.domain.keys import KeyRecord
-from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
+from fairlead.domain.paths import STATIC_PREFIX, OpenPath, PathMatch, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
-from fairlead.domain.table import RoutingTable
+from fairlead.domain.table import RoutingTable, ServiceRoute
 from fairlead.gateway import grpc
 from fairlead.gateway.index import TableIndex, custom_paths, index, model_paths, model_prefixes
 from fairlead.gateway.listener import (
@@ -205,11 +206,14 @@ def _by_path(tree: _Tree) -> Document:
         led.setdefault(endpoint.service, {})[endpoint] = cluster
 
     def under(prefix: str, paths: list[str]) -> Document | None:
-        parts = [(path, tree.index.for_path(path)) for path in paths]
-        services = {name: one for _, part in parts for name, one in part.services.items()}
+        services = {
+            name: one
+            for path in paths
+            for name, one in tree.index.services(_match(tree, path)).items()
+        }
         clusters = [led.get(name) for name in services]
         inputs = (paths, services, clusters, tree.index.table.keys.get(tree.client), tree.settings)
-        return tree.memo.of((tree.client, prefix), inputs, lambda: _by_version(tree, paths, parts))
+        return tree.memo.of((tree.client, prefix), inputs, lambda: _by_version(tree, paths))
 
     buckets = {
         prefix: on_match
@@ -230,28 +234,47 @@ def _by_path(tree: _Tree) -> Document:
     }
 
 
+def _match(tree: _Tree, path: str) -> PathMatch:
+    version = tree.index.table.api_version
+    return tree.memo.of(("path", path), version, lambda: parse_path(path, version))
+
+
 def _buckets(tree: _Tree) -> dict[str, list[str]]:
     """Every path under its longest registered prefix, for that is the one Envoy looks under."""
     table = tree.index.table
-    exact = list(open_paths(table.api_version))
+    version = table.api_version
+    exact = list(open_paths(version))
     prefixes = set(exact)
-    for service in table.services.values():
-        own = custom_paths(service, table.api_version)
-        prefixes.update(own, model_prefixes(service, table.api_version))
-        exact += [*own, *model_paths(service, table.api_version)]
+    for name, service in table.services.items():
+        make = functools.partial(_paths, service, version)
+        found = tree.memo.of(("paths", name), (service, version), make)
+        exact += found.exact
+        prefixes |= found.prefixes
+    lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
     buckets: dict[str, list[str]] = {}
     for path in dict.fromkeys(exact):
-        longest = next(
-            path[:length] for length in range(len(path), 0, -1) if path[:length] in prefixes
-        )
+        longest = next(path[:length] for length in lengths if path[:length] in prefixes)
         buckets.setdefault(longest, []).append(path)
     return buckets
 
 
-def _by_version(
-    tree: _Tree, paths: list[str], parts: Sequence[tuple[str, RoutingTable]]
-) -> Document | None:
+@dataclass(frozen=True, slots=True)
+class _Paths:
+    """What leads to a service, and the prefixes to find it by."""
+
+    exact: tuple[str, ...]
+    prefixes: frozenset[str]
+
+
+def _paths(service: ServiceRoute, version: str) -> _Paths:
+    own = custom_paths(service, version)
+    prefixes = frozenset((*own, *model_prefixes(service, version)))
+    return _Paths((*own, *model_paths(service, version)), prefixes)
+
+
+def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
     """None if nothing here leads anywhere but to the front desk with a key."""
+    parts = [(path, tree.index.for_path(path)) for path in paths]
     first = [
         open_route({"path": path}, tree.settings)
         for path in paths

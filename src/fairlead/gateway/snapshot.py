@@ -69,7 +69,7 @@ def snapshot(
     names = {one: cluster["name"] for one, cluster in led.items()}
     return Snapshot(
         bootstrap=bootstrap(home),
-        listener=listener(settings, home),
+        listener=memo.of("listener", (settings, home), lambda: listener(settings, home)),
         gates=gate_listeners(table, settings, home),
         clusters={
             FRONT: front_cluster(str(home.front_socket)),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home

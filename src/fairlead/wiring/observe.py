@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fairlead.domain.catalog import Catalog, Service, ordered_traffic
 from fairlead.domain.errors import FairleadError
@@ -22,6 +23,7 @@ from fairlead.kits import files, processes
 from fairlead.wiring.homes import Control
 
 Status = TypeVar("Status")
+Beating = TypeVar("Beating", NodeStatus, GatewayStatus)
 
 _SILENT_SECONDS = 3.0  # six missed heartbeats
 
@@ -108,25 +110,58 @@ class Observed:
                     yield f"the gateway does not route to the worker of {revision.id} yet"
 
 
+class Observer:
+    """Looks again and again, and reads only what has changed: whoever waits leaves the cores to what is waited for."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._node = _Kept(
+            control.home.node_status, functools.partial(node_status_from_bytes, kept={})
+        )
+        self._gateway = _Kept(control.home.gateway_status, gateway_status_from_bytes)
+
+    def look(self) -> Observed:
+        """Everything as it is now."""
+        control = self._control
+        node, gateway = self._node.read(), self._gateway.read()
+        return Observed(
+            control.catalogs.read(),
+            _if_fresh(node, control),
+            _if_fresh(gateway, control),
+            running(control),
+            files.mark(control.home.keys),
+        )
+
+
 def observe(control: Control) -> Observed:
     """Read everything once."""
-    node, gateway = node_status(control), gateway_status(control)
-    return Observed(
-        control.catalogs.read(), node, gateway, running(control), files.mark(control.home.keys)
-    )
+    return Observer(control).look()
 
 
 def node_status(control: Control) -> NodeStatus | None:
     """What the agent says, if it says anything now."""
-    node = _read(control.home.node_status, node_status_from_bytes)
-    return node if node is not None and _fresh(node.written_at, control.clock.now()) else None
+    return _if_fresh(_read(control.home.node_status, node_status_from_bytes), control)
 
 
 def gateway_status(control: Control) -> GatewayStatus | None:
     """What the gateway says, if it says anything now."""
-    gateway = _read(control.home.gateway_status, gateway_status_from_bytes)
-    fresh = gateway is not None and _fresh(gateway.written_at, control.clock.now())
-    return gateway if fresh else None
+    return _if_fresh(_read(control.home.gateway_status, gateway_status_from_bytes), control)
+
+
+class _Kept(Generic[Status]):
+    """One file, and what it said last."""
+
+    def __init__(self, path: Path, parse: Callable[[bytes, str], Status]) -> None:
+        self._path = path
+        self._parse = parse
+        self._mark: str | None = None
+        self._said: Status | None = None
+
+    def read(self) -> Status | None:
+        mark = files.mark(self._path)
+        if mark != self._mark:
+            self._mark, self._said = mark, _read(self._path, self._parse)
+        return self._said
 
 
 def key_uses(control: Control) -> Mapping[str, Use]:
@@ -135,9 +170,11 @@ def key_uses(control: Control) -> Mapping[str, Use]:
     return uses.keys if uses is not None else {}
 
 
-def _fresh(written_at: float, now: float) -> bool:
-    """Neither long ago, nor in a future that a clock set back has left behind."""
-    return now - _SILENT_SECONDS <= written_at <= now + _SILENT_SECONDS
+def _if_fresh(status: Beating | None, control: Control) -> Beating | None:
+    """Not if it is of long ago, nor of a future that a clock set back has left behind."""
+    if status is None or abs(control.clock.now() - status.written_at) > _SILENT_SECONDS:
+        return None
+    return status
 
 
 def running(control: Control) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from fairlead.wiring.homes import Control
-from fairlead.wiring.observe import observe
+from fairlead.wiring.observe import Observer
 
 _LOOK_SECONDS = 0.05
 
@@ -22,8 +22,9 @@ def settle(
     """
     started = control.clock.monotonic()
     told: list[str] = []
+    observer = Observer(control)
     while True:
-        seen = observe(control)
+        seen = observer.look()
         if seen.running is None and seen.gateway is None:
             tell("nothing runs here; it takes effect with the next `fairlead up`")
             return True

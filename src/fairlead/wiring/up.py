@@ -30,7 +30,7 @@ from fairlead.kits import files, jsonlog, processes
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, life_pipe
 from fairlead.wiring.homes import Control, make_sockets, record_in
 from fairlead.wiring.logs import LogFollower
-from fairlead.wiring.observe import observe
+from fairlead.wiring.observe import Observer
 from fairlead.wiring.settings import child_environment
 
 _log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ async def run(
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(agent), name="agent")
             group.create_task(supervisor.run(gateway), name="gateway")
-            watch = _Watch(control, agent, gateway, follower, tell)
+            watch = _Watch(control, Observer(control), agent, gateway, follower, tell)
             await watch.until(stop, ready)
             if stop.is_set():
                 tell("stopping: finishing what is under way")
@@ -231,6 +231,7 @@ class _Watch:
     """Tells what happens while the children run."""
 
     control: Control
+    observer: Observer
     agent: Child
     gateway: Child
     follower: LogFollower
@@ -254,7 +255,7 @@ class _Watch:
 
     def _tell_problems(self, told: list[str]) -> list[str]:
         """Say what is missing, each time it changes; what is ready serves all the same."""
-        problems = observe(self.control).problems()
+        problems = self.observer.look().problems()
         if problems != told:
             for problem in problems:
                 self.tell(f"not ready: {problem}")
@@ -269,7 +270,7 @@ class _Watch:
 
     def _ready(self) -> bool:
         """Does everything serve, by the word of these very processes and not of earlier ones?"""
-        seen = observe(self.control)
+        seen = self.observer.look()
         if seen.node is None or seen.gateway is None:
             return False
         ours = (seen.node.pid, seen.gateway.pid) == (self.agent.pid, self.gateway.pid)

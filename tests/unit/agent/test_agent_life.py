@@ -19,7 +19,7 @@ from fairlead.adapters.memory.workers import Behaviour
 from fairlead.agent import records
 from fairlead.agent.loop import run_agent
 from fairlead.agent.ports import Ports
-from fairlead.domain.catalog import catalog_from_bytes
+from fairlead.domain.catalog_file import catalog_from_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.manifest import Manifest

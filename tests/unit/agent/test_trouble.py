@@ -15,7 +15,7 @@ import pytest
 from fairlead.adapters.memory.workers import Behaviour
 from fairlead.agent import pull, records
 from fairlead.api.worker import WorkerSpec
-from fairlead.domain.catalog import catalog_from_bytes
+from fairlead.domain.catalog_file import catalog_from_bytes
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import NodeStatus, State
 from fairlead.kits import processes

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.domain.catalog import (
-    Catalog,
-    Kill,
-    Line,
-    Pin,
-    Revision,
-    Service,
-    catalog_from_bytes,
-    catalog_to_bytes,
-)
+from fairlead.domain.catalog import Catalog, Kill, Line, Pin, Revision, Service
+from fairlead.domain.catalog_file import KeptServices, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
@@ -168,6 +161,33 @@ def test_any_catalog_reads_back(catalog: Catalog) -> None:
     data = catalog_to_bytes(catalog)
     assert catalog_from_bytes(data) == catalog
     assert catalog_to_bytes(catalog_from_bytes(data)) == data
+
+
+@effort(15)
+@given(st.data())
+def test_catalog_after_catalog_is_read_as_if_each_were_the_first(data: st.DataObject) -> None:
+    some, others = data.draw(catalogs()), data.draw(catalogs())
+    mixed = replace(some, services={**others.services, **some.services})
+    kept: KeptServices = {}
+    last = Catalog()
+    for catalog in data.draw(st.lists(st.sampled_from([some, others, mixed]), max_size=4)):
+        found = catalog_from_bytes(catalog_to_bytes(catalog), kept=kept)
+        assert found == catalog
+        for name, service in found.services.items():
+            before = last.services.get(name)
+            assert service is before or service != before
+        last = found
+
+
+def test_what_was_damaged_is_refused_again_however_often_it_is_read() -> None:
+    found = Catalog(1, {"s": Service("s", {}, Pin("v1", by_hand=False), None)})
+    kept: KeptServices = {}
+    good = catalog_to_bytes(found)
+    bad = good.replace(b'"line": "v1"', b'"line": 5')
+    for _ in range(2):
+        assert catalog_from_bytes(good, kept=kept) == found
+        with pytest.raises(FairleadError, match=r"services\.s\.pin\.line"):
+            catalog_from_bytes(bad, kept=kept)
 
 
 def changed(draw: st.DrawFn, value: Any) -> Any:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fairlead.domain import catalog as catalogs
-from fairlead.domain.catalog import Catalog, Kill, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Kill
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.health import health_problems

@@ -20,10 +20,12 @@ from fairlead.domain.keys import Quota, Rate
 from fairlead.domain.layout import Home
 from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway import follow
 from fairlead.gateway.clusters import named_clusters
 from fairlead.gateway.follow import Follower, watch_catalog
 from fairlead.gateway.index import index
 from fairlead.gateway.settings import GatewaySettings
+from fairlead.gateway.snapshot import Snapshot, snapshot
 from fairlead.gateway.state import CatalogCache, View, read_gateway_status, table_before
 from fairlead.kits import files
 from fairlead.kits.clock import FakeClock
@@ -207,6 +209,35 @@ async def test_nothing_is_told_twice(node: Node) -> None:
         node.has(worker("1"))
         await node.step()
     assert node.envoy.told == told
+
+
+async def test_while_a_revision_comes_up_only_the_reason_changes(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.view.catalog = at("1")
+    node.has(worker("1"))
+    await node.step()
+    told = list(node.envoy.told)
+    rendered: list[RoutingTable] = []
+
+    def counted(table: RoutingTable, *more: Any) -> Snapshot:
+        rendered.append(table)
+        return snapshot(table, *more)
+
+    monkeypatch.setattr(follow, "snapshot", counted)
+    node.view.catalog = at("2", 2)
+    for state, reason in ((State.PULLING, "1 of 2 MiB"), (State.STARTING, ""), (State.PROVING, "")):
+        node.has(worker("1"), replace(worker("2", state), reason=reason))
+        await node.step()
+        line = node.view.index.table.services["speech"].lines["v1"]
+        assert line.revisions["2"].reason.startswith(state)
+        assert node.view.index.table.generation == 2
+    assert len(rendered) == 1, "the new revision's own name leads to a refusal instead of to nobody"
+    node.has(worker("1"), worker("2"))
+    await node.step()
+    assert len(rendered) == 2
+    assert node.routed() == {"speech/v1.2"}
+    assert node.envoy.told != told
 
 
 async def test_an_old_cluster_stays_until_nobody_uses_it(node: Node) -> None:

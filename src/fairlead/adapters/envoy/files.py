@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from fairlead.adapters.envoy.encoding import Encoder, version_of
+from fairlead.adapters.envoy.texts import Texts
 from fairlead.domain.layout import PROTOBUF_KINDS, watched_file
 from fairlead.kits import files
 
@@ -42,7 +43,8 @@ class XdsFile:
         return _read(self.path)
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
-        _write(self.path, version, resources)
+        document = {"version_info": str(version), "resources": list(resources)}
+        _write(self.path, msgspec.json.encode(document))
 
 
 class ProtobufFile(XdsFile):
@@ -55,7 +57,7 @@ class ProtobufFile(XdsFile):
 
     def __init__(self, path: Path) -> None:
         self._json = path.parents[1] / f"{path.stem}.json"
-        self._encoder = Encoder()
+        self._encoder, self._texts = Encoder(), Texts()
         super().__init__(path)
         try:
             there = version_of(path.read_bytes())
@@ -77,8 +79,8 @@ class ProtobufFile(XdsFile):
 
     def _flush(self, version: int, resources: Sequence[Document]) -> None:
         data = self._encoder.encode(str(version), resources)
-        _write(self._json, version, resources, durable=False)
-        files.write_atomic(self.path, data, mode=_MODE, durable=False)
+        _write(self._json, self._texts.encode(str(version), resources), durable=False)
+        _write(self.path, data, durable=False)
 
 
 def xds_file(directory: Path, kind: str) -> XdsFile:
@@ -87,11 +89,8 @@ def xds_file(directory: Path, kind: str) -> XdsFile:
     return made(watched_file(directory, kind))
 
 
-def _write(
-    path: Path, version: int, resources: Sequence[Document], *, durable: bool = True
-) -> None:
-    document = {"version_info": str(version), "resources": list(resources)}
-    files.write_atomic(path, msgspec.json.encode(document), mode=_MODE, durable=durable)
+def _write(path: Path, data: bytes, *, durable: bool = True) -> None:
+    files.write_atomic(path, data, mode=_MODE, durable=durable)
 
 
 def _read(path: Path) -> tuple[int, list[Document]]:

@@ -76,6 +76,8 @@ class EnvoyProcess:
         self._admin = Admin(places.admin)
         self._files = {kind: xds_file(places.directory, kind) for kind in KINDS}
         self._process: ProcessId | None = None
+        # How many of each kind the process has refused, as far as that is known: asking takes it 50 ms.
+        self._refusals: dict[str, int] = {}
         # Kinds whose file on disk Envoy may not have taken.
         self._unsure = {kind for kind, file in self._files.items() if file.torn}
 
@@ -90,6 +92,7 @@ class EnvoyProcess:
             return False
         if same and await self._serves(process):
             self._process = process
+            self._refusals = {}
             return True
         _log.warning("the Envoy that runs here (pid %d) cannot be adopted: ending it", process.pid)
         await self._end(process, 1.0)
@@ -122,6 +125,7 @@ class EnvoyProcess:
         if process is None:
             raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
         self._process = process
+        self._refusals = {}
         record = processes.to_record(process)
         marked = {**record, "mark": self._mark(bootstrap)}
         try:
@@ -279,9 +283,10 @@ class EnvoyProcess:
         wanted = list(resources)
         if kind not in self._unsure and await asyncio.to_thread(before.__eq__, wanted):
             return False
-        rejected = None
-        with contextlib.suppress(Away):
-            rejected = await self._rejected(kind)
+        process, rejected = self._process, self._refusals.pop(kind, None)
+        if rejected is None:
+            with contextlib.suppress(Away):
+                rejected = await self._rejected(kind)
         # A large file takes a while, and the status has to go on meanwhile.
         try:
             await asyncio.to_thread(file.write, wanted)
@@ -295,6 +300,8 @@ class EnvoyProcess:
             await asyncio.to_thread(file.write, before)
             raise
         self._unsure.discard(kind)
+        if rejected is not None and self._process == process:
+            self._refusals[kind] = rejected
         return True
 
     async def _rejected(self, kind: str) -> int:

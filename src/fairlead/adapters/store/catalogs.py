@@ -13,7 +13,8 @@ import re
 import secrets
 from dataclasses import replace
 
-from fairlead.domain.catalog import Catalog, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.catalog_file import KeptServices, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, StoreConflict
 from fairlead.domain.manifest import check_schema
 from fairlead.domain.ports import ObjectStore
@@ -47,6 +48,7 @@ class StoredCatalogs:
         self._store = store
         self._clock = clock
         self._cached: tuple[str, Catalog] | None = None
+        self._kept: KeptServices = {}
 
     def read(self) -> Catalog:
         return self._read()[1]
@@ -65,12 +67,13 @@ class StoredCatalogs:
         ).encode()
         try:
             if etag:
-                self._store.put(HEAD, head, if_match=etag)
+                etag = self._store.put(HEAD, head, if_match=etag)
             else:
-                self._store.put(HEAD, head, if_absent=True)
+                etag = self._store.put(HEAD, head, if_absent=True)
         except StoreConflict:
             self._store.delete(name)
             raise
+        self._cached = (etag, following)
         entry = {
             "schema": _SCHEMA,
             "generation": following.generation,
@@ -128,6 +131,6 @@ class StoredCatalogs:
         if self._cached is not None and self._cached[0] == etag:
             return self._cached
         name = _named_by(data)
-        catalog = catalog_from_bytes(self._store.get(name)[0], name)
+        catalog = catalog_from_bytes(self._store.get(name)[0], name, self._kept)
         self._cached = (etag, catalog)
         return self._cached

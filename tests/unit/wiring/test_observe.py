@@ -1,0 +1,61 @@
+"""Looking at a home again and again: what has changed is read, and nothing else is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fairlead.domain.status import (
+    GatewayStatus,
+    NodeStatus,
+    gateway_status_to_bytes,
+    node_status_to_bytes,
+)
+from fairlead.kits import files
+from fairlead.kits.clock import FakeClock
+from fairlead.wiring.homes import Control, open_home
+from fairlead.wiring.observe import Observer, observe
+
+NODE = NodeStatus("local", 100.0, 7, 1, ())
+GATEWAY = GatewayStatus(100.0, 8, 1, "http://127.0.0.1:1", (), {}, {})
+
+
+@pytest.fixture
+def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Control:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp")
+    return replace(open_home(tmp_path / "home", create=True), clock=FakeClock(100.0))
+
+
+def tell(control: Control, node: NodeStatus, gateway: GatewayStatus) -> None:
+    files.write_atomic(control.home.node_status, node_status_to_bytes(node))
+    files.write_atomic(control.home.gateway_status, gateway_status_to_bytes(gateway))
+
+
+def test_what_changed_is_seen_and_what_did_not_is_not_read_again(control: Control) -> None:
+    observer = Observer(control)
+    assert (observer.look().node, observer.look().gateway) == (None, None)
+    tell(control, NODE, GATEWAY)
+    first = observer.look()
+    assert (first.node, first.gateway) == (NODE, GATEWAY)
+    files.write_atomic(
+        control.home.gateway_status, gateway_status_to_bytes(replace(GATEWAY, generation=2))
+    )
+    second = observer.look()
+    assert second.node is first.node
+    assert second.gateway == replace(GATEWAY, generation=2)
+    assert observe(control) == second
+
+
+def test_what_is_damaged_or_gone_or_old_says_nothing(control: Control) -> None:
+    observer = Observer(control)
+    tell(control, NODE, GATEWAY)
+    assert observer.look().node == NODE
+    files.write_atomic(control.home.node_status, b"{")
+    assert observer.look().node is None
+    control.home.gateway_status.unlink()
+    assert observer.look().gateway is None
+    tell(control, replace(NODE, written_at=90.0), replace(GATEWAY, written_at=110.0))
+    old = observer.look()
+    assert (old.node, old.gateway) == (None, None)
