@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import HealthCheck, settings
 
 from support.effort import EXAMPLES, THOROUGH, TIMES
 from support.order import seconds
+
+# Whoever runs the tests may ignore Ctrl-C (a shell does for what it starts with `&`), and what they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines, nor a look at how long examples take to make: on a busy machine both would fail what is right, and
 # each test has its timeout.
@@ -18,7 +23,9 @@ settings.register_profile(THOROUGH, max_examples=EXAMPLES * TIMES, **_PATIENT)
 settings.load_profile("quick")  # `make slow` asks for the other one by `--hypothesis-profile`
 
 
-@pytest.hookimpl(trylast=True)  # after the shuffle: in a module, and among equals, the order stays random
+@pytest.hookimpl(
+    trylast=True
+)  # after the shuffle: in a module, and among equals, the order stays random
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -seconds(item.path))
     _take_longer(items)

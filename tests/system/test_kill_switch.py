@@ -94,7 +94,9 @@ def both_open(running: Fairlead) -> bool:
     Several callers, because either worker's switch looks at what it was asked within one second: 20 or nothing.
     """
     with ThreadPoolExecutor(4) as pool:
-        refused = any(map(off, pool.map(lambda _: running.ask(PREDICT, {"fail": True}), range(100))))
+        refused = any(
+            map(off, pool.map(lambda _: running.ask(PREDICT, {"fail": True}), range(100)))
+        )
     if not refused:
         return False
     told = json.loads(running.cli("status", "--json", code=None).stdout)["killSwitches"]

@@ -34,9 +34,8 @@ from fairlead.agent.steps import (
     Step,
     Stop,
 )
-from fairlead.domain.catalog import Line, Revision
+from fairlead.domain.catalog import Line, Revision, digests_of
 from fairlead.domain.ids import LineId, RevisionId
-from fairlead.domain.removal import digests_of
 from fairlead.domain.scale_units import ScaleUnit, units
 from fairlead.domain.status import Replica, State
 

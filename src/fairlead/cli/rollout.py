@@ -112,7 +112,8 @@ def rollout(file: Path | None, home: Path | None, as_json: bool, **options: Any)
 def rollouts(home: Path | None, as_json: bool) -> int:
     """List the rollouts there were, newest last, and how each ended."""
     from fairlead.wiring.control import control_for
-    from fairlead.wiring.rolling import Rolling, state_of
+    from fairlead.wiring.journals import state_of
+    from fairlead.wiring.rolling import Rolling
 
     rolling = Rolling(control_for(home, say), say, say)
     records = [rolling.rollouts.read(name) for name in rolling.rollouts.ids()]

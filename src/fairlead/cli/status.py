@@ -35,8 +35,8 @@ def status(home: Path | None, as_json: bool) -> int:
     """
     from fairlead.wiring.batches import batches
     from fairlead.wiring.control import control_for
+    from fairlead.wiring.journals import open_rollouts
     from fairlead.wiring.observe import observe
-    from fairlead.wiring.rolling import open_rollouts
 
     control = control_for(home, say)
     seen = observe(control)

@@ -40,9 +40,9 @@ def rollout(name: str | None, home: Path | None, as_json: bool) -> int:
     Example: fairlead why rollout 20260102-030405-1f2e
     """
     from fairlead.wiring.control import control_for
-    from fairlead.wiring.rolling import Rolling, state_of
+    from fairlead.wiring.journals import journals_in, state_of
 
-    rollouts = Rolling(control_for(home, say), say, say).rollouts
+    rollouts = journals_in(control_for(home, say))
     names = rollouts.ids()
     if not names:
         raise Refused(Kind.NOT_FOUND, "there was no rollout yet: `fairlead rollout FILE` makes one")

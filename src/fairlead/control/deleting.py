@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from fairlead.control import catalogs as changing
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import Kind, Refused
-from fairlead.domain.ports import Catalogs, Rollouts
+from fairlead.domain.ports import Catalogs
 from fairlead.domain.removal import Removal, Target, without
+from fairlead.domain.rollout_ports import Rollouts
 from fairlead.domain.status import GatewayStatus
 from fairlead.kits.clock import Clock
 

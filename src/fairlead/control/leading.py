@@ -15,9 +15,9 @@ from fairlead.control.rollouts import Desk, Interfered, check_ours
 from fairlead.domain.errors import FairleadError, StoreConflict
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.judge import Decision, Verdict, Window, judge
-from fairlead.domain.ports import Scene
 from fairlead.domain.release import WHOLE
 from fairlead.domain.rollout import Event, Exam, Outcome, Record, Rollout, Traffic, judged
+from fairlead.domain.rollout_ports import Scene
 from fairlead.domain.samples import Reading, Sample, without_deaths
 
 _MOVE_SECONDS = 30.0  # for the gateway to route as the catalog says

@@ -12,9 +12,10 @@ from fairlead.domain.catalog import Catalog, Line, ordered_traffic, with_traffic
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ids import LineId, RevisionId
 from fairlead.domain.judge import Policy
-from fairlead.domain.ports import Artifacts, Catalogs, Rollouts
+from fairlead.domain.ports import Artifacts, Catalogs
 from fairlead.domain.release import WHOLE
 from fairlead.domain.rollout import Entry, Event, Outcome, Record, Rollout, Traffic, rollout_to_json
+from fairlead.domain.rollout_ports import Rollouts
 from fairlead.kits.clock import Clock, iso
 
 

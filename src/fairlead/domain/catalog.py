@@ -153,6 +153,16 @@ def ordered_traffic(shares: tuple[TrafficShare, ...]) -> tuple[TrafficShare, ...
     return tuple(sorted(shares, key=lambda share: natural_key(share.tag)))
 
 
+def digests_of(catalog: Catalog) -> frozenset[str]:
+    """The artifacts that some revision names, with traffic or without."""
+    return frozenset(
+        revision.digest
+        for service in catalog.services.values()
+        for line in service.lines.values()
+        for revision in line.revisions.values()
+    )
+
+
 def with_revision(catalog: Catalog, revision: Revision) -> Catalog:
     """Add a revision, or renew the `applied` mark of one; a service's first line becomes its pin."""
     line_id = revision.id.line_id

@@ -18,6 +18,7 @@ MOST_VERSIONS = 10**18 - 1  # of an artifact: what `parse` reads
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DEFAULT_ENDPOINT = "predict"
 LATEST = "latest"
+BUCKETS = 10_000  # that callers are hashed into; a split gives each revision its share of them
 
 
 @dataclass(frozen=True, slots=True, order=True)

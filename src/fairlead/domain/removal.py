@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from fairlead.domain.catalog import Catalog, Line, Revision, Service, line_without
+from fairlead.domain.catalog import (
+    Catalog,
+    Line,
+    Revision,
+    Service,
+    digests_of,
+    line_without,
+)
 from fairlead.domain.errors import InvalidInput, Kind, Problem, Refused
 from fairlead.domain.ids import NAME, LineId
 from fairlead.domain.keys import KeyRecord, Scope
@@ -74,16 +81,6 @@ class Removal:
         """The scopes that one of `keys` loses."""
         left = self.catalog.keys[key.client].allow
         return tuple(scope for scope in key.allow if scope not in left)
-
-
-def digests_of(catalog: Catalog) -> frozenset[str]:
-    """The artifacts that some revision names, with traffic or without."""
-    return frozenset(
-        revision.digest
-        for service in catalog.services.values()
-        for line in service.lines.values()
-        for revision in line.revisions.values()
-    )
 
 
 def without(catalog: Catalog, target: Target, routed: GatewayStatus | None) -> Removal:

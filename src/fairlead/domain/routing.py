@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fairlead.domain.errors import Kind
-from fairlead.domain.ids import LATEST, EndpointId
+from fairlead.domain.ids import BUCKETS, LATEST, EndpointId
 from fairlead.domain.keys import KeyRecord
 from fairlead.domain.paths import CustomPath, ModelPath, OpenPath, PathMatch, parse_path
 from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
 from fairlead.domain.versions import natural_key, split_version, version_key
 
-BUCKETS = 10_000
 _PER_PERCENT = BUCKETS // 100
 
 Hash64 = Callable[

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fairlead.domain.ids import LATEST, LineId
+from fairlead.domain.ids import BUCKETS, LATEST, LineId
 from fairlead.domain.paths import ModelPath
-from fairlead.domain.routing import BUCKETS, Choice
+from fairlead.domain.routing import Choice
 from fairlead.domain.versions import split_version
 
 _PER_PERCENT = BUCKETS // 100

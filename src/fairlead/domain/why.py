@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fairlead.domain.catalog import Catalog, Revision
+from fairlead.domain.ids import BUCKETS
 from fairlead.domain.outcomes import outcome_of
 from fairlead.domain.paths import CustomPath, ModelPath, PathMatch, parse_path
 from fairlead.domain.requests import LoggedRequest
-from fairlead.domain.routing import BUCKETS, Ask, Hash64, bucket_of
+from fairlead.domain.routing import Ask, Hash64, bucket_of
 from fairlead.domain.rules import How, Rule
 from fairlead.domain.table import RevisionRoute
 

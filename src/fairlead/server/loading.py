@@ -13,11 +13,12 @@ import hashlib
 import inspect
 import json
 import os
-import statistics
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fairlead.api.inference import InferRequest, Model
 from fairlead.dialects import project
@@ -242,7 +243,7 @@ def _time(model: Model, request: InferRequest, clock: Clock) -> float:
         start = clock.monotonic()
         model.infer(request)
         seconds.append(clock.monotonic() - start)
-    return statistics.median(seconds) * 1e6
+    return float(np.median(seconds)) * 1e6
 
 
 async def _time_async(model: Model, request: InferRequest, clock: Clock) -> float:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fairlead.adapters.store.rollouts import StoredRollouts
 from fairlead.control.deleting import Deleting
+from fairlead.domain.catalog import digests_of
 from fairlead.domain.errors import FairleadError
-from fairlead.domain.removal import Removal, digests_of, remains
+from fairlead.domain.removal import Removal, remains
 from fairlead.domain.status import GatewayStatus, gateway_status_from_bytes
 from fairlead.wiring.homes import Control
 from fairlead.wiring.observe import gateway_status, node_status, running

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fairlead
+from fairlead.domain.ids import LineId
 from fairlead.kits import jsonlog, memory
 from fairlead.wiring.homes import Control, make_sockets, open_home
 from fairlead.wiring.running import run
@@ -19,7 +20,6 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     """Run a node's agent until it is told to stop, or until its owner is gone."""
     from fairlead.adapters.processes import ProcessLauncher
     from fairlead.adapters.store.reports import StoredReports
-    from fairlead.adapters.store.rollouts import StoredRollouts
     from fairlead.agent.loop import run_agent as agent
     from fairlead.agent.ports import Ports
     from fairlead.agent.settings import AgentSettings
@@ -28,14 +28,13 @@ def run_agent(home: Path, life_fd: int | None) -> int:
     control = _begin(home, "agent", life_fd)
     command = [sys.executable, "-m", "fairlead", "worker"]
     launcher = ProcessLauncher(command, child_environment(), control.home.root)
-    rollouts = StoredRollouts(control.store)
     ports = Ports(
         control.catalogs,
         control.artifacts,
         launcher,
         control.clock,
         StoredReports(control.store),
-        lambda: {record.rollout.line for record in rollouts.unfinished()},
+        lambda: _led(control),
     )
     found = environment()
     settings = AgentSettings(
@@ -83,6 +82,12 @@ def run_gateway(home: Path, life_fd: int | None, address: Mapping[str, Any]) -> 
     )
     envoy = EnvoyProcess(places, settings.concurrency, control.clock)
     return run(gateway(settings, control.home, control.catalogs, envoy, control.clock, life_fd))
+
+
+def _led(control: Control) -> set[LineId]:
+    from fairlead.wiring.journals import journals_in  # asked for when there is something to tidy up
+
+    return {record.rollout.line for record in journals_in(control).unfinished()}
 
 
 def _begin(home: Path, name: str, life_fd: int | None) -> Control:

@@ -26,6 +26,7 @@ from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.kits import processes
 from fairlead.wiring.figures import read_figures, wake
 from fairlead.wiring.homes import Control, read_releases
+from fairlead.wiring.journals import is_led
 from fairlead.wiring.observe import gateway_status, node_status, running
 
 _PROOF_SECONDS = 30.0  # for a worker's golden examples, among its callers' requests
@@ -243,35 +244,6 @@ class Rolling:
             message = f"nothing runs in {self.control.home.root}, so there is no traffic to judge by: start it with `fairlead up`, or use `fairlead apply`"
             raise FairleadError(message, kind=Kind.UNAVAILABLE)
         return str(here["root"]) if here else "/v1"
-
-
-def is_led(record: Record) -> bool:
-    """Does the process that leads an unfinished rollout still live, on this machine?"""
-    try:
-        return record.outcome is None and processes.alive(processes.from_record(record.leader))
-    except (KeyError, TypeError):
-        return False
-
-
-def state_of(record: Record) -> str:
-    """In words: how it ended, or how far it is and whether anybody leads it."""
-    if record.outcome is not None:
-        return str(record.outcome)
-    return f"{'running' if is_led(record) else 'unfinished'} at {record.percent} %"
-
-
-def open_rollouts(control: Control) -> list[str]:
-    """One line for each rollout that has not ended, with what to do about one that nobody leads."""
-    found = []
-    for record in StoredRollouts(control.store).unfinished():
-        name, led = record.rollout.id, record.rollout
-        line = f"rollout {name} of {led.candidate} is {state_of(record)}"
-        if is_led(record):
-            found.append(f"{line} (process {record.leader.get('pid')})")
-        else:
-            mend = f"`fairlead rollout --resume {name}` or `--abort {name}`"
-            found.append(f"{line}, and its command is gone: {mend}")
-    return found
 
 
 def _me() -> dict[str, object]:

@@ -9,11 +9,11 @@ import xxhash
 from hypothesis import given, strategies as st
 
 from fairlead.domain.catalog import Catalog, Kill, Line, Pin, Revision, Service
-from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.ids import BUCKETS, ArtifactRef, LineId, RevisionId
 from fairlead.domain.keys import EVERYTHING, KeyRecord
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.requests import Timing, read_request, read_timing
-from fairlead.domain.routing import BUCKETS, Ask, Choice, Forward, choose, route
+from fairlead.domain.routing import Ask, Choice, Forward, choose, route
 from fairlead.domain.rules import How, Rule, read_rule, rule_of
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.domain.why import Explanation, Then, explain, explain_by_workers

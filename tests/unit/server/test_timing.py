@@ -13,9 +13,9 @@ import pytest_asyncio
 import xxhash
 from hypothesis import assume, given, strategies as st
 
-from fairlead.domain.ids import RevisionId
+from fairlead.domain.ids import BUCKETS, RevisionId
 from fairlead.domain.requests import Timing, read_timing
-from fairlead.domain.routing import BUCKETS, Ask, bucket_of
+from fairlead.domain.routing import Ask, bucket_of
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.timing import after_run, bucket_only, not_run, so_far
 from fairlead.server.times import Times

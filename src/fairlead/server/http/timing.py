@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from xxhash import xxh64_intdigest
 
-from fairlead.domain.routing import BUCKETS
+from fairlead.domain.ids import BUCKETS
 from fairlead.server.http.handlers import Headers
 from fairlead.server.times import Times
 
