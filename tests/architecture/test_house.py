@@ -66,8 +66,16 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
         ("fairlead.server.worker", ("grpc", "google.protobuf", "fastapi", "httpx", "yaml")),
         ("fairlead.gateway.run", ("grpc", "google.protobuf", "fastapi", "pydantic", "numpy")),
         ("fairlead.agent.loop", ("grpc", "google.protobuf", "fastapi", "pydantic", "numpy")),
+        ("fairlead.agent.loop", ("fairlead.domain.rollout", "fairlead.domain.removal")),
+        (
+            "fairlead.server.worker",
+            ("fairlead.domain.catalog", "fairlead.domain.table", "statistics"),
+        ),
         ("fairlead.wiring.serving", ("uvicorn", "uvloop", "numpy", "msgspec", "onnxruntime")),
-        ("fairlead.wiring.homes", ("yaml", "httpx", "numpy", "pydantic")),
+        (
+            "fairlead.wiring.homes",
+            ("yaml", "httpx", "numpy", "pydantic", "fairlead.domain.rollout"),
+        ),
         ("fairlead.__main__, httpx", ("rich", "pygments")),
     ],
 )
