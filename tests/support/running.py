@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,10 +65,17 @@ class Fairlead:
     """One `fairlead up`. Whatever a test does, `close` leaves no process of it."""
 
     def __init__(
-        self, directory: Path, *arguments: str, environment: dict[str, str] | None = None
+        self,
+        directory: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        like: Path | None = None,
     ) -> None:
+        """`like` is a home to begin with a copy of, where nothing has run yet."""
         self.directory = directory
         self.home = directory / ".fairlead"
+        if like is not None:
+            shutil.copytree(like, self.home)
         self.port = free_port()
         self.arguments = arguments
         self.environment = {**os.environ, **(environment or {})}

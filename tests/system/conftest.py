@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import ROOT, Fairlead, fairlead
+from support.running import FAIRLEAD, ROOT, Fairlead, fairlead
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +33,25 @@ def models() -> Path:
         timeout=110,
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def published(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home where the examples are published, once for all testers: give `fairlead` a copy, and `up` has them already.
+
+    For those who ask what runs; that `up` publishes what the store lacks is shown by `examples` below and by test_up.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    home, whole = shared / "published", shared / "published.whole"
+    with (shared / "published.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            folders = sorted(str(path.parent) for path in models.glob("*/*/model.yaml"))
+            command = [*FAIRLEAD, "publish", "--home", str(home), *folders]
+            subprocess.run(command, check=True, timeout=110, capture_output=True)
+            whole.touch()
+    return home
 
 
 @pytest.fixture(scope="session")

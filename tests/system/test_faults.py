@@ -27,10 +27,10 @@ DEADLINE_SECONDS = 30.0
 
 @pytest.fixture(scope="module")
 def running(
-    models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory
+    published: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fairlead]:
     mine = [path for path in releases if "sentiment" in path]
-    with fairlead(tmp_path_factory.mktemp("faults"), *mine, "--models", str(models)) as found:
+    with fairlead(tmp_path_factory.mktemp("faults"), *mine, like=published) as found:
         yield found
 
 

@@ -17,8 +17,8 @@ _SEED = 20261121
 
 
 @pytest.fixture(scope="module")
-def found(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
-    with places(tmp_path_factory.mktemp("fuzz"), models) as started:
+def found(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    with places(tmp_path_factory.mktemp("fuzz"), like=published) as started:
         yield started
 
 

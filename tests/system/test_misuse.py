@@ -20,11 +20,9 @@ PIXELS = {"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": [0.0] 
 
 
 @pytest.fixture(scope="module")
-def digits(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
+def digits(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     release = ROOT / "examples" / "digits" / "release.yaml"
-    with fairlead(
-        tmp_path_factory.mktemp("misuse"), str(release), "--models", str(models)
-    ) as running:
+    with fairlead(tmp_path_factory.mktemp("misuse"), str(release), like=published) as running:
         yield running
 
 

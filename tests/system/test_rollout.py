@@ -66,9 +66,8 @@ REPORT = os.environ.get("ROLLOUT_REPORT")
 at_length = pytest.mark.skipif(REPORT is None, reason="part of `make rollouts`")
 
 
-def plant(directory: Path) -> list[str]:
-    """Write a folder for each planted model; returns them."""
-    folders = []
+def plant(directory: Path) -> None:
+    """Write a folder for each planted model."""
     for version, (load, predict) in PLANTED.items():
         folder = directory / "models" / "gauge" / str(version)
         folder.mkdir(parents=True)
@@ -76,8 +75,6 @@ def plant(directory: Path) -> list[str]:
         (folder / "model.yaml").write_text(f"name: gauge\nversion: {version}\nengine: python\n")
         golden = {"examples": [{"request": {"text": "golden"}, "response": {"length": 6}}]}
         (folder / "golden.json").write_text(json.dumps(golden))
-        folders.append(str(folder))
-    return folders
 
 
 def release(directory: Path, version: int, **more: Any) -> str:
@@ -92,13 +89,18 @@ def release(directory: Path, version: int, **more: Any) -> str:
     return str(path)
 
 
+def planted(running: Fairlead, version: int) -> str:
+    """The release file of a planted model, which is published now: only those that are used are proved."""
+    running.cli("publish", str(running.directory / "models" / "gauge" / str(version)))
+    return release(running.directory, version)
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     directory = tmp_path_factory.mktemp("rollout")
-    folders = plant(directory)
+    plant(directory)
     models = ("--models", str(directory / "models"))
     with fairlead(directory, release(directory, 1), *models) as found:
-        found.cli("publish", *folders)
         yield found
         if REPORT:
             Path(REPORT).write_text(report(found))
@@ -178,7 +180,7 @@ def test_a_bad_revision_is_rolled_back_with_the_reason(
     running: Fairlead, load: Outcome, version: int
 ) -> None:
     before = traffic(running)
-    done = running.cli("rollout", release(running.directory, version), *QUICK, code=1)
+    done = running.cli("rollout", planted(running, version), *QUICK, code=1)
     assert f"rolled back: gauge/v1.{next(iter(before))} has all traffic" in done.stdout
     assert traffic(running) == before
     journal = entries(running)
@@ -195,7 +197,7 @@ def test_a_revision_that_never_starts_leaves_the_old_one_untouched(
     running: Fairlead, load: Outcome
 ) -> None:
     before = traffic(running)
-    done = running.cli("rollout", release(running.directory, 6), *QUICK, code=1)
+    done = running.cli("rollout", planted(running, 6), *QUICK, code=1)
     assert "no such device" in done.stdout
     assert traffic(running) == before
     assert [entry["event"] for entry in entries(running)] == ["started", "ended"]
@@ -205,7 +207,7 @@ def test_a_revision_that_never_starts_leaves_the_old_one_untouched(
 def test_a_good_revision_is_promoted_though_its_command_was_killed_on_the_way(
     running: Fairlead,
 ) -> None:
-    file = release(running.directory, 7)
+    file = planted(running, 7)
     with asking(running) as outcome:
         leader = started(running, "rollout", file, *QUICK)
         until(lambda: moved(running, 1), 30, "it moves")
@@ -234,9 +236,7 @@ def test_a_good_revision_is_promoted_though_its_command_was_killed_on_the_way(
 
 def test_ctrl_c_rolls_back_at_once(running: Fairlead, load: Outcome) -> None:
     before = traffic(running)
-    leader = started(
-        running, "rollout", release(running.directory, 9), *QUICK, "--step-seconds", "30"
-    )
+    leader = started(running, "rollout", planted(running, 9), *QUICK, "--step-seconds", "30")
     until(lambda: moved(running, 1), 30, "it moves")
     leader.send_signal(signal.SIGINT)
     output, told = leader.communicate(timeout=20)
@@ -250,7 +250,7 @@ def test_ctrl_c_rolls_back_at_once(running: Fairlead, load: Outcome) -> None:
 def test_what_a_person_does_meanwhile_stops_the_rollout_and_stands(
     running: Fairlead, load: Outcome
 ) -> None:
-    file = release(running.directory, 9)
+    file = planted(running, 9)
     (stable,) = traffic(running)
     slow = ("--step-seconds", "30")
 

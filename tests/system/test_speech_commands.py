@@ -29,7 +29,7 @@ endpoints:
 
 
 @pytest.fixture(scope="module")
-def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
+def running(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fairlead]:
     directory = tmp_path_factory.mktemp("speech")
     (directory / "releases").mkdir()
     for name in ("release-v1.1.yaml", "release-v1.2.yaml"):
@@ -38,7 +38,7 @@ def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         path = directory / "releases" / f"mood-{line}.yaml"
         path.write_text(BATCHED.format(line=line, enabled=enabled))
     files = sorted(map(str, (directory / "releases").iterdir()))
-    with fairlead(directory, *files, "--models", str(models)) as one:
+    with fairlead(directory, *files, like=published) as one:
         yield one
 
 

@@ -44,13 +44,13 @@ FINE = {"instances": ["fine"]}
 
 @pytest.fixture(scope="module")
 def running(
-    models: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory
+    published: Path, releases: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fairlead]:
     """The examples, and a model that takes as long as it is asked to, or fails."""
     directory = tmp_path_factory.mktemp("why")
     release = code_project(directory, "moody", CODE, example(0.0, "done"), concurrency=1)
-    folders = ["--models", str(models), "--models", str(directory / "models")]
-    with fairlead(directory, *releases, str(release), *folders, "--pin", "sentiment=v2") as found:
+    arguments = ["--models", str(directory / "models"), "--pin", "sentiment=v2"]
+    with fairlead(directory, *releases, str(release), *arguments, like=published) as found:
         found.cli("keys", "create", "narrow", "--service", "digits")
         yield found
 

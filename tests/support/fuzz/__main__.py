@@ -31,7 +31,7 @@ def main() -> int:
     options.report.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="fl-fuzz-") as directory,
-        places(Path(directory), ROOT / "build" / "models") as found,
+        places(Path(directory), "--models", str(ROOT / "build" / "models")) as found,
     ):
         # What Envoy has counted of a worker goes with it: what is compared has to stand still.
         until(found.resting, 120, "small models share as few processes as they may")

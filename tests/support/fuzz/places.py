@@ -114,10 +114,10 @@ class Places:
 
 
 @contextlib.contextmanager
-def places(directory: Path, models: Path) -> Iterator[Places]:
-    """Start both, and end them."""
+def places(directory: Path, *more: str, like: Path | None = None) -> Iterator[Places]:
+    """Start both, and end them. `more` is for `up`, `like` a home to begin with a copy of: one of them has the models."""
     files = [str(path) for path in sorted(ROOT.glob("examples/*/release*.*"))]
-    with fairlead(directory, *files, "--models", str(models), "--pin", "sentiment=v2") as running:
+    with fairlead(directory, *files, *more, "--pin", "sentiment=v2", like=like) as running:
         port = free_port()
         log = directory / "serve.out"
         named = ("digits/1", "lsh/1", "sentiment/3", "--no-access-log")
