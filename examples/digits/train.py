@@ -22,6 +22,9 @@ from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
 from sklearn.pipeline import Pipeline, make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
+# scikit-learn brings it along.
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
 PIXELS = 64
 DIGITS = 10
 _OPSET = 18
@@ -50,7 +53,10 @@ def train(pictures: Pictures, digits: npt.NDArray[np.int64]) -> Pipeline:
     pipeline = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of rounds is the choice
-        pipeline.fit(pictures, digits)
+        with threadpool_limits(
+            limits=1
+        ):  # on data this small more threads only wait for each other
+            pipeline.fit(pictures, digits)
     network.coefs_ = [np.round(layer, _DECIMALS) for layer in network.coefs_]
     network.intercepts_ = [np.round(layer, _DECIMALS) for layer in network.intercepts_]
     return pipeline

@@ -16,6 +16,9 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer  # 
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.pipeline import FeatureUnion, Pipeline  # type: ignore[import-untyped]
 
+# scikit-learn brings it along.
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
 from examples.sentiment import export
 from examples.sentiment.features import Terms
 
@@ -105,7 +108,8 @@ def train(recipe: Recipe, texts: Sequence[str], labels: Sequence[str]) -> Pipeli
     )
     classifier = LogisticRegression(C=recipe.strength, max_iter=3000, tol=1e-8, random_state=0)
     pipeline = Pipeline([("features", union), ("classifier", classifier)])
-    pipeline.fit(texts, labels)
+    with threadpool_limits(limits=1):  # on data this small more threads only wait for each other
+        pipeline.fit(texts, labels)
     classifier.coef_ = np.round(classifier.coef_, _DECIMALS)
     classifier.intercept_ = np.round(classifier.intercept_, _DECIMALS)
     return pipeline
