@@ -19,7 +19,7 @@ from typing import Any
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.ids import LATEST, EndpointId
 from fairlead.domain.keys import KeyRecord
-from fairlead.domain.paths import STATIC_PREFIX, OpenPath, PathMatch, open_paths, parse_path
+from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable, ServiceRoute
@@ -201,15 +201,19 @@ def _calls(prefix: str, settings: GatewaySettings) -> list[Document]:
 
 
 def _by_path(tree: _Tree) -> Document:
+    version = tree.index.table.api_version
     led: dict[str, dict[EndpointId, str]] = {}
     for endpoint, cluster in tree.clusters.items():
         led.setdefault(endpoint.service, {})[endpoint] = cluster
 
     def under(prefix: str, paths: list[str]) -> Document | None:
+        matches = tree.memo.of(
+            ("matches", tree.client, prefix),
+            (paths, version),
+            lambda: [parse_path(path, version) for path in paths],
+        )
         services = {
-            name: one
-            for path in paths
-            for name, one in tree.index.services(_match(tree, path)).items()
+            name: one for match in matches for name, one in tree.index.services(match).items()
         }
         clusters = [led.get(name) for name in services]
         inputs = (paths, services, clusters, tree.index.table.keys.get(tree.client), tree.settings)
@@ -232,11 +236,6 @@ def _by_path(tree: _Tree) -> Document:
             routes_of([front_route(tree.settings)]),
         )
     }
-
-
-def _match(tree: _Tree, path: str) -> PathMatch:
-    version = tree.index.table.api_version
-    return tree.memo.of(("path", path), version, lambda: parse_path(path, version))
 
 
 def _buckets(tree: _Tree) -> dict[str, list[str]]:

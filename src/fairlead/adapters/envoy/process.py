@@ -335,6 +335,7 @@ class EnvoyProcess:
             if rejected is None:
                 rejected = refused
             elif refused is not None and refused > rejected:
+                self._refusals.pop(kind, None)
                 raise await self._refused(kind, file.resources)
             await self._clock.sleep(_POLL_SECONDS)
         message = f"Envoy did not take the new {kind} within {_TAKE_SECONDS:.0f} s"
