@@ -11,6 +11,9 @@ _HANDLED = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _HANDLED:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from fairlead.kits import garbage  # noqa: E402 - see above
+
+garbage.seldom()
 # httpx takes its own command line along where `rich` is installed: a third of what an agent costs to start.
 sys.modules.setdefault("httpx._main", cast("ModuleType", None))
 

@@ -29,7 +29,7 @@ from fairlead.domain.signature import (
     signature_to_json,
 )
 from fairlead.engines.pickles import refuse_pickles
-from fairlead.kits import jsonlog
+from fairlead.kits import garbage, jsonlog
 
 _DESCRIPTION = "model.yaml"  # what its author wrote
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -110,6 +110,7 @@ def proof_from_report(report: bytes) -> Proof | None:
 
 def main() -> None:
     """Prove one model in this process, and report."""
+    garbage.seldom()
     order = json.loads(sys.stdin.buffer.read())
     _end_with(order["parent"])
     os.set_inheritable(order["report"], False)  # noqa: FBT003 - the library's signature

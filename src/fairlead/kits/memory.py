@@ -11,6 +11,8 @@ import ctypes
 import gc
 from typing import Any
 
+from fairlead.kits import garbage
+
 # Parameters of glibc's mallopt (malloc.h).
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 _LARGE_BYTES = 128 << 10  # where it begins, before it moves by itself
@@ -40,6 +42,7 @@ def settle(*, clean: bool = True) -> None:
     if clean:
         gc.collect()
     gc.freeze()
+    garbage.as_usual()
 
 
 def _function(name: str) -> Any:  # noqa: ANN401 - a function of C

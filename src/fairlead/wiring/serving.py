@@ -18,7 +18,7 @@ from fairlead.control.publish import DESCRIPTION
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.manifest import Manifest, manifest_to_bytes
-from fairlead.kits import jsonlog
+from fairlead.kits import garbage, jsonlog
 from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
 from fairlead.server.settings import serving_settings_from
@@ -91,6 +91,7 @@ def _run(specs: list[WorkerSpec], settings: ServingSettings) -> int:
     options = Standalone(
         settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
     )
+    garbage.as_usual()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run_standalone(specs, options, SystemClock()))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fairlead.kits import memory
+from fairlead.kits import garbage, memory
 from fairlead.kits.memory import give_back, stay_small
 
 SCRIPT = """
@@ -79,6 +79,18 @@ def test_what_is_settled_is_looked_at_no_more() -> None:
         gc.unfreeze()
     gc.collect()
     assert there() is None
+
+
+def test_garbage_is_looked_for_seldom_until_what_was_imported_is_settled() -> None:
+    usual = gc.get_threshold()
+    try:
+        garbage.seldom()
+        assert gc.get_threshold()[0] > 100 * usual[0]
+        memory.settle(clean=False)
+        assert gc.get_threshold() == usual
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)
 
 
 def test_settling_throws_away_first_what_nobody_holds() -> None:
