@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -41,12 +42,25 @@ REVISIONS = {"sentiment/v1.1", "sentiment/v1.2", "sentiment/v2.1"}
 
 @pytest.fixture(autouse=True)
 def settled(running: Fairlead) -> None:
-    """Each test starts from full service; an agent killed a moment ago may still be telling of its workers."""
+    """Each test starts from full service; an agent killed a moment ago may still be telling of its workers.
+
+    And a worker killed a moment ago may still be told of: whoever is must live.
+    """
     until(
-        lambda: running.healthy() and set(running.replicas()) == REVISIONS,
+        lambda: (
+            running.healthy()
+            and set(told := running.replicas()) == REVISIONS
+            and all(lives(one["pid"]) for one in told.values())
+        ),
         20,
-        "healthy, every worker told of",
+        "healthy, every worker told of and alive",
     )
+
+
+def lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def load(running: Fairlead):
