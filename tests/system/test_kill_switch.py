@@ -91,7 +91,7 @@ def two_workers_but(running: Fairlead, dead: int) -> bool:
 def both_open(running: Fairlead) -> bool:
     """After some more failures; a worker that has just come may have changed who is asked, and they open anew.
 
-    Several callers, because either worker's switch looks at what it was asked within one second: 20 or nothing.
+    So many at once that either worker gets more than the 20 that its switch takes, before a command is asked what it says.
     """
     with ThreadPoolExecutor(4) as pool:
         refused = any(
