@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from fairlead.adapters.envoy.admin import Admin
 from fairlead.adapters.envoy.files import xds_file
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.keys import EVERYTHING, KeyRecord, Quota, Rate
@@ -89,6 +90,33 @@ async def test_refused_routes_raise_without_the_keys_and_leave_the_old_ones(worl
     assert world.envoy.routes() == first.routes
     assert "very-secret" not in (world.home.logs / "envoy.log").read_text()
     await eventually(_taken(world, "3"), 5, "the old routes are back")
+    await world.envoy.stop(3)
+
+
+async def test_what_the_first_listener_makes_envoy_refuse_is_told_and_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before there is a listener nobody reads the routes, so what they are worth is found out with it."""
+    first = empty(world)
+    assert not await world.envoy.adopt(first.bootstrap)
+    await world.envoy.start(first.bootstrap)
+    await world.envoy.set_clusters(list(first.clusters.values()))
+    (only,) = first.routes["virtual_hosts"]
+    bad = {**first.routes, "virtual_hosts": [only, {**only}]}
+    assert await world.envoy.set_routes(bad)
+    with pytest.raises(FairleadError, match=r"refused the new rds: .*wildcard"):
+        await world.envoy.set_listeners([first.listener])
+    with pytest.raises(FairleadError, match=r"refused the new rds: .*wildcard"):
+        await world.envoy.set_routes(bad)
+    # A good one that takes longer than the time after which refusals are counted.
+    ask = Admin.text
+    answers = iter(["not yet"] * 60)
+
+    async def slow(admin: Admin, name: str) -> str:
+        return next(answers, "") or await ask(admin, name)
+
+    monkeypatch.setattr(Admin, "text", slow)
+    assert await world.envoy.set_routes(first.routes)
     await world.envoy.stop(3)
 
 

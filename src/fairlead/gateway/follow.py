@@ -163,13 +163,15 @@ class Follower:
         view = self._view
         # While a revision comes up, all that changes is why it does not serve yet.
         wanted = (without_reasons(table), there, self._inputs.credentials)
-        if wanted != self._moved and not await self._lead(*wanted):
-            return
-        before = view.index.table
-        view.previous, view.index = view.index, index(table)
+        before = view.index
+        if wanted != self._moved:
+            if not await self._lead(*wanted):
+                return
+            view.previous = before
+        view.index = index(table)
         view.behind = there
         view.keys_mark = self._inputs.keys_mark
-        if text := told(before, table):
+        if text := told(before.table, table):
             extra = {"event": "routes", "generation": table.generation}
             _log.info("routes: %s", text, extra=extra)
         self._reporter.write(self._workers())

@@ -146,8 +146,11 @@ class EnvoyProcess:
 
     async def set_listeners(self, listeners: Sequence[Document]) -> bool:
         changed = await self._set("lds", listeners)
-        if changed:
-            await self._wait_taken("rds", None)
+        if changed:  # whoever listens now reads what nobody may have read before
+            self._refusals.pop("sds", None)
+            self._unsure.add("rds")
+            await self._wait_taken("rds", self._refusals.get("rds"))
+            self._unsure.discard("rds")
         return changed
 
     async def set_certificate(self, certificate: Document | None) -> bool:

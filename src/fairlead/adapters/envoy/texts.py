@@ -24,10 +24,19 @@ class Texts:
     def encode(self, version: str, resources: Sequence[Mapping[str, Any]]) -> bytes:
         """`{"version_info": "7", "resources": […]}`."""
         self._now = {}
-        texts = [self._text(one) for one in resources]
-        data = msgspec.json.encode({"version_info": version, "resources": texts})
+        parts = [self._part(one) for one in resources]
+        data = msgspec.json.encode({"version_info": version, "resources": parts})
         self._last = self._now
         return data
+
+    def _part(self, resource: Mapping[str, Any]) -> Any:  # noqa: ANN401 - text, or JSON with texts in it
+        """One that holds a map is made anew whenever something in it changes: its own text is of no use twice."""
+        if self._known(resource) is None:
+            before = len(self._now)
+            outline = self._outline(resource)
+            if len(self._now) > before:
+                return outline
+        return self._text(resource)
 
     def _outline(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
         """The same with every map's entries as text."""
@@ -43,8 +52,10 @@ class Texts:
         return value
 
     def _text(self, entry: object) -> msgspec.Raw:
+        text = self._known(entry) or msgspec.Raw(msgspec.json.encode(self._outline(entry)))
+        self._now[id(entry)] = (entry, text)
+        return text
+
+    def _known(self, entry: object) -> msgspec.Raw | None:
         known = self._last.get(id(entry)) or self._now.get(id(entry))
-        if known is None or known[0] is not entry:
-            known = (entry, msgspec.Raw(msgspec.json.encode(self._outline(entry))))
-        self._now[id(entry)] = known
-        return known[1]
+        return known[1] if known is not None and known[0] is entry else None
