@@ -46,6 +46,7 @@ def up(files: tuple[Path, ...], home: Path | None, variables: Variables, **given
     FILEs are release files (default: ./releases/*). What they name and the store lacks is published first.
     A file whose content is what was last applied changes nothing: what you moved by command stands.
     """
+    from fairlead.kits import memory
     from fairlead.wiring import up as running
     from fairlead.wiring.control import control_for
     from fairlead.wiring.homes import read_releases
@@ -74,6 +75,7 @@ def up(files: tuple[Path, ...], home: Path | None, variables: Variables, **given
         def tell(line: str) -> None:
             click.echo(one_line(line))
 
+        memory.settle(clean=False)  # what has been imported: from here on it stays
         return asyncio.run(running.run(control, options, tell, ready))
 
 
