@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -113,12 +114,17 @@ async def test_a_rate_counts_all_services_and_dialects_together(callers: Callers
 
 async def test_a_bucket_fills_evenly_and_never_beyond_its_burst(callers: Callers) -> None:
     await callers.change(wanted(app=Quota(Rate(20, 1, 5))))
+    began = CLOCK.monotonic()
     assert await callers.statuses("app", 5) == [200] * 5
-    began, passed = CLOCK.monotonic(), 0
-    while CLOCK.monotonic() - began < 1.0:
+    asked, passed = [CLOCK.monotonic()], 0
+    while asked[-1] - asked[0] < 1.0:
         answers = await asyncio.gather(*(callers.ask("app") for _ in range(4)))
         passed += [one.status_code for one in answers].count(200)
-    assert 19 <= passed <= 22
+        asked.append(CLOCK.monotonic())
+    assert passed <= 20 * (asked[-1] - began) + 1
+    # Whoever does not ask for a quarter of a second, on a busy machine, finds no more than the burst.
+    stalls = sum(max(0.0, then - now - 0.25) for now, then in itertools.pairwise(asked))
+    assert passed >= 20 * (asked[-2] - asked[0] - stalls) - 2
 
 
 async def test_moves_and_other_keys_quotas_leave_a_bucket_alone(callers: Callers) -> None:
