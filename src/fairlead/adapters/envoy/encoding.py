@@ -2,8 +2,7 @@
 
 Protobuf's own reader of JSON would do, in ten times the time: a thousand services have forty thousand routes.
 Here a message type's fields are looked at once, and its messages are made in one call each. What a map has under
-a key is made once: a table of routes is maps of maps, and whoever renders it hands in the same objects again for
-what did not change, so an entry is known by its identity.
+a key is made once: a table of routes is maps of maps.
 
 The types come from a descriptor set (`make proto`) and live in a pool of their own: a published package of them
 would claim the name of the module that brings Envoy's binary.
@@ -21,6 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError
 
+from fairlead.adapters.envoy.known import Known
 from fairlead.kits.descriptors import files_of, message_in, pool_of
 
 Document = Mapping[str, Any]
@@ -42,20 +42,19 @@ class Encoder:
 
     def __init__(self) -> None:
         self._plans: dict[str, dict[str, _Convert | None]] = {}
-        self._last: dict[int, tuple[Document, Any]] = {}
-        self._now: dict[int, tuple[Document, Any]] = {}
+        self._known: Known[Any] = Known()
 
     def encode(self, version: str, resources: Sequence[Document]) -> bytes:
         """The discovery response that says this; raises Unwritable."""
-        self._now = {}
+        self._known.begin()
         try:
             response = _message(_RESPONSE)(
                 version_info=version,
-                resources=[self._once(one, self._wrapped) for one in resources],
+                resources=[self._known.of(one, self._wrapped) for one in resources],
             )
         except (ParseError, KeyError, TypeError, ValueError, AttributeError):
             raise Unwritable from None
-        self._last = self._now
+        self._known.end()
         return bytes(response.SerializeToString())
 
     def _fields(self, document: Document, kind: str) -> dict[str, Any]:
@@ -90,15 +89,7 @@ class Encoder:
             found = single(document)
             return _message(kind)(**found) if isinstance(found, dict) else found
 
-        return lambda value: {key: self._once(item, entry) for key, item in value.items()}
-
-    def _once(self, document: Document, make: _Convert) -> Any:  # noqa: ANN401 - whatever is made
-        """What was made of this very object before, or now."""
-        known = self._last.get(id(document)) or self._now.get(id(document))
-        if known is None or known[0] is not document:
-            known = (document, make(document))
-        self._now[id(document)] = known
-        return known[1]
+        return lambda value: {key: self._known.of(item, entry) for key, item in value.items()}
 
     def _single(self, kind: str) -> _Convert:
         """For one message of this type: its fields, or the message itself; protobuf's own types have a JSON of their own."""

@@ -1,8 +1,4 @@
-"""The JSON of resources of which hardly anything changes: each, and what a map has under a key, is encoded once.
-
-Whoever renders them hands in the same objects again for what did not change (see `encoding`, which does the same
-for protobuf), so an entry is known by its identity.
-"""
+"""The JSON of resources of which hardly anything changes: each, and what a map has under a key, is encoded once."""
 
 from __future__ import annotations
 
@@ -11,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from fairlead.adapters.envoy.known import Known
+
 _MAP = "map"  # of a matcher: up to thousands of entries, most of them as they were
 
 
@@ -18,31 +16,27 @@ class Texts:
     """Encodes again and again."""
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[object, msgspec.Raw]] = {}
-        self._now: dict[int, tuple[object, msgspec.Raw]] = {}
+        self._known: Known[Any] = Known()
 
     def encode(self, version: str, resources: Sequence[Mapping[str, Any]]) -> bytes:
         """`{"version_info": "7", "resources": […]}`."""
-        self._now = {}
-        parts = [self._part(one) for one in resources]
+        self._known.begin()
+        parts = [self._known.of(one, self._part) for one in resources]
         data = msgspec.json.encode({"version_info": version, "resources": parts})
-        self._last = self._now
+        self._known.end()
         return data
 
     def _part(self, resource: Mapping[str, Any]) -> Any:  # noqa: ANN401 - text, or JSON with texts in it
-        """One that holds a map is made anew whenever something in it changes: its own text is of no use twice."""
-        if self._known(resource) is None:
-            before = len(self._now)
-            outline = self._outline(resource)
-            if len(self._now) > before:
-                return outline
-        return self._text(resource)
+        """One that holds a map is made anew whenever something in it changes: its whole text is of no use twice."""
+        before = len(self._known)
+        outline = self._outline(resource)
+        return outline if len(self._known) > before else _text(outline)
 
     def _outline(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
         """The same with every map's entries as text."""
         if isinstance(value, Mapping):
             return {
-                key: {name: self._text(entry) for name, entry in one.items()}
+                key: {name: self._known.of(entry, self._entry) for name, entry in one.items()}
                 if key == _MAP and isinstance(one, Mapping)
                 else self._outline(one)
                 for key, one in value.items()
@@ -51,11 +45,9 @@ class Texts:
             return [self._outline(one) for one in value]
         return value
 
-    def _text(self, entry: object) -> msgspec.Raw:
-        text = self._known(entry) or msgspec.Raw(msgspec.json.encode(self._outline(entry)))
-        self._now[id(entry)] = (entry, text)
-        return text
+    def _entry(self, entry: object) -> msgspec.Raw:
+        return _text(self._outline(entry))
 
-    def _known(self, entry: object) -> msgspec.Raw | None:
-        known = self._last.get(id(entry)) or self._now.get(id(entry))
-        return known[1] if known is not None and known[0] is entry else None
+
+def _text(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
