@@ -112,11 +112,10 @@ def rollout(file: Path | None, home: Path | None, as_json: bool, **options: Any)
 def rollouts(home: Path | None, as_json: bool) -> int:
     """List the rollouts there were, newest last, and how each ended."""
     from fairlead.wiring.control import control_for
-    from fairlead.wiring.journals import state_of
-    from fairlead.wiring.rolling import Rolling
+    from fairlead.wiring.journals import journals_in, state_of
 
-    rolling = Rolling(control_for(home, say), say, say)
-    records = [rolling.rollouts.read(name) for name in rolling.rollouts.ids()]
+    journals = journals_in(control_for(home, say))
+    records = [journals.read(name) for name in journals.ids()]
     if as_json:
         documents = [record_to_json(record) | {"state": state_of(record)} for record in records]
         click.echo(json.dumps(documents, indent=1))

@@ -229,13 +229,16 @@ def node_status_to_bytes(status: NodeStatus, kept: dict[Replica, str] | None = N
     return f"{json.dumps(said, ensure_ascii=False)[:-1]}{rest}}}".encode()
 
 
+# The replicas of a status by worker, each with what was written of it.
+KeptReplicas = dict[str, tuple[object, Replica]]
+
+
 def node_status_from_bytes(
-    data: bytes, source: str = "status", kept: dict[str, tuple[object, Replica]] | None = None
+    data: bytes, source: str = "status", kept: KeptReplicas | None = None
 ) -> NodeStatus:
     """Read a node's status; raises InvalidInput, or FairleadError if a newer version wrote it.
 
-    `kept` belongs to whoever reads a status again and again: the replicas of the last one by worker, with what was
-    written of them.
+    `kept` belongs to whoever reads a status again and again, and is what was read last.
     """
     document = read_json(data, source, "whoever writes it writes it again")
     check_schema(document, SCHEMA, source)
@@ -345,7 +348,7 @@ def _scale(node: Node) -> Scale:
     )
 
 
-def _replicas(node: Node, kept: dict[str, tuple[object, Replica]]) -> tuple[Replica, ...]:
+def _replicas(node: Node, kept: KeptReplicas) -> tuple[Replica, ...]:
     last = dict(kept)
     kept.clear()
     found = []

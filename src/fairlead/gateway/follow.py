@@ -107,11 +107,13 @@ class Follower:
         self._reporter = Reporter(settings, home, view, clock)
         # What the gateway before this one left counts as routed until the first move.
         self._routed: Mapping[str, Document] = dict(envoy.clusters())
+        self._reached = _workers_of(
+            self._routed
+        )  # kept: of a thousand clusters, several times a second
         view.behind = _left(envoy)
         self._memo = Memo()
         self._kept: Kept = {}
         self._settled = _FEW_CLUSTERS
-        self._reached: tuple[Mapping[str, Document], frozenset[str]] = ({}, frozenset())
         self._draining: dict[str, _Draining] = {}
         self._seen: tuple[Catalog, _There, Mapping[str, str]] | None = None
         # What the last move came of, unless it failed.
@@ -223,7 +225,7 @@ class Follower:
         await self._envoy.set_clusters([kept[name] for name in sorted(kept)])
         await self._envoy.set_routes(new.routes)
         await self._envoy.set_listeners(_in_order({**self._gates(new), LISTENER: new.listener}))
-        self._routed = new.clusters
+        self._routed, self._reached = new.clusters, _workers_of(new.clusters)
         now = self._clock.monotonic()
         for name, cluster in old.items():
             if name not in new.clusters:
@@ -293,10 +295,8 @@ class Follower:
 
     def _workers(self) -> set[str]:
         """Every worker that a request may still reach."""
-        if self._reached[0] is not self._routed:  # a thousand clusters, several times a second
-            self._reached = (self._routed, frozenset(_workers_of(self._routed)))
         drained = _workers_of(self._drain_clusters())
-        return {*self._reached[1], *drained, *self._reporter.coming, *self._using()}
+        return {*self._reached, *drained, *self._reporter.coming, *self._using()}
 
 
 async def watch_catalog(catalogs: Catalogs, cache: CatalogCache, view: View, clock: Clock) -> None:

@@ -14,9 +14,9 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
 from fairlead.domain.status import (
     GatewayStatus,
+    KeptReplicas,
     NodeStatus,
     OpenSwitch,
-    Replica,
     gateway_status_from_bytes,
     node_status_from_bytes,
 )
@@ -74,7 +74,7 @@ class Inputs:
         self._clock = clock
         self._marks: dict[str, str] = {}
         self._keys = Credentials()
-        self._replicas: dict[str, tuple[object, Replica]] = {}  # as they were last read
+        self._replicas: KeptReplicas = {}
         self.credentials: Mapping[str, str] = {}  # clients by every secret that works now
         self.keys_mark = ""  # which state of the key file `credentials` are
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fairlead.adapters.store.rollouts import StoredRollouts
 from fairlead.control.deleting import Deleting
 from fairlead.domain.catalog import digests_of
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.removal import Removal, remains
 from fairlead.domain.status import GatewayStatus, gateway_status_from_bytes
 from fairlead.wiring.homes import Control
+from fairlead.wiring.journals import journals_in
 from fairlead.wiring.observe import gateway_status, node_status, running
 
 _LOOK_SECONDS = 0.1
@@ -21,7 +21,7 @@ Tell = Callable[[str], None]
 
 def deleting(control: Control) -> Deleting:
     """Deleting in this home."""
-    rollouts = StoredRollouts(control.store)
+    rollouts = journals_in(control)
     return Deleting(control.catalogs, rollouts, control.clock, lambda: _routed(control))
 
 

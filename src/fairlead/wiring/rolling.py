@@ -26,7 +26,7 @@ from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.kits import processes
 from fairlead.wiring.figures import read_figures, wake
 from fairlead.wiring.homes import Control, read_releases
-from fairlead.wiring.journals import is_led
+from fairlead.wiring.journals import is_led, journals_in
 from fairlead.wiring.observe import gateway_status, node_status, running
 
 _PROOF_SECONDS = 30.0  # for a worker's golden examples, among its callers' requests
@@ -161,7 +161,7 @@ class Rolling:
 
     @property
     def rollouts(self) -> StoredRollouts:
-        return StoredRollouts(self.control.store)
+        return journals_in(self.control)
 
     @property
     def desk(self) -> Desk:

@@ -148,9 +148,7 @@ class EnvoyProcess:
         changed = await self._set("lds", listeners)
         if changed:  # whoever listens now reads what nobody may have read before
             self._refusals.pop("sds", None)
-            self._unsure.add("rds")
-            await self._wait_taken("rds", self._refusals.get("rds"))
-            self._unsure.discard("rds")
+            await self._taken("rds", self._process, self._refusals.pop("rds", None))
         return changed
 
     async def set_certificate(self, certificate: Document | None) -> bool:
@@ -295,17 +293,21 @@ class EnvoyProcess:
             await asyncio.to_thread(file.write, wanted)
         except Unwritable:
             raise await self._refused(kind, wanted) from None
-        self._unsure.add(kind)
         try:
-            await self._wait_taken(kind, rejected)
+            await self._taken(kind, process, rejected)
         except FairleadError:
             # Should Envoy start anew, it must find what works.
             await asyncio.to_thread(file.write, before)
             raise
+        return True
+
+    async def _taken(self, kind: str, process: ProcessId | None, rejected: int | None) -> None:
+        """Wait until Envoy has taken it; until then nobody is sure. `rejected` is how many `process` had refused before."""
+        self._unsure.add(kind)
+        await self._wait_taken(kind, rejected)
         self._unsure.discard(kind)
         if rejected is not None and self._process == process:
             self._refusals[kind] = rejected
-        return True
 
     async def _rejected(self, kind: str) -> int:
         """How many it has refused; raises Away."""
@@ -338,7 +340,6 @@ class EnvoyProcess:
             if rejected is None:
                 rejected = refused
             elif refused is not None and refused > rejected:
-                self._refusals.pop(kind, None)
                 raise await self._refused(kind, file.resources)
             await self._clock.sleep(_POLL_SECONDS)
         message = f"Envoy did not take the new {kind} within {_TAKE_SECONDS:.0f} s"
