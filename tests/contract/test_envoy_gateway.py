@@ -106,7 +106,7 @@ async def test_the_access_log_says_who_was_served_what(
     assert (line["request_id"], line["client"], line["method"]) == ("mine", "demo", "POST")
     assert (line["path"], line["status"]) == (PREDICT, 200)
     assert line["upstream"].startswith("speech/v2.1/predict@")
-    assert (line["route"], line["accept_version"]) == ("line speech/v2 1=100", "v2")
+    assert (line["route"], line["accept_version"]) == ("asked speech/v2 1=100", "v2")
     assert (line["attempts"], line["has_sticky_key"]) == (1, None)
     assert line["upstream_host"] == str(world.home.sockets / "w3.sock")
 

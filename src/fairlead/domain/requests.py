@@ -106,6 +106,7 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
     said = _text(line, "flags")
     flags = () if said in ("", _NO_FLAGS) else tuple(said.split(","))
     attempts = _whole(line, "attempts") or 0
+    asked = _text_or_none(line, "accept_version")
     led = attempts > 0 or not _TRIED.isdisjoint(flags)
     grpc_method, grpc_code = _called(_text(line, "grpc"))
     status = _whole(line, "status") or 0
@@ -117,13 +118,13 @@ def read_request(line: Mapping[str, Any]) -> LoggedRequest:
         protocol=_text(line, "protocol"),
         method=_text(line, "method"),
         path=_text(line, "path"),
-        accept_version=_text_or_none(line, "accept_version"),
+        accept_version=asked,
         has_sticky_key=line.get("has_sticky_key") is not None,
         status=_STATUS_OF_CODE.get(grpc_code, status) if grpc_code else status,
         flags=flags,
         details=_text(line, "details"),
         error_code=_text(line, "error_code") or None,
-        rule=read_rule(_text(line, "route")) if led else None,
+        rule=read_rule(_text(line, "route"), asked) if led else None,
         upstream=(_text(line, "upstream") or None) if led else None,
         worker=worker or None,
         digest=_text(line, "digest") or None,

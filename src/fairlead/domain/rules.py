@@ -1,7 +1,9 @@
 """Why a request was led where it was: the rule that chose, in one line that is written down with the request.
 
-`pin sentiment/v2 1=100`: no version was asked for, so the pinned line answered, all of whose traffic revision
-1 had. The gateway names each of its routes by this, so the access log has the shares as they were then.
+`asked sentiment/v2 1=100`: what was asked for (no version, a line, a revision: the log has that too) meant
+line v2, all of whose traffic revision 1 had. `artifact …`: the path named an artifact's version. The gateway
+names each of its routes by this, so the access log has the shares as they were then; and as the text does not
+say which version was asked for, versions that mean the same share their routes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from fairlead.domain.routing import Choice
 from fairlead.domain.versions import split_version
 
 _PER_PERCENT = BUCKETS // 100
-_TEXT = re.compile(r"(pin|line|exact|artifact) ([^ /]+)/([^ /]+) (.+)")
+_ASKED = "asked"
+# Logs of earlier versions of ours say `pin`, `line` and `exact` themselves.
+_TEXT = re.compile(r"(asked|artifact|pin|line|exact) ([^ /]+)/([^ /]+) (.+)")
 _SHARE = re.compile(r"([^ =]+)=([0-9]{1,3})")
 
 
@@ -38,8 +42,9 @@ class Rule:
     shares: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
+        word = self.how if self.how is How.ARTIFACT else _ASKED
         shares = " ".join(f"{tag}={weight // _PER_PERCENT}" for tag, weight in self.shares)
-        return f"{self.how} {self.line} {shares}"
+        return f"{word} {self.line} {shares}"
 
     def chosen(self, bucket: int) -> tuple[str, int, int]:
         """The revision that has a bucket, and the first and the last of its buckets."""
@@ -55,19 +60,13 @@ def rule_of(choice: Choice, accept_version: str | None) -> Rule:
     """The rule by which the resolver made this choice for a request with this Accept-Version."""
     first = choice.targets[0][0].id
     shares = tuple((revision.id.revision, weight) for revision, _, weight in choice.targets)
-    if isinstance(choice.path, ModelPath) and choice.path.artifact_version is not None:
-        how = How.ARTIFACT
-    elif accept_version in (None, LATEST):
-        how = How.PIN
-    elif split_version(str(accept_version))[1] is not None:
-        how = How.EXACT
-    else:
-        how = How.LINE
+    of_artifact = isinstance(choice.path, ModelPath) and choice.path.artifact_version is not None
+    how = How.ARTIFACT if of_artifact else _asked_for(accept_version)
     return Rule(how, first.line_id, shares)
 
 
-def read_rule(text: str | None) -> Rule | None:
-    """The rule in a log; None if there is none, or one of another version of ours."""
+def read_rule(text: str | None, accept_version: str | None) -> Rule | None:
+    """The rule in a log, for a request with this Accept-Version; None if there is none, or one of another version of ours."""
     found = _TEXT.fullmatch(text or "")
     if found is None:
         return None
@@ -75,4 +74,11 @@ def read_rule(text: str | None) -> Rule | None:
     weights = tuple((share[1], int(share[2]) * _PER_PERCENT) for share in shares if share)
     if len(weights) != len(shares) or sum(weight for _, weight in weights) != BUCKETS:
         return None
-    return Rule(How(found[1]), LineId(found[2], found[3]), weights)
+    how = _asked_for(accept_version) if found[1] == _ASKED else How(found[1])
+    return Rule(how, LineId(found[2], found[3]), weights)
+
+
+def _asked_for(accept_version: str | None) -> How:
+    if accept_version is None or accept_version == LATEST:
+        return How.PIN
+    return How.LINE if split_version(accept_version)[1] is None else How.EXACT

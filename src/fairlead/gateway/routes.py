@@ -286,11 +286,18 @@ def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
         if (routes := _worker_routes(tree, parts, version or None))
     }
     last = [front_route(tree.settings)]
-    unnamed = [*first, *(_without_version(route) for route in lists.pop(_NO_VERSION, [])), *last]
-    if not lists:
-        return routes_of(unnamed) if len(unnamed) > 1 else None
-    named = {version: routes_of([*first, *routes, *last]) for version, routes in lists.items()}
-    return {"matcher": tree_of("accept-version", "exact_match_map", named, routes_of(unnamed))}
+    unnamed = lists.pop(_NO_VERSION, [])
+    others = {version: routes for version, routes in lists.items() if routes != unnamed}
+    if not lists and not unnamed:
+        return routes_of([*first, *last]) if first else None
+    if unnamed:
+        # Whatever the map below does not know arrives here: no version, those that mean the same, and unknown ones.
+        unnamed = [_unknown_version(lists.keys() - others.keys(), tree.settings), *unnamed]
+    rest = routes_of([*first, *unnamed, *last])
+    if not others:
+        return rest
+    named = {version: routes_of([*first, *routes, *last]) for version, routes in others.items()}
+    return {"matcher": tree_of("accept-version", "exact_match_map", named, rest)}
 
 
 def _versions(parts: Iterable[tuple[str, RoutingTable]]) -> list[str]:
@@ -327,8 +334,12 @@ def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document
     ]
 
 
-def _without_version(route: Document) -> Document:
-    """Only for requests that name no version: an unknown one arrives in the same list."""
-    absent = {"name": "accept-version", "present_match": True, "invert_match": True}
-    match = route["match"]
-    return {**route, "match": {**match, "headers": [*match["headers"], absent]}}
+def _unknown_version(known: Iterable[str], settings: GatewaySettings) -> Document:
+    """To the front desk, if a version is asked for that is none of these."""
+    name = "accept-version"
+    others: list[Document] = [
+        {"name": name, "string_match": {"exact": version}, "invert_match": True}
+        for version in sorted(known)
+    ]
+    asked = {"name": name, "present_match": True}
+    return front_route(settings, {"prefix": "", "headers": [asked, *others]})

@@ -58,7 +58,7 @@ LINE: dict[str, Any] = {
     "flags": "-",
     "details": "via_upstream",
     "error_code": None,
-    "route": "pin speech/v2 1=100",
+    "route": "asked speech/v2 1=100",
     "upstream": "speech/v2.1@0123456789ab",
     "upstream_host": "/run/fairlead-1/w7.sock",
     "digest": DIGEST,
@@ -126,6 +126,14 @@ def why(then: Catalog | None = None, *, exact: bool = True, **changes: Any) -> E
             "bucket",
             "4711 of 10,000, by the sticky key: buckets 0 to 8999 were v1.1's",
         ),
+        (
+            {"route": "asked speech/v1 1=90 2=10", "accept_version": "v1"},
+            "answered",
+            "rule",
+            "Accept-Version named line v1; its traffic was split then: v1.1 90 %, v1.2 10 %",
+        ),
+        ({"accept_version": "v2.1"}, "answered", "rule", "exactly this revision"),
+        ({"accept_version": "latest"}, "answered", "rule", "`latest` was asked for, so the pin"),
         ({"route": "exact speech/v2 1=100"}, "answered", "rule", "exactly this revision"),
         ({"route": "artifact speech/v2 1=100"}, "answered", "rule", "the path named an artifact"),
         ({"route": None}, "answered", "rule", "the log does not say (an older line)"),
@@ -241,12 +249,13 @@ def test_a_rule_reads_back_from_its_text(
     percents = [end - start for start, end in zip([0, *cuts], [*cuts, 100], strict=True)]
     weights = tuple((tag, 100 * one) for tag, one in zip(tags, percents, strict=True))
     rule = Rule(how, LineId(service, line), weights)
-    assert read_rule(str(rule)) == rule
+    asked = {How.PIN: None, How.LINE: "v1", How.EXACT: "v1.2", How.ARTIFACT: "v1"}[how]
+    assert read_rule(str(rule), asked) == rule
 
 
 @given(st.text())
 def test_any_other_text_is_no_rule_but_no_error(text: str) -> None:
-    read_rule(text)
+    read_rule(text, text)
     read_timing(text)
 
 
@@ -297,15 +306,15 @@ def test_a_page_that_needs_no_key_is_told_as_one() -> None:
 def test_a_bucket_has_one_revision_and_its_neighbours(
     bucket: int, chosen: tuple[str, int, int]
 ) -> None:
-    rule = read_rule("pin speech/v1 1=90 2=10")
+    rule = read_rule("asked speech/v1 1=90 2=10", None)
     assert rule is not None
     assert rule.chosen(bucket) == chosen
 
 
-@pytest.mark.parametrize("text", ["pin speech/v1 1=90 2=x", "pin speech/v1 1=90 2=20"])
+@pytest.mark.parametrize("text", ["asked speech/v1 1=90 2=x", "asked speech/v1 1=90 2=20"])
 def test_shares_that_are_no_split_are_no_rule(text: str) -> None:
-    assert read_rule("pin speech/v1 1=90 2=10") is not None
-    assert read_rule(text) is None
+    assert read_rule("asked speech/v1 1=90 2=10", None) is not None
+    assert read_rule(text, None) is None
 
 
 def test_a_grpc_call_is_told_by_its_method_and_its_code() -> None:
