@@ -20,23 +20,29 @@ def checkout(tmp_path: Path) -> Path:
     """A clone without a virtual environment."""
     for name in ("scripts", "locks"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("pyproject.toml", "Makefile"):
+    for name in ("pyproject.toml", "Makefile", "src/fairlead/kits/interpreter.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
-def run_setup(checkout: Path, python: str) -> subprocess.CompletedProcess[str]:
-    """Set up with a `python3` of our own, and with nothing else that could serve as one."""
+def run_setup(
+    checkout: Path, *pythons: str, named: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Set up with each a `python3` of our own in a directory of its own, and with nothing else that could serve as one."""
     tools = checkout / "tools"
     tools.mkdir()
     for name in ("sh", "cat", "dirname", "cksum", "rm", "env"):
         found = shutil.which(name)
         assert found is not None
         (tools / name).symlink_to(found)
-    (tools / "python3").write_text(f"#!/bin/sh\n{python}\n")
-    (tools / "python3").chmod(0o755)
-    environment = {**os.environ, "PATH": str(tools)}
-    environment.pop("PYTHON", None)
+    places = [tools]
+    for number, python in enumerate(pythons):
+        places.append(checkout / f"python {number}")
+        places[-1].mkdir()
+        (places[-1] / "python3").write_text(f"#!/bin/sh\n{python}\n")
+        (places[-1] / "python3").chmod(0o755)
+    environment = {**os.environ, "PATH": os.pathsep.join(map(str, places)), "PYTHON": named}
     return subprocess.run(
         ["sh", "scripts/setup.sh", "run"],
         cwd=checkout,
@@ -60,6 +66,38 @@ def test_a_python_without_venv_gets_the_name_of_the_package(checkout: Path) -> N
     assert done.returncode == 1
     assert f"apt install python{VERSION}-venv" in done.stderr
     assert not (checkout / ".venv" / ".fairlead-run").exists()
+
+
+def fake_python(*, slow: bool) -> str:
+    """A Python that was built with or without optimisations, and makes no environments."""
+    return (
+        f'case "$*" in *interpreter.py) exit {int(slow)};; "-m venv .venv") exit 7;; esac\n'
+        f'exec {sys.executable} "$@"'
+    )
+
+
+def test_a_python_that_was_built_without_optimisations_is_the_last_choice(checkout: Path) -> None:
+    done = run_setup(checkout, fake_python(slow=True), fake_python(slow=False))
+    assert done.returncode == 7
+    assert f"with Python {sys.version.split()[0]} ({checkout}/python 1/python3)" in done.stderr
+    assert f"PYTHON={checkout}/python 0/python3 takes it" in done.stderr
+
+
+def test_a_python_that_was_built_without_optimisations_is_taken_where_there_is_no_other(
+    checkout: Path,
+) -> None:
+    without = f'case "$*" in *ensurepip*) exit 1;; esac\n{fake_python(slow=False)}'
+    done = run_setup(checkout, fake_python(slow=True), without)
+    assert done.returncode == 7
+    assert f"({checkout}/python 0/python3)" in done.stderr
+    assert "takes it" not in done.stderr
+
+
+def test_a_python_that_is_named_is_taken(checkout: Path) -> None:
+    named = str(checkout / "python 0" / "python3")
+    done = run_setup(checkout, fake_python(slow=True), fake_python(slow=False), named=named)
+    assert done.returncode == 7
+    assert f"({named})" in done.stderr
 
 
 def test_a_checkout_that_is_set_up_is_left_alone(checkout: Path) -> None:

@@ -22,6 +22,7 @@ from fairlead.domain.findings import Finding
 from fairlead.domain.status import NodeStatus, node_status_to_bytes
 from fairlead.kits import files, processes
 from fairlead.kits.clock import SystemClock
+from fairlead.kits.interpreter import built_without_optimisations
 from fairlead.wiring.doctor import artifacts, home as homes, machine
 from fairlead.wiring.doctor.run import careful, home_checks
 from fairlead.wiring.homes import Control, open_home, read_releases
@@ -71,8 +72,28 @@ def examined(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 
 def test_an_old_python_is_found() -> None:
-    assert "Python 3.10" in one(machine.python((3, 10))).wrong
-    assert machine.python(sys.version_info[:2]) == []
+    assert "Python 3.10" in one(machine.python((3, 10), slow=False)).wrong
+    assert machine.python(sys.version_info[:2], slow=False) == []
+
+
+def test_a_python_that_was_built_without_optimisations_is_told_of() -> None:
+    found = one(machine.python(sys.version_info[:2], slow=True))
+    assert found.optional
+    assert "--enable-optimizations" in found.wrong
+
+
+@pytest.mark.parametrize(
+    ("configured", "prefix", "slow"),
+    [
+        ("'--prefix=/home/me/.pyenv/versions/3.11.7' '--enable-shared'", "/home/me/.pyenv", True),
+        ("", "/usr/local", True),
+        ("'--enable-optimizations' '--with-lto'", "/usr/local", False),
+        ("'--enable-shared' '--prefix=/usr'", "/usr", False),
+        (None, "C:\\Python311", False),
+    ],
+)
+def test_how_a_python_was_built_is_seen(configured: str | None, prefix: str, slow: bool) -> None:
+    assert built_without_optimisations(configured, prefix) is slow
 
 
 def test_a_library_that_is_missing_or_crashes_is_found(

@@ -31,11 +31,19 @@ _OLDEST_NOW = 1_767_225_600.0  # the start of 2026: no clock that is right shows
 _FUTURE_SECONDS = 120.0
 _REINSTALL = "reinstall: make clean setup, or pip install --force-reinstall fairlead"
 
+_BUILT_PLAINLY = Finding(
+    "python",
+    "this Python was built without optimisations (--enable-optimizations)",
+    "requests and starts take about a quarter more processor time than they need",
+    "use your system's Python, or rebuild: PYTHON_CONFIGURE_OPTS='--enable-optimizations --with-lto' pyenv install",
+    optional=True,
+)
 
-def python(version: Sequence[int]) -> list[Finding]:
-    """Is this Python new enough?"""
+
+def python(version: Sequence[int], *, slow: bool) -> list[Finding]:
+    """Is this Python new enough, and as fast as it could be?"""
     if tuple(version[:2]) >= OLDEST_PYTHON:
-        return []
+        return [_BUILT_PLAINLY] if slow else []
     found = ".".join(map(str, version[:2]))
     needed = ".".join(map(str, OLDEST_PYTHON))
     return [

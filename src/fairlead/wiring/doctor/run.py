@@ -14,6 +14,7 @@ import psutil
 
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.findings import Finding
+from fairlead.kits import interpreter
 from fairlead.kits.clock import SystemClock
 from fairlead.wiring.doctor import artifacts, home as homes, machine
 from fairlead.wiring.homes import Control, open_home
@@ -76,7 +77,7 @@ def _opened(root: Path, found: list[Finding]) -> Control | None:
 def _of_machine(root: Path | None, host: str, port: int) -> Iterator[tuple[str, Check]]:
     place = root if root is not None else Path.cwd()
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    yield "python", lambda: machine.python(sys.version_info[:2])
+    yield "python", lambda: machine.python(sys.version_info[:2], slow=interpreter.is_slow())
     yield "libraries", lambda: machine.libraries(machine.LIBRARIES)
     yield "envoy", lambda: machine.envoy(_envoy_binary())
     yield "limits", lambda: machine.descriptors(soft)
