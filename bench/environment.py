@@ -124,7 +124,8 @@ def machine(*, peers: Iterable[str] = ()) -> dict[str, Any]:
         "processor": _processor(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": platform.platform(),
-        "Python": platform.python_version() + (", built without optimisations" if is_slow() else ""),
+        "Python": platform.python_version()
+        + (", built without optimisations" if is_slow() else ""),
         "versions": ", ".join(versions),
     }
 

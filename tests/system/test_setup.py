@@ -26,9 +26,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_setup(
-    checkout: Path, *pythons: str, named: str = ""
-) -> subprocess.CompletedProcess[str]:
+def run_setup(checkout: Path, *pythons: str, named: str = "") -> subprocess.CompletedProcess[str]:
     """Set up with each a `python3` of our own in a directory of its own, and with nothing else that could serve as one."""
     tools = checkout / "tools"
     tools.mkdir()

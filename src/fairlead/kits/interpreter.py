@@ -9,7 +9,8 @@ import sys
 import sysconfig
 
 _FLAG = "--enable-optimizations"
-_SYSTEM = "/usr"  # distributions build with profiles by rules of their own, which the flags do not show
+# Distributions build with profiles by rules of their own, which the flags do not show.
+_SYSTEM = "/usr"
 
 
 def built_without_optimisations(configured: str | None, prefix: str) -> bool:
