@@ -29,7 +29,9 @@ look_at() {
         python=$1
     fi
 }
-if [ -n "${PYTHON:-}" ]; then
+if [ -x .venv/bin/python ] && .venv/bin/python -c "$right" >/dev/null 2>&1; then
+    plain=.venv/bin/python  # made before; what it lacks comes into it
+elif [ -n "${PYTHON:-}" ]; then
     look_at "$PYTHON"
 else
     for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
@@ -50,7 +52,7 @@ fi
 
 echo "setting up .venv with $("$python" --version) ($python) from $lock (once; downloads about 250 MB)" >&2
 if [ "$python" != "$plain" ]; then
-    echo "  not with $plain, which was built without optimisations: slower by a quarter (PYTHON=$plain takes it)" >&2
+    echo "  not with $plain: built without optimisations, so slower by a quarter, or without venv (PYTHON=$plain takes it)" >&2
 fi
 rm -f .venv/.fairlead-*
 if command -v uv >/dev/null 2>&1; then

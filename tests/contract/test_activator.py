@@ -76,7 +76,10 @@ class Agent:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            assert head.startswith("POST /internal/wake ")
+            if not head.startswith("POST /internal/wake "):  # the metrics page asks as well
+                writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                writer.close()
+                return
             length = int(head.lower().partition("content-length: ")[2].split("\r\n")[0])
             said = json.loads(await reader.readexactly(length))["endpoints"]
             self.heard.append(

@@ -25,6 +25,7 @@ from fairlead.domain.errors import FairleadError
 from fairlead.domain.layout import Home
 from fairlead.domain.status import State
 from fairlead.kits.clock import Clock
+from fairlead.kits.timeouts import timeout
 
 WORKER_NAME = re.compile(r"[0-9a-f]{8}")
 _KILL_SECONDS = 5.0
@@ -124,7 +125,7 @@ class Surveyor:
         extra = {"event": "stray", "worker": record.name}
         _log.warning("worker %s of %s is ended: %s", record.name, whose, why, extra=extra)
         if process is not None and self.launcher.signal(process, signal.SIGKILL):
-            async with asyncio.timeout(_KILL_SECONDS):
+            async with timeout(_KILL_SECONDS):
                 await self.launcher.wait(process)
         records.remove(self.home, record.name)
 

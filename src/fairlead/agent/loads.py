@@ -27,6 +27,7 @@ from fairlead.domain.release import EndpointSpec
 from fairlead.domain.scale_units import ScaleUnit, served, unit_of
 from fairlead.domain.scaling import UNLIMITED_TARGET, Bounds, Counted, Scaler
 from fairlead.domain.status import State
+from fairlead.kits.timeouts import timeout
 
 _SERVING = (State.READY, State.DRAINING)
 _ANSWER_SECONDS = 1.5  # a worker that takes longer is left out this time
@@ -51,7 +52,7 @@ class Loads:
         """Look after look, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.load_seconds):
+                async with timeout(self.settings.load_seconds):
                     await self._at_once.wait()
             woken = self._at_once.is_set()
             self._at_once.clear()

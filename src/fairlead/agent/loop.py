@@ -38,6 +38,7 @@ from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_by
 from fairlead.kits import processes
 from fairlead.kits.files import try_lock, write_atomic
 from fairlead.kits.processes import ProcessId
+from fairlead.kits.timeouts import timeout
 
 _STORE_SECONDS = 10.0  # a store that takes longer is away
 _REPORT_GAP_SECONDS = 0.5  # between two reports to the store
@@ -183,7 +184,7 @@ class _Agent:
 
     async def _led(self) -> frozenset[LineId] | None:
         try:
-            async with asyncio.timeout(_STORE_SECONDS):
+            async with timeout(_STORE_SECONDS):
                 return frozenset(await asyncio.to_thread(self._ports.led))
         except (FairleadError, OSError, ValueError) as error:
             _log.debug("nobody knows which rollouts are under way: %s", error)
@@ -192,7 +193,7 @@ class _Agent:
     async def _follow_catalog(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_STORE_SECONDS):
+                async with timeout(_STORE_SECONDS):
                     catalog = await asyncio.to_thread(self._ports.catalogs.read)
             except (FairleadError, OSError, ValueError) as error:
                 await self._without_store(str(error) or type(error).__name__)
@@ -275,7 +276,7 @@ class _Agent:
             took = self._clock.monotonic() - began
             await self._clock.sleep(pace.rest(took))
             try:
-                async with asyncio.timeout(pace.idle(took, self._settings.catalog_poll_seconds)):
+                async with timeout(pace.idle(took, self._settings.catalog_poll_seconds)):
                     await self._table.changed.wait()
             except TimeoutError:
                 continue
@@ -320,7 +321,7 @@ class _Agent:
                     self._news.set()  # it is still news
             await self._clock.sleep(_REPORT_GAP_SECONDS)
             try:
-                async with asyncio.timeout(self._settings.report_seconds):
+                async with timeout(self._settings.report_seconds):
                     await self._news.wait()
             except TimeoutError:
                 continue
@@ -360,7 +361,7 @@ class _Agent:
         """Signal these processes and wait; returns those that still run."""
         launcher = self._ports.launcher
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+            async with timeout(seconds), asyncio.TaskGroup() as group:
                 for process in left:
                     if launcher.signal(process, number):
                         group.create_task(launcher.wait(process))

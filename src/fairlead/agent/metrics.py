@@ -27,6 +27,7 @@ from fairlead.agent.table import Table
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import State
 from fairlead.kits import processes
+from fairlead.kits.timeouts import timeout
 
 ENDED = "ended"
 KEPT_REVISIONS = 20  # that have ended and still have series of their own
@@ -152,7 +153,7 @@ class Metrics:
         name, last = process.name, self._last.get(process.name)
         try:
             async with (
-                asyncio.timeout(_SCRAPE_SECONDS),
+                timeout(_SCRAPE_SECONDS),
                 WorkerClient(socket, _SCRAPE_SECONDS) as client,
             ):
                 company = await client.company()

@@ -15,6 +15,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.golden import Example, Golden, difference, golden_from_bytes
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
 from fairlead.domain.signature import TensorSignature
+from fairlead.kits.timeouts import timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> 
     exam = await asyncio.to_thread(read_exam, spec.artifact)
     try:
         async with (
-            asyncio.timeout(settings.proof_seconds),
+            timeout(settings.proof_seconds),
             WorkerClient(socket_of(spec), settings.proof_seconds) as client,
         ):
             await check_identity(client, spec)

@@ -16,6 +16,7 @@ from fairlead.domain.status import NodeStatus, Replica
 from fairlead.domain.table import told
 from fairlead.gateway.state import View
 from fairlead.kits.clock import Clock
+from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 
 STALE_SECONDS = 1.5  # three heartbeats of the agent
@@ -121,7 +122,7 @@ async def _answers(replica: Replica) -> bool:
         return False
     try:
         async with (
-            asyncio.timeout(_PROBE_SECONDS),
+            timeout(_PROBE_SECONDS),
             unix_client(replica.socket, _PROBE_SECONDS) as client,
         ):
             answer = await client.get("/livez")

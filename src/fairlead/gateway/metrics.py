@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from fairlead.gateway.activator import Held
 from fairlead.gateway.behind import endpoints_of, routable
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.state import View
+from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -168,7 +168,7 @@ class Metrics:
     async def _agent(self) -> list[str] | None:
         try:
             async with (
-                asyncio.timeout(_AGENT_SECONDS),
+                timeout(_AGENT_SECONDS),
                 unix_client(self._home.agent_socket, _AGENT_SECONDS) as client,
             ):
                 answer = await client.get("/metrics", headers={"accept": CONTENT_TYPE})

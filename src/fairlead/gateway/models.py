@@ -30,6 +30,7 @@ from fairlead.gateway.front import Page, json_response
 from fairlead.gateway.listener import CLIENT_HEADER
 from fairlead.gateway.settings import GatewaySettings
 from fairlead.gateway.state import View
+from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 
 # What of the protocol is here: all but loading and unloading.
@@ -171,7 +172,7 @@ async def _ask(replica: Replica, path: str) -> httpx.Response | None:
     """A worker's answer; None if it gives none in time."""
     try:
         async with (
-            asyncio.timeout(_ASK_SECONDS),
+            timeout(_ASK_SECONDS),
             unix_client(replica.socket, _ASK_SECONDS) as client,
         ):
             return await client.get(path)

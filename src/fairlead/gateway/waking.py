@@ -14,6 +14,7 @@ import httpx
 from fairlead.api.agent import WAKE_PATH, Wake, wakes_to_json
 from fairlead.domain.ids import EndpointId
 from fairlead.kits.clock import Clock
+from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 
 _EVERY_SECONDS = 1.0
@@ -57,7 +58,7 @@ class Waker:
     async def _pause(self) -> None:
         """A second, or until there is news."""
         try:
-            async with asyncio.timeout(_EVERY_SECONDS):
+            async with timeout(_EVERY_SECONDS):
                 await self._news.wait()
         except TimeoutError:
             pass
@@ -67,7 +68,7 @@ class Waker:
         body = wakes_to_json(Wake(endpoint, count) for endpoint, count in waiting.items())
         try:
             async with (
-                asyncio.timeout(_LONGEST_SECONDS),
+                timeout(_LONGEST_SECONDS),
                 unix_client(self._socket, _LONGEST_SECONDS) as client,
             ):
                 answer = await client.post(WAKE_PATH, content=body)

@@ -25,6 +25,7 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DocumentSignature, Signature
 from fairlead.engines.sharing import Sharing
 from fairlead.kits.clock import Clock
+from fairlead.kits.timeouts import timeout
 from fairlead.server.admission import Admission
 from fairlead.server.batch_members import Answer, Member
 from fairlead.server.batching import Batcher, no_run
@@ -225,7 +226,7 @@ class Endpoint:
         times = times or Times(0.0)
         until = self._clock.monotonic() + seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 await self._enter(request)
                 if self.batcher is not None and self.batcher.takes(request):
                     return await self.batcher.infer(request, until, times, self._free)
@@ -248,7 +249,7 @@ class Endpoint:
             return
         began = self._clock.monotonic()
         try:
-            async with asyncio.timeout(patience):
+            async with timeout(patience):
                 await self.admission.enter()
         except TimeoutError:
             raise no_run(patience) from None
@@ -264,7 +265,7 @@ class Endpoint:
         """
         assert streams(self.model)
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 await self.admission.enter()
         except TimeoutError:
             raise late(seconds) from None

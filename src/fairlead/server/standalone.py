@@ -27,6 +27,7 @@ from fairlead.kits import jsonlog
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.kits.ending import Ending
 from fairlead.kits.supervise import ending
+from fairlead.kits.timeouts import timeout
 from fairlead.server.http.serve import Listen, Socket
 from fairlead.server.worker import DONE, ended_with, owner_gone, serve_revisions, stop_signals
 
@@ -167,7 +168,7 @@ async def _ended(
         if not ending.done():
             worker.terminate()
             try:
-                async with asyncio.timeout(drain_seconds + _END_SECONDS):
+                async with timeout(drain_seconds + _END_SECONDS):
                     await asyncio.shield(ending)
             except TimeoutError:
                 worker.kill()

@@ -14,6 +14,7 @@ from fairlead.api.worker import BATCHING_PATH
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.measured import measured_from_bytes
 from fairlead.domain.status import NodeStatus, State
+from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 from fairlead.wiring.homes import Control
 
@@ -82,7 +83,7 @@ async def _ask_all(sockets: list[str]) -> list[dict[str, Any]]:
             found.extend(await _ask(socket))
 
     try:
-        async with asyncio.timeout(_SECONDS), asyncio.TaskGroup() as group:
+        async with timeout(_SECONDS), asyncio.TaskGroup() as group:
             for socket in sockets:
                 group.create_task(ask(socket))
     except TimeoutError:

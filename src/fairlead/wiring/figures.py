@@ -15,6 +15,7 @@ from fairlead.api.agent import WAKE_PATH, Wake, wakes_to_json
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import EndpointId, RevisionId
 from fairlead.domain.samples import FAILURES, Histogram, Reading, WorkerFigures
+from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def reading_from(text: str) -> Reading:
 
 
 async def _ask(socket: Path) -> str:
-    async with asyncio.timeout(_SECONDS), unix_client(socket, _SECONDS) as client:
+    async with timeout(_SECONDS), unix_client(socket, _SECONDS) as client:
         answer = await client.get("/metrics", headers={"accept": _TYPE})
         answer.raise_for_status()
         return answer.text

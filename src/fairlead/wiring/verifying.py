@@ -15,6 +15,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import DEFAULT_ENDPOINT
 from fairlead.domain.release import Release
 from fairlead.kits.clock import Clock
+from fairlead.kits.timeouts import timeout
 from fairlead.wiring.asking import Way, way_to
 from fairlead.wiring.banner import first_example
 from fairlead.wiring.bumping import release_files_in
@@ -122,7 +123,7 @@ async def _made(client: httpx.AsyncClient, way: Way, call: Call, clock: Clock) -
     result = Result(call, f"{way.base}{call.path}", "", 0.0, 0, "no answer")
     try:
         async with (
-            asyncio.timeout(_SECONDS),
+            timeout(_SECONDS),
             client.stream("POST", result.url, content=call.body, headers=headers) as answer,
         ):
             line = f"{answer.http_version} {answer.status_code} {answer.reason_phrase}".rstrip()

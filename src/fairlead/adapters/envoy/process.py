@@ -27,6 +27,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.kits import files, processes
 from fairlead.kits.clock import Clock
 from fairlead.kits.processes import ProcessId
+from fairlead.kits.timeouts import timeout
 
 Document = dict[str, Any]
 
@@ -270,12 +271,12 @@ class EnvoyProcess:
         if seconds > 0:
             processes.send_signal(process, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with timeout(seconds):
                     await processes.wait_exit(process)
                     return
         processes.send_signal(process, signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KILL_SECONDS):
+            async with timeout(_KILL_SECONDS):
                 await processes.wait_exit(process)
 
     async def _set(self, kind: str, resources: Sequence[Document]) -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fairlead.kits.timeouts import timeout
+
 Document = dict[str, Any]
 
 _SECONDS = 10.0
@@ -46,7 +48,7 @@ async def refusal(binary: str, kind: str, resources: Mapping[str, Sequence[Docum
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with timeout(_SECONDS):
                 output, _ = await process.communicate()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):

@@ -20,6 +20,7 @@ from typing import Any
 from fairlead.domain.errors import Kind, Refused
 from fairlead.engines.speech import wire
 from fairlead.kits import memory
+from fairlead.kits.timeouts import timeout
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
@@ -115,7 +116,7 @@ class Voice:
         if not self._speaking:
             return True
         try:
-            async with asyncio.timeout(_STOP_SECONDS):
+            async with timeout(_STOP_SECONDS):
                 loop = asyncio.get_running_loop()
                 await loop.sock_sendall(self._line, wire.framed(wire.STOP))
                 while (await self._next("stop", _STOP_SECONDS))[0] not in (wire.END, wire.FAILED):
@@ -149,7 +150,7 @@ class Voice:
             if frame is not None:
                 return frame
             loop = asyncio.get_running_loop()
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 while frame is None:
                     data = await loop.sock_recv(self._line, _READ_BYTES)
                     if not data:

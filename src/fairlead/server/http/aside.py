@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.pieces import LARGE_BYTES, LARGE_ELEMENTS
+from fairlead.kits.timeouts import timeout
 from fairlead.server.endpoint import late
 from fairlead.server.http.handlers import HEADER_LENGTH, Answer, Handler, Headers
 from fairlead.server.threads import Threads
@@ -52,7 +53,7 @@ class Aside:
 
     async def _do(self, work: Callable[[], T], seconds: float) -> T:
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 return await asyncio.wrap_future(self._threads.submit(work))
         except TimeoutError:
             raise late(seconds) from None

@@ -24,6 +24,7 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
+from fairlead.kits.timeouts import timeout
 from fairlead.server.dataplane import Counted, DataPlane
 from fairlead.server.endpoint import Endpoint
 from fairlead.server.http.routes import HeaderList, ServedRevision
@@ -246,7 +247,7 @@ async def _heartbeat(settings: ServingSettings) -> None:
 
     url = settings.betterstack_base_url + settings.betterstack_api_token
     try:
-        async with asyncio.timeout(_HEARTBEAT_SECONDS), httpx.AsyncClient() as client:
+        async with timeout(_HEARTBEAT_SECONDS), httpx.AsyncClient() as client:
             await client.post(url)
     except (httpx.HTTPError, TimeoutError) as error:
         _log.warning("the heartbeat was not delivered: %s", type(error).__name__)

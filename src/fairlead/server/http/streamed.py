@@ -19,6 +19,7 @@ from fairlead.api.deadlines import is_impatient, seconds_to_answer
 from fairlead.api.http_status import NO_FAULT
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.kits.timeouts import timeout
 from fairlead.server.endpoint import Endpoint, Late, late
 from fairlead.server.http.encoding import CONTENT_ENCODING, unpacked
 from fairlead.server.http.errors import error_code
@@ -190,7 +191,7 @@ class _Answer:
         try:
             async with (
                 self._route.endpoint.streaming(call.request, left, self._times) as responses,
-                asyncio.timeout(until - self._app.now()),
+                timeout(until - self._app.now()),
             ):
                 encoder = await self._aside(make)  # now: who waits for a slot needs none
                 while (response := await self._next(responses)) is not None:
@@ -204,7 +205,7 @@ class _Answer:
         """None after the last; raises Refused (MODEL) if it does not come for long."""
         idle = self._app.idle_seconds
         try:
-            async with asyncio.timeout(idle):
+            async with timeout(idle):
                 return await anext(responses, None)
         except TimeoutError:
             message = f"the model gave nothing for {idle:g} s in the middle of its answer"
@@ -216,7 +217,7 @@ class _Answer:
             return
         idle = self._app.idle_seconds
         try:
-            async with asyncio.timeout(idle):
+            async with timeout(idle):
                 if not self._begun:
                     self._begun = True
                     self._route.endpoint.streams.begun(self._app.now() - self._times.started)
