@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import inspect
 import json
-import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +40,8 @@ _INLINE_ROOM = 4  # how much larger than the largest golden example a request ma
 _SMALLEST_ROOM_BYTES = 4096
 _RUNS = 50
 _TIMING_SECONDS = 0.1  # per example: a slow model is not run 50 times
+_MOST_THREADS = 32  # that run one model
+_FEW_THREADS = 4
 _CHUNK_BYTES = 1024 * 1024
 _LIBRARIES = {"onnx": "onnxruntime"}
 
@@ -122,7 +123,7 @@ async def load_artifact(
     model = await asyncio.wrap_future(pool.submit(lambda: load(first)))
     if model.concurrent:
         pool.close()
-        pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
+        pool = Threads(manifest.ref.name, _runs_at_once(model))
     try:
         _check_signature(model, manifest)
         profile = await _proved(model, golden, pool, clock)
@@ -137,7 +138,7 @@ async def load_artifact(
     if model.concurrent:
         # Fresh ones, which start when they are needed: a model that runs on the event loop never has any.
         pool.close()
-        pool = Threads(manifest.ref.name, min(32, max(4, 2 * (os.cpu_count() or 1))))
+        pool = Threads(manifest.ref.name, _runs_at_once(model))
     example = golden.examples[0]
     return LoadedArtifact(
         directory,
@@ -150,6 +151,12 @@ async def load_artifact(
         project.example_body(model.signature, example.request),
         measured=known,
     )
+
+
+def _runs_at_once(model: Model) -> int:
+    """Of a model that several threads may call: a graph does nothing but work, code may wait for something."""
+    graph = isinstance(model.signature, TensorSignature)
+    return min(_MOST_THREADS, cores() if graph else max(_FEW_THREADS, 2 * cores()))
 
 
 def _may_batch(model: Model, manifest: Manifest, profile: Profile) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from fairlead.api.inference import InferRequest, Model
 from fairlead.domain.batching import Batching
@@ -75,6 +76,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+@runtime_checkable
+class Shrinks(Protocol):
+    """A model that keeps the memory of its largest run until it is told to give it back."""
+
+    def shrink(self, request: InferRequest) -> None:
+        """Answer this request, and keep no more memory than that took."""
+        ...
+
+
 class Measuring:
     """One model's measurement. `load` gives the model once more, its runs on so many threads."""
 
@@ -94,6 +104,14 @@ class Measuring:
         reason = cannot_share(model)
         if reason is not None:
             return model, Measured(reason)
+        served, found = await self._measured(model, pool, threads)
+        if isinstance(served, Shrinks) and not (found.helps or self._batching.enabled):
+            # The batches that were tried left memory behind that no run will need again.
+            sample = self._sample(served, sharing_of(served, self._batching))
+            await asyncio.wrap_future(pool.submit(lambda: served.shrink(sample)))
+        return served, found
+
+    async def _measured(self, model: Model, pool: Threads, threads: int) -> tuple[Model, Measured]:
         sharing = sharing_of(model, self._batching)
         # A graph on one thread does nothing but work; code, and who works with others, may wait for something.
         graph = isinstance(model.signature, TensorSignature)

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 from onnx import helper
 
@@ -23,11 +25,12 @@ from fairlead.domain.measured import (
     measured_to_bytes,
 )
 from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
+from fairlead.engines.onnx import OnnxModel
 from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.server.endpoint import Endpoint
 from fairlead.server.endpoints import endpoints_of
 from fairlead.server.loading import load_artifact
-from fairlead.server.measuring import Measuring, cores
+from fairlead.server.measuring import Measuring, Shrinks, cores
 from fairlead.server.threads import Threads
 from support.models import (
     FLOAT,
@@ -278,6 +281,61 @@ async def test_what_serves_is_the_one_with_all_cores_only_if_it_is_batched(
     if each_row == 0:
         assert measured.best == 64
         assert measured.gain == pytest.approx(64, rel=0.05)
+
+
+class Growing(Timed):
+    """Keeps memory for its largest run."""
+
+    kept = 0
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        self.kept = max(self.kept, len(request.tensors["x"]))
+        return super().infer(request)
+
+    def shrink(self, request: InferRequest) -> None:
+        self.kept = len(request.tensors["x"])
+
+
+@pytest.mark.parametrize(
+    ("each_run", "each_row", "insists", "given_back"),
+    [(0.0, 0.01, None, True), (0.0, 0.01, True, False), (0.01, 0.0, None, False)],
+)
+async def test_what_the_tried_batches_took_is_given_back_unless_batches_come(
+    each_run: float, each_row: float, insists: bool | None, given_back: bool
+) -> None:
+    clock = FakeClock()
+    golden = Golden((Example({"x": [[1.0]]}, {"y": [[0.0]]}),), {})
+    model = Growing(clock, each_run, each_row)
+    pool = Threads("test", 1)
+    measuring = Measuring(golden, Batching(enabled=insists), lambda _: model, clock)
+    await measuring.of(model, pool, 1)
+    pool.close()
+    assert (model.kept == 1) == given_back
+
+
+def test_a_graph_gives_back_what_a_large_run_took(tmp_path: Path) -> None:
+    path = tmp_path / "wide.onnx"
+    x, y = (("x", FLOAT, ["n", 1024]), ("y", FLOAT, ["n", 1024]))
+    nodes = [helper.make_node("Exp", [a], [b]) for a, b in ("xa", "ab", "by")]
+    path.write_bytes(onnx_bytes([x], [y], nodes))
+    model = OnnxModel(path)
+    assert isinstance(model, Shrinks)
+    process = psutil.Process()
+    model.infer(InferRequest({"x": np.zeros((1, 1024), np.float32)}))
+    before = process.memory_info().rss
+    model.infer(InferRequest({"x": np.zeros((32 * 1024, 1024), np.float32)}))
+    between = process.memory_info().rss
+    model.shrink(InferRequest({"x": np.zeros((1, 1024), np.float32)}))
+    assert between - before > 100 << 20
+    assert process.memory_info().rss - before < 32 << 20
+    model.close()
+
+
+async def test_a_graph_has_as_many_threads_as_there_are_cores(tmp_path: Path) -> None:
+    made = heavy_artifact(tmp_path / "a")
+    loaded = await load_artifact(made.directory, made.digest, 0, SystemClock())
+    assert loaded.threads.limit == min(32, cores())
+    loaded.close()
 
 
 class Apart(Timed):
