@@ -26,9 +26,10 @@ from fairlead.server.http.encoding import CONTENT_ENCODING, is_encoded
 from fairlead.server.http.exchange import ending
 from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
-from fairlead.server.http.handlers import HEADER_LENGTH
+from fairlead.server.http.handlers import HEADER_LENGTH, Headers
 from fairlead.server.http.receiving import LARGE_BODY
-from fairlead.server.http.routes import GRPC, HotPath, HotRoute
+from fairlead.server.http.repeated import Head, LastHead
+from fairlead.server.http.routes import GRPC, HeaderList, HotPath, HotRoute
 from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
@@ -63,6 +64,35 @@ class HttpProtocol(GuardedProtocol):
         self._lane = lane
         self._quick: QuickRequest | None = None  # whose body is being read
         self._begun = b""  # the request, from its first byte on, as far as it is known to have come
+        self._last = LastHead()
+
+    def data_received(self, data: bytes) -> None:
+        known = self._last.known
+        if (
+            known is None
+            or len(data) != known.size
+            or not data.startswith(known.start)
+            or not self._comes_again(known, data)
+        ):
+            super().data_received(data)
+
+    def _comes_again(self, known: Head, data: bytes) -> bool:
+        """Let a request join its wave whose head this is; False if the parser must see it."""
+        if self.active is not None or self._in_message or self._unread or self.is_refused:
+            return False
+        hot = self._lane.hot_path(known.url)
+        if hot is None or self.flow.write_paused:
+            return False
+        quick = self._led(hot, known.url, known.headers, known.raw, known.body_bytes)
+        if quick is None:
+            return False
+        self._last.came_again()
+        self.begins_read()
+        self.url, self.headers = known.url, known.raw
+        self.cycle = self.active = quick
+        quick.body = data[len(known.start) :]
+        self._add(quick)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._quick = None
@@ -132,10 +162,17 @@ class HttpProtocol(GuardedProtocol):
         else:
             self._quick = None
             self._in_message = False
-            quick.more_body = False
-            lane = self._lane
-            wave = lane.gathering if isinstance(quick, GatheredRequest) else lane.wave
-            wave.add(quick, self.loop)
+            if quick.keep_alive:
+                size = len(quick.body)
+                self._last.came(self._begun, self.url, quick.headers, self.headers, size)
+            self._add(quick)
+
+    def _add(self, quick: QuickRequest) -> None:
+        """It is here as a whole."""
+        quick.more_body = False
+        lane = self._lane
+        wave = lane.gathering if isinstance(quick, GatheredRequest) else lane.wave
+        wave.add(quick, self.loop)
 
     def _joins_the_wave(self) -> QuickRequest | None:
         hot = self._lane.hot_path(self.url)
@@ -147,6 +184,15 @@ class HttpProtocol(GuardedProtocol):
         length = headers.get(b"content-length", b"")
         if not _is_number(length) or is_encoded(headers):
             return None
+        quick = self._led(hot, self.url, headers, self.headers, int(length))
+        if quick is not None:
+            quick.keep_alive = self.parser.should_keep_alive()
+        return quick
+
+    def _led(
+        self, hot: HotPath, url: bytes, headers: Headers, raw: HeaderList, size: int
+    ) -> QuickRequest | None:
+        """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
         route: HotRoute | None
         try:
             route = found = hot.only or hot.choose(headers)
@@ -154,21 +200,17 @@ class HttpProtocol(GuardedProtocol):
             return None  # found again, and answered, by the app
         if GRPC in headers:
             route = found.grpc if found.grpc is not None and found.grpc.warm else None
-        quick = None if route is None else self._in_its_place(route, int(length))
-        if quick is not None:
-            quick.headers = headers
-            quick.keep_alive = self.parser.should_keep_alive()
-        return quick
-
-    def _in_its_place(self, route: HotRoute, size: int) -> QuickRequest | None:
-        """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
+        if route is None:
+            return None
         endpoint = route.endpoint
         if endpoint.may_be_quick(size):
-            return QuickRequest(self, route, self.url, self.headers)
-        if endpoint.gathers and size <= route.most_gathered_bytes:
-            gathering = self._lane.gathering
-            return GatheredRequest(self, route, self.url, self.headers, gathering)
-        return None
+            quick = QuickRequest(self, route, url, raw)
+        elif endpoint.gathers and size <= route.most_gathered_bytes:
+            quick = GatheredRequest(self, route, url, raw, self._lane.gathering)
+        else:
+            return None
+        quick.headers = headers
+        return quick
 
     def _is_plain_post(self, line: bytes) -> bool:
         parser = self.parser
@@ -226,7 +268,7 @@ class HttpProtocol(GuardedProtocol):
             "path": request.target.decode("latin-1"),
             "raw_path": request.target,
             "query_string": b"",
-            "headers": request.raw_headers,
+            "headers": list(request.raw_headers),
             "state": {},
         }
         cycle = RequestResponseCycle(
