@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httptools
 import pytest
 import pytest_asyncio
 from hypothesis import given, strategies as st
@@ -37,6 +38,8 @@ ALIKE = [
     ask('{"instances": [[4, 5,"6"]]}'[:26]),
     ask("{" * 26),
     ask('{"instances": [[7, 8, 9]]}', ("x-request-id", "an-id")),
+    ask('{"instances": [[7, 8, 9.5]]}', ("x-request-id", "another-id")),
+    ask('{"instances": [[7, 8, 9]]}', ("x-request-timeout-ms", "soon")),
     ask('{"instances": [[7, 8, 9]]}', ("accept-encoding", "gzip")),
     ask('{"instances": [[7, 8, 9], [1, 2, 3]]}'),
     ask('{"instances": [[1, 2, 3]]}', ("x-request-timeout-ms", "60000")),
@@ -143,40 +146,174 @@ async def test_an_idle_connection_is_closed_whoever_read_its_heads(tmp_path: Pat
         writer.close()
 
 
+def kept(head: bytes = HEAD, raw: list[tuple[bytes, bytes]] = RAW) -> LastHead:
+    last = LastHead()
+    last.came(head + b"{}", PREDICT.encode(), dict(raw), raw, 2)
+    return last
+
+
 @pytest.mark.parametrize(
     ("begun", "raw"),
     [
         (b"\r\n\r\n" + HEAD, RAW),  # llhttp skips empty lines before a request
+        (b"\r\n" + HEAD, RAW),
         (HEAD.replace(b"host: here", b"host:\r\n here"), RAW),
         (HEAD.replace(b"\r\n", b"\n"), RAW),
         (HEAD.replace(b"host: here\r\n", b"host: here\n"), RAW),
+        (HEAD.replace(b"length: 2", b"length: 2 "), RAW),
+        (HEAD.replace(b"length: 2", b"length:  2"), RAW),
         (HEAD[:-4], RAW),
         (HEAD.replace(b"1.1", b"1.0"), RAW),
         (b"GET" + HEAD[4:], RAW),
-        (HEAD.replace(b"here", b"h" * 3000), [(b"host", b"h" * 3000), RAW[1]]),
+        (HEAD.replace(b"here", b"h" * 5000), [(b"host", b"h" * 5000), RAW[1]]),
+        (HEAD.replace(b"\r\nhost", b"\r\nhost: here\r\nhost"), [RAW[0], *RAW]),
         (b"", RAW),
     ],
 )
 def test_a_head_that_may_mean_something_else_is_not_kept(
     begun: bytes, raw: list[tuple[bytes, bytes]]
 ) -> None:
-    last = LastHead()
-    last.came(HEAD + b"{}", PREDICT.encode(), dict(RAW), RAW, 2)
-    assert last.known is not None
-    assert (last.known.start, last.known.size) == (HEAD, len(HEAD) + 2)
-    last.came(begun + b"{}", PREDICT.encode(), dict(raw), raw, 2)
-    assert last.known is None
+    assert kept().again(HEAD + b"[]") == (PREDICT.encode(), dict(RAW), b"[]")
+    assert kept(begun, raw).again(HEAD + b"[]") is None
+    assert kept(begun, raw).again(begun + b"[]") is None
+
+
+LONGER = HEAD.replace(
+    b"host: here",
+    b"host: here\r\nX-Request-Id: an-id\r\naccept: */*\r\nX-Sticky-Key:me\r\nX-Client: ",
+)
+LONGER_RAW = [
+    *(RAW[0], (b"x-request-id", b"an-id"), (b"accept", b"*/*")),
+    *((b"x-sticky-key", b"me"), (b"x-client", b""), RAW[1]),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differs"),
+    [
+        (b"", b"", {}),
+        (b"an-id", b"another", {b"x-request-id": b"another"}),
+        (b"length: 2\r\n\r\n", b"length: 3\r\n\r\n ", {b"content-length": b"3"}),
+        (b":me\r\n", b":you\r\n", {b"x-sticky-key": b"you"}),
+    ],
+)
+def test_what_may_differ_is_taken_over(old: bytes, new: bytes, differs: dict[bytes, bytes]) -> None:
+    last = kept(LONGER, LONGER_RAW)
+    data = LONGER.replace(old, new, 1) if old else LONGER
+    found = last.again(data + b"[]")
+    assert found is not None
+    assert found.headers == dict(LONGER_RAW) | differs
+    assert list(found.headers) == [name for name, _ in LONGER_RAW]
+    assert found.body == (b" []" if b"content-length" in differs else b"[]")
+    # It was this message's, not the next one's.
+    again = last.again(LONGER + b"[]")
+    assert again is not None
+    assert again.headers == dict(LONGER_RAW)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"an-id", b"an id"),
+        (b"an-id", b"\x00"),
+        (b"an-id", b"caf\xc3\xa9"),
+        (b"an-id", b""),
+        (b"an-id", b"a\nTransfer-Encoding:chunked"),
+        (b"an-id", b"a\r\nTransfer-Encoding:chunked"),
+        (b"an-id", b"i" * 513),
+        (b"X-Request-Id: ", b"x-request-id: "),
+        (b"X-Request-Id: ", b"X-Request-Id : "),
+        (b"accept: */*", b"accept: a/b"),
+        (b"accept: */*", b"expect: 100-continue"),
+        (b"accept: */*", b"transfer-encoding: chunked"),
+        (b"here", b"there"),
+        (b"length: 2", b"length: 1"),
+        (b"length: 2", b"length: 3"),
+        (b"length: 2", b"length: +2"),
+        (b"length: 2", b"length: 0x2"),
+        (b"length: 2", b"length: 2,2"),
+        (b"length: 2", b"length: 2\r\ncontent-length: 2"),
+        (b"POST", b"PUT"),
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"predict", b"predict?a=b"),
+        (b"\r\nX-Sticky-Key:me", b""),
+    ],
+)
+def test_whatever_else_differs_is_for_the_parser(old: bytes, new: bytes) -> None:
+    data = LONGER.replace(old, new, 1)
+    assert data != LONGER
+    assert kept(LONGER, LONGER_RAW).again(data + b"[]") is None
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, len(HEAD), len(HEAD) + 1])
+def test_half_a_request_and_more_than_one_are_for_the_parser(cut: int) -> None:
+    data = HEAD + b"[]"
+    assert kept().again(data[:cut]) is None
+    assert kept().again(data + data[:cut]) is None
+    assert kept().again(data + data) is None
 
 
 def test_where_no_two_heads_are_alike_none_is_kept_any_more() -> None:
-    last = LastHead()
+    last, again = LastHead(), LastHead()
     for number in range(40):
-        head = HEAD.replace(b"here", b"h%d" % number)
-        last.came(head + b"{}", PREDICT.encode(), dict(RAW), RAW, 2)
-        assert (last.known is not None) == (number < 16)
-    again = LastHead()
-    for number in range(40):
-        again.came(HEAD + b"{}", PREDICT.encode(), dict(RAW), RAW, 2)
+        host = b"h%d" % number
+        head, raw = HEAD.replace(b"here", host), [(b"host", host), RAW[1]]
+        last.came(head + b"{}", PREDICT.encode(), dict(raw), raw, 2)
+        # One that comes again now and then is reason to go on.
+        again.came(head + b"{}", PREDICT.encode(), dict(raw), raw, 2)
         if number % 8 == 0:
-            again.came_again()
-    assert again.known is not None
+            assert again.again(head + b"[]") is not None
+    assert last.again(head + b"[]") is None
+    assert again.again(head + b"[]") is not None
+
+
+VALUES = st.one_of(
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=9),
+    st.sampled_from(["", " a", "a ", "a b", "caf\xe9", "\t"]),
+)
+
+
+@given(
+    turns=st.lists(
+        st.tuples(
+            st.sampled_from(["x-request-id", "X-Sticky-Key", "x-client", "traceparent", "accept"]),
+            VALUES,
+            st.integers(0, 3),
+        ),
+        min_size=2,
+        max_size=10,
+    )
+)
+def test_what_is_read_without_the_parser_is_what_the_parser_reads(
+    turns: list[tuple[str, str, int]],
+) -> None:
+    last = LastHead()
+    for name, value, spaces in turns:
+        body = b" " * spaces
+        data = (
+            f"POST /p HTTP/1.1\r\nhost: a\r\n{name}: {value}\r\ncontent-length: {spaces}\r\n\r\n"
+        ).encode("latin-1") + body
+        read = Read()
+        httptools.HttpRequestParser(read).feed_data(data)
+        found = last.again(data)
+        if found is not None:
+            assert (found.url, list(found.headers.items()), found.body) == (
+                *(read.url, read.headers),
+                body,
+            )
+        else:
+            last.came(data, read.url, dict(read.headers), read.headers, spaces)
+
+
+class Read:
+    """What the parser says of one request."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))

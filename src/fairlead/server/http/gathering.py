@@ -24,7 +24,8 @@ from fairlead.server.http.aside import Aside, is_large
 from fairlead.server.http.exchange import Bodies, ClientLeft
 from fairlead.server.http.handlers import Answer
 from fairlead.server.http.priority import prioritize
-from fairlead.server.http.routes import HeaderList, HotRoute
+from fairlead.server.http.routes import HotRoute
+from fairlead.server.http.timing import Raw
 from fairlead.server.http.wave import NOBODY_WAITS, OK, Connection, QuickRequest, Wave
 
 
@@ -41,7 +42,7 @@ class GatheredRequest(QuickRequest):
         connection: Connection,
         route: HotRoute,
         target: bytes,
-        raw_headers: HeaderList,
+        raw_headers: Raw,
         gathering: Gathering,
     ) -> None:
         super().__init__(connection, route, target, raw_headers)

@@ -28,8 +28,9 @@ from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.handlers import HEADER_LENGTH, Headers
 from fairlead.server.http.receiving import LARGE_BODY
-from fairlead.server.http.repeated import Head, LastHead
-from fairlead.server.http.routes import GRPC, HeaderList, HotPath, HotRoute
+from fairlead.server.http.repeated import LastHead, Repeated
+from fairlead.server.http.routes import GRPC, HotPath, HotRoute
+from fairlead.server.http.timing import Raw
 from fairlead.server.http.wave import QuickRequest, Wave
 
 WHOLE = "fairlead.whole_answer"
@@ -67,30 +68,25 @@ class HttpProtocol(GuardedProtocol):
         self._last = LastHead()
 
     def data_received(self, data: bytes) -> None:
-        known = self._last.known
-        if (
-            known is None
-            or len(data) != known.size
-            or not data.startswith(known.start)
-            or not self._comes_again(known, data)
-        ):
+        # At the start of a message, with nothing before it that is not answered.
+        begins = self.active is None and not self._in_message and not self._unread
+        found = self._last.again(data) if begins else None
+        if found is None or not self._joins_again(found):
             super().data_received(data)
 
-    def _comes_again(self, known: Head, data: bytes) -> bool:
-        """Let a request join its wave whose head this is; False if the parser must see it."""
-        if self.active is not None or self._in_message or self._unread or self.is_refused:
+    def _joins_again(self, found: Repeated) -> bool:
+        """Let a request join its wave that was read without the parser; False if the parser must see it."""
+        hot = self._lane.hot_path(found.url)
+        if hot is None or self.flow.write_paused or self.is_refused:
             return False
-        hot = self._lane.hot_path(known.url)
-        if hot is None or self.flow.write_paused:
-            return False
-        quick = self._led(hot, known.url, known.headers, known.raw, known.body_bytes)
+        headers = found.headers
+        quick = self._led(hot, found.url, headers, headers.items(), len(found.body))
         if quick is None:
             return False
-        self._last.came_again()
         self.begins_read()
-        self.url, self.headers = known.url, known.raw
+        self.url = found.url
         self.cycle = self.active = quick
-        quick.body = data[len(known.start) :]
+        quick.body = found.body
         self._add(quick)
         return True
 
@@ -190,7 +186,7 @@ class HttpProtocol(GuardedProtocol):
         return quick
 
     def _led(
-        self, hot: HotPath, url: bytes, headers: Headers, raw: HeaderList, size: int
+        self, hot: HotPath, url: bytes, headers: Headers, raw: Raw, size: int
     ) -> QuickRequest | None:
         """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
         route: HotRoute | None

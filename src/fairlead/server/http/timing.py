@@ -9,7 +9,7 @@ did not happen is left out. The gateway's access log keeps it, and `fairlead why
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import lru_cache
 
 from xxhash import xxh64_intdigest
@@ -22,7 +22,7 @@ NAME = b"server-timing"
 _STICKY = b"x-sticky-key"
 _CLIENT = b"x-client"
 
-Raw = Sequence[tuple[bytes, bytes]]  # headers as they came; `Headers` forgets what was sent twice
+Raw = Collection[tuple[bytes, bytes]]  # headers as they came; `Headers` forgets what was sent twice
 
 
 def after_run(

@@ -22,8 +22,8 @@ from fairlead.kits.clock import Clock
 from fairlead.server.endpoint import late
 from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
 from fairlead.server.http.handlers import Answer, Headers, joined
-from fairlead.server.http.routes import HeaderList, HotRoute, head_of
-from fairlead.server.http.timing import after_run, not_run, run, with_run
+from fairlead.server.http.routes import HotRoute, head_of
+from fairlead.server.http.timing import Raw, after_run, not_run, run, with_run
 
 OK = 200
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
@@ -85,7 +85,7 @@ class QuickRequest:
     )
 
     def __init__(
-        self, connection: Connection, route: HotRoute, target: bytes, raw_headers: HeaderList
+        self, connection: Connection, route: HotRoute, target: bytes, raw_headers: Raw
     ) -> None:
         self.connection = connection
         self.route = route
