@@ -216,7 +216,7 @@ def test_what_may_differ_is_taken_over(old: bytes, new: bytes, differs: dict[byt
     [
         (b"an-id", b"an id"),
         (b"an-id", b"\x00"),
-        (b"an-id", b"caf\xc3\xa9"),
+        (b"an-id", b"na\xc3\xafve"),
         (b"an-id", b""),
         (b"an-id", b"a\nTransfer-Encoding:chunked"),
         (b"an-id", b"a\r\nTransfer-Encoding:chunked"),
@@ -269,7 +269,7 @@ def test_where_no_two_heads_are_alike_none_is_kept_any_more() -> None:
 
 VALUES = st.one_of(
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=9),
-    st.sampled_from(["", " a", "a ", "a b", "caf\xe9", "\t"]),
+    st.sampled_from(["", " a", "a ", "a b", "\xe9t\xe9", "\t"]),
 )
 
 
