@@ -16,24 +16,22 @@ for there in "$what" dev; do
     fi
 done
 
-# Where nobody said which: every Python on the PATH. One that was compiled without optimisations (as pyenv does)
-# is taken if there is no other: with it everything costs about a quarter more processor time.
 right='import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)'
 if command -v uv >/dev/null 2>&1; then whole='import venv'; else whole='import ensurepip, venv'; fi
-python=""  # the one to take
-plain=""   # the first that would do
+
+# Where nobody said which: of all Pythons on the PATH the first that makes environments and was built with optimisations
+# (pyenv builds without: everything costs about a quarter more processor time); else the first that makes environments.
+python=""
+complete="" # the first that makes environments
+any=""      # the first that is new enough
 look_at() {
     command -v "$1" >/dev/null 2>&1 && "$1" -c "$right" >/dev/null 2>&1 || return 0
-    [ -n "$plain" ] || plain=$1
-    if "$1" src/fairlead/kits/interpreter.py >/dev/null 2>&1 && "$1" -c "$whole" >/dev/null 2>&1; then
-        python=$1
-    fi
+    : "${any:=$1}"
+    "$1" -c "$whole" >/dev/null 2>&1 || return 0
+    : "${complete:=$1}"
+    if "$1" src/fairlead/kits/interpreter.py >/dev/null 2>&1; then python=$1; fi
 }
-if [ -x .venv/bin/python ] && .venv/bin/python -c "$right" >/dev/null 2>&1; then
-    plain=.venv/bin/python  # made before; what it lacks comes into it
-elif [ -n "${PYTHON:-}" ]; then
-    look_at "$PYTHON"
-else
+look_everywhere() {
     for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
         rest=$PATH:
         while [ -z "$python" ] && [ -n "$rest" ]; do
@@ -42,18 +40,28 @@ else
             if [ -x "$directory/$name" ]; then look_at "$directory/$name"; fi
         done
     done
-fi
-if [ -z "$plain" ]; then
-    echo "error: Fairlead needs Python 3.11 or newer; none of python3, python3.11 ... python3.14 is that." >&2
-    echo "       Install one (on Debian or Ubuntu: apt install python3), or name it: make run PYTHON=/path/to/python3" >&2
-    exit 1
-fi
-: "${python:=$plain}"
+}
 
-echo "setting up .venv with $("$python" --version) ($python) from $lock (once; downloads about 250 MB)" >&2
-if [ "$python" != "$plain" ]; then
-    echo "  not with $plain: built without optimisations, so slower by a quarter, or without venv (PYTHON=$plain takes it)" >&2
+if [ -x .venv/bin/python ] && .venv/bin/python -c "$right" >/dev/null 2>&1; then
+    python=.venv/bin/python # made before; what it lacks comes into it
+    if [ -n "${PYTHON:-}" ]; then
+        echo "PYTHON=$PYTHON is not looked at, because .venv is there: \`make clean\` removes it" >&2
+    fi
+else
+    rm -rf .venv # of a Python that is gone or too old, if there is one
+    if [ -n "${PYTHON:-}" ]; then look_at "$PYTHON"; else look_everywhere; fi
+    if [ -z "$any" ]; then
+        echo "error: Fairlead needs Python 3.11 or newer; none of ${PYTHON:-python3, python3.11 ... python3.14} is that." >&2
+        echo "       Install one (on Debian or Ubuntu: apt install python3), or name it: make run PYTHON=/path/to/python3" >&2
+        exit 1
+    fi
+    python=${python:-${complete:-$any}}
+    if [ -n "$complete" ] && [ "$python" != "$complete" ]; then
+        echo "$complete was built without optimisations, which is slower by a quarter; $python is taken." >&2
+        echo "  To have it all the same: make clean, then PYTHON=$complete with the first command." >&2
+    fi
 fi
+echo "setting up .venv with $("$python" --version) ($python) from $lock (once; downloads about 250 MB)" >&2
 rm -f .venv/.fairlead-*
 if command -v uv >/dev/null 2>&1; then
     [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv

@@ -66,36 +66,71 @@ def test_a_python_without_venv_gets_the_name_of_the_package(checkout: Path) -> N
     assert not (checkout / ".venv" / ".fairlead-run").exists()
 
 
-def fake_python(*, slow: bool) -> str:
-    """A Python that was built with or without optimisations, and makes no environments."""
+def fake_python(*, slow: bool = False, whole: bool = True) -> str:
+    """A Python that was built with or without optimisations, and with or without what makes environments."""
     return (
-        f'case "$*" in *interpreter.py) exit {int(slow)};; "-m venv .venv") exit 7;; esac\n'
-        f'exec {sys.executable} "$@"'
+        f'case "$*" in *interpreter.py) exit {int(slow)};; *ensurepip*) exit {int(not whole)};; '
+        f'"-m venv .venv") exit 7;; esac\nexec {sys.executable} "$@"'
     )
 
 
-def test_a_python_that_was_built_without_optimisations_is_the_last_choice(checkout: Path) -> None:
-    done = run_setup(checkout, fake_python(slow=True), fake_python(slow=False))
-    assert done.returncode == 7
-    assert f"with Python {sys.version.split()[0]} ({checkout}/python 1/python3)" in done.stderr
-    assert f"PYTHON={checkout}/python 0/python3 takes it" in done.stderr
-
-
-def test_a_python_that_was_built_without_optimisations_is_taken_where_there_is_no_other(
-    checkout: Path,
+@pytest.mark.parametrize(
+    ("pythons", "taken", "told"),
+    [
+        ((fake_python(slow=True), fake_python()), 1, True),
+        ((fake_python(), fake_python(slow=True)), 0, False),
+        ((fake_python(slow=True), fake_python(whole=False)), 0, False),
+        ((fake_python(whole=False), fake_python(slow=True)), 1, False),
+        ((fake_python(whole=False), fake_python(slow=True), fake_python()), 2, True),
+        (("exit 1", fake_python(slow=True)), 1, False),
+    ],
+)
+def test_a_python_that_was_built_without_optimisations_is_taken_if_there_is_no_other(
+    checkout: Path, pythons: tuple[str, ...], taken: int, told: bool
 ) -> None:
-    without = f'case "$*" in *ensurepip*) exit 1;; esac\n{fake_python(slow=False)}'
-    done = run_setup(checkout, fake_python(slow=True), without)
+    done = run_setup(checkout, *pythons)
     assert done.returncode == 7
-    assert f"({checkout}/python 0/python3)" in done.stderr
-    assert "takes it" not in done.stderr
+    assert (
+        f"with Python {sys.version.split()[0]} ({checkout}/python {taken}/python3)" in done.stderr
+    )
+    assert ("was built without optimisations" in done.stderr) == told
 
 
 def test_a_python_that_is_named_is_taken(checkout: Path) -> None:
     named = str(checkout / "python 0" / "python3")
-    done = run_setup(checkout, fake_python(slow=True), fake_python(slow=False), named=named)
+    done = run_setup(checkout, fake_python(slow=True), fake_python(), named=named)
     assert done.returncode == 7
     assert f"({named})" in done.stderr
+
+
+def environment_of(checkout: Path, python: str) -> None:
+    """An environment that was made before; its pip says what it is asked and fails."""
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    pip = '*"pip install"*) echo "pip of .venv"; exit 8;;'
+    there = checkout / ".venv" / "bin" / "python"
+    there.write_text(f'#!/bin/sh\ncase "$*" in {pip} esac\n{python}\n')
+    there.chmod(0o755)
+
+
+def test_an_environment_that_is_there_keeps_its_python(checkout: Path) -> None:
+    environment_of(checkout, fake_python(slow=True))
+    named = str(checkout / "python 0" / "python3")
+    done = run_setup(checkout, fake_python(), named=named)
+    assert (done.returncode, done.stdout) == (8, "pip of .venv\n")
+    assert "(.venv/bin/python)" in done.stderr
+    assert f"PYTHON={named} is not looked at" in done.stderr
+
+
+@pytest.mark.parametrize("broken", ["too old", "gone"])
+def test_an_environment_whose_python_does_not_do_is_made_again(checkout: Path, broken: str) -> None:
+    environment_of(checkout, "exit 1")
+    if broken == "gone":
+        there = checkout / ".venv" / "bin" / "python"
+        there.unlink()
+        there.symlink_to(checkout / "nobody")
+    done = run_setup(checkout, fake_python())
+    assert done.returncode == 7
+    assert not (checkout / ".venv").exists()
 
 
 def test_a_checkout_that_is_set_up_is_left_alone(checkout: Path) -> None:

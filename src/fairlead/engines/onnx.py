@@ -78,10 +78,13 @@ class OnnxModel:
             raise _failure(error) from None
 
     def shrink(self, request: InferRequest) -> None:
-        """Answer once more, and give back what the arena took for larger runs."""
+        """Answer once more, and give back what the arena took for larger runs; raises FairleadError."""
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._run(self._names, request.tensors, options)
+        try:
+            self._run(self._names, request.tensors, options)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise _failure(error) from None
 
     def _run_values(self, names: list[str], tensors: Tensors, options: Any) -> list[Tensor]:  # noqa: ANN401 - the engine ships no types
         """Run with BF16, whose bits only the engine's own values carry."""

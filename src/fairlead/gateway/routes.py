@@ -1,7 +1,7 @@
 """The route tree: key → path → version → exact path and method, each entry an answer of the resolver.
 
-What no entry matches goes to the front desk, last in every list; so a case that is forgotten here is a
-refusal worded by the resolver, never another revision's answer. A key that may not ask everything has a
+What no entry matches goes to the front desk, last in every list, and so do versions that nobody knows; a case that
+is forgotten here is a refusal worded by the resolver, never another revision's answer. A key that may not ask everything has a
 tree of its own, found by the key's secret, because who may call what also decides which service a shared
 path means. A key with a quota is sent through its gate (quotas.py) and finds its tree behind it.
 

@@ -81,7 +81,7 @@ class Shrinks(Protocol):
     """A model that keeps the memory of its largest run until it is told to give it back."""
 
     def shrink(self, request: InferRequest) -> None:
-        """Answer this request, and keep no more memory than that took."""
+        """Answer this request, and keep no more memory than that took; raises FairleadError."""
         ...
 
 
@@ -107,8 +107,8 @@ class Measuring:
         served, found = await self._measured(model, pool, threads)
         if isinstance(served, Shrinks) and not (found.helps or self._batching.enabled):
             # The batches that were tried left memory behind that no run will need again.
-            sample = self._sample(served, sharing_of(served, self._batching))
-            await asyncio.wrap_future(pool.submit(lambda: served.shrink(sample)))
+            first = request_of(served, self._golden.examples[0])
+            await asyncio.wrap_future(pool.submit(lambda: served.shrink(first)))
         return served, found
 
     async def _measured(self, model: Model, pool: Threads, threads: int) -> tuple[Model, Measured]:

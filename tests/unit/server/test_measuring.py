@@ -313,6 +313,19 @@ async def test_what_the_tried_batches_took_is_given_back_unless_batches_come(
     assert (model.kept == 1) == given_back
 
 
+async def test_a_model_of_whose_examples_none_has_rows_is_served_one_by_one() -> None:
+    clock = FakeClock()
+    golden = Golden((Example({"x": []}, {"y": []}),), {})
+    model = Growing(clock, 0.0, 0.01)
+    pool = Threads("test", 1)
+    served, measured = await Measuring(golden, Batching(), lambda _: model, clock).of(
+        model, pool, 1
+    )
+    pool.close()
+    assert served is model
+    assert not measured.helps
+
+
 def test_a_graph_gives_back_what_a_large_run_took(tmp_path: Path) -> None:
     path = tmp_path / "wide.onnx"
     x, y = (("x", FLOAT, ["n", 1024]), ("y", FLOAT, ["n", 1024]))

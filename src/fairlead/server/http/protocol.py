@@ -83,6 +83,7 @@ class HttpProtocol(GuardedProtocol):
         quick = self._led(hot, found.url, headers, headers.items(), len(found.body))
         if quick is None:
             return False
+        self._last.was_right()
         self.begins_read()
         self.url = found.url
         self.cycle = self.active = quick

@@ -21,7 +21,7 @@ from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import HeaderList
 
 _LENGTH = b"content-length"
-# Read from the headers by whoever needs them, each time; neither the protocol nor the parser looks at them.
+# Read from the headers by whoever needs them, each time. The protocol looks at none of them but the length, which is checked.
 MAY_DIFFER = frozenset(
     {
         *(b"x-request-id", b"x-sticky-key", b"x-client", GATEWAYS, TIMEOUT),
@@ -32,7 +32,7 @@ MAY_DIFFER = frozenset(
 _END = b"\r\n\r\n"
 _VISIBLE = re.compile(rb"[!-~]{1,512}").fullmatch
 _LENGTH_DIGITS = re.compile(rb"[0-9]{1,9}").fullmatch
-_MOST_BYTES = 4096  # of a head that is kept, by each connection
+_MOST_BYTES = 1020  # of a head that is kept, by each connection: what the parser is given at once
 _PATIENCE = 16  # heads in a row that were not like the one before
 
 
@@ -84,6 +84,10 @@ class LastHead:
                 differing.append((place, name, start))
         self._head = _Head(url, headers, lines, differing, body_bytes)
 
+    def was_right(self) -> None:
+        """What `again` found was answered: it is worth going on."""
+        self._misses = 0
+
     def again(self, data: bytes) -> Repeated | None:
         """The request that these bytes are, at the start of a message; None if the parser has to see them."""
         head = self._head
@@ -112,5 +116,4 @@ class LastHead:
             lines[place] = known[place]
         if lines != known or len(data) != end + len(_END) + size:
             return None
-        self._misses = 0
         return Repeated(head.url, headers, data[end + len(_END) :])

@@ -35,7 +35,7 @@ _BUILT_PLAINLY = Finding(
     "python",
     "this Python was built without optimisations (--enable-optimizations)",
     "requests and starts take about a quarter more processor time than they need",
-    "use your system's Python, or rebuild: PYTHON_CONFIGURE_OPTS='--enable-optimizations --with-lto' pyenv install",
+    "run: make clean setup, with your system's Python or one built with --enable-optimizations on the PATH",
     optional=True,
 )
 
