@@ -6,9 +6,9 @@ A model takes tensors or a document (its signature says which); N dialects and M
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -37,26 +37,24 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(slots=True)
-class InferRequest:
+class InferRequest(msgspec.Struct):
     """One question. `tensors` for a tensor signature, `document` for a document signature.
 
     `outputs` names the wanted outputs; None means all. `priority` is the level asked for, 1 before all
     others; 0 is the model's default. `queue_seconds` is how long it may wait for its run; 0 is as long as others.
     """
 
-    tensors: Tensors = field(default_factory=dict)
+    tensors: Tensors = msgspec.field(default_factory=dict)
     document: Any = None
     outputs: tuple[str, ...] | None = None
     priority: int = 0
     queue_seconds: float = 0.0
 
 
-@dataclass(slots=True)
-class InferResponse:
+class InferResponse(msgspec.Struct):
     """One answer, in the model's output order."""
 
-    tensors: Tensors = field(default_factory=dict)
+    tensors: Tensors = msgspec.field(default_factory=dict)
     document: Any = None
 
 

@@ -133,7 +133,10 @@ class Rows:
         first, found = self._inputs[0], list(answer.tensors.items())
         for request in requests:
             end = start + len(request.tensors[first])
-            answers.append(InferResponse({name: rows[start:end] for name, rows in found}))
+            own = {}
+            for name, rows in found:  # a comprehension would be one more call for each request
+                own[name] = rows[start:end]
+            answers.append(InferResponse(own))
             start = end
         return answers
 

@@ -208,17 +208,6 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.expect_100_continue = True
             self.headers.append((name, value))
 
-    @property
-    def is_refused(self) -> bool:
-        """Is nothing more read here?"""
-        return self._refusal is not None
-
-    def begins_read(self) -> None:
-        """Call instead of `data_received` when a whole request was read without the parser."""
-        self._reads += 1
-        self._fruitless_bytes = 0
-        self._idle_since = None
-
     def head_ends(self) -> bool:
         """Call first when a head is complete; False if this is not the time to dispatch it."""
         self._in_head = False

@@ -77,14 +77,17 @@ class HttpProtocol(GuardedProtocol):
     def _joins_again(self, found: Repeated) -> bool:
         """Let a request join its wave that was read without the parser; False if the parser must see it."""
         hot = self._lane.hot_path(found.url)
-        if hot is None or self.flow.write_paused or self.is_refused:
+        if hot is None or self.flow.write_paused or self._refusal is not None:
             return False
         headers = found.headers
         quick = self._led(hot, found.url, headers, headers.items(), len(found.body))
         if quick is None:
             return False
-        self._last.was_right()
-        self.begins_read()
+        self._last.misses = 0
+        # As if it had been read and parsed.
+        self._reads += 1
+        self._fruitless_bytes = 0
+        self._idle_since = None
         self.url = found.url
         self.cycle = self.active = quick
         quick.body = found.body

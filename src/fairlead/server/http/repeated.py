@@ -56,20 +56,20 @@ class _Head:
 class LastHead:
     """The last head of one connection, until it turns out that no two are alike."""
 
-    __slots__ = ("_head", "_misses")
+    __slots__ = ("_head", "misses")
 
     def __init__(self) -> None:
         self._head: _Head | None = None
-        self._misses = 0
+        self.misses = 0  # since `again` last found one that was answered; its owner says so
 
     def came(
         self, begun: bytes, url: bytes, headers: Headers, raw: HeaderList, body_bytes: int
     ) -> None:
         """A POST was parsed whose body had a length; what the parser was given when it began starts with `begun`."""
         self._head = None
-        self._misses += 1
+        self.misses += 1
         end = begun.find(_END)
-        if self._misses > _PATIENCE or not 0 < end <= _MOST_BYTES or len(raw) != len(headers):
+        if self.misses > _PATIENCE or not 0 < end <= _MOST_BYTES or len(raw) != len(headers):
             return
         lines = begun[:end].split(b"\r\n")
         # One line for each header, or the parser has read it in another way than it looks.
@@ -83,10 +83,6 @@ class LastHead:
                     return
                 differing.append((place, name, start))
         self._head = _Head(url, headers, lines, differing, body_bytes)
-
-    def was_right(self) -> None:
-        """What `again` found was answered: it is worth going on."""
-        self._misses = 0
 
     def again(self, data: bytes) -> Repeated | None:
         """The request that these bytes are, at the start of a message; None if the parser has to see them."""
