@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import uvloop
-
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import RevisionId
@@ -26,6 +24,7 @@ from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import jsonlog
 from fairlead.kits.clock import Clock, SystemClock
 from fairlead.kits.ending import Ending
+from fairlead.kits.loops import new_event_loop
 from fairlead.kits.supervise import ending
 from fairlead.kits.timeouts import timeout
 from fairlead.server.http.serve import Listen, Socket
@@ -189,7 +188,7 @@ def main() -> int:
     if not specs[0].allow_pickle:
         refuse_pickles()
     listen = Listen(host=orders["host"], port=orders["port"], shared=True)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_work(specs, listen, {"worker": orders["worker"]}, orders["report"]))
 
 

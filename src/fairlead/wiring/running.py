@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.explanations import REFUSED
 from fairlead.kits import jsonlog, memory
+from fairlead.kits.loops import new_event_loop
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ def run(work: Coroutine[Any, Any, int]) -> int:
     """Run until it is done; a refusal is logged, printed, and becomes the exit code `REFUSED`."""
     memory.settle(clean=False)  # what has been imported
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(work)
     except FairleadError as error:
         _log.error("%s", error, extra={"event": "refused"})

@@ -84,15 +84,14 @@ def serve(
 
 
 def _run(specs: list[WorkerSpec], settings: ServingSettings) -> int:
-    import uvloop
-
+    from fairlead.kits.loops import new_event_loop
     from fairlead.server.standalone import Standalone, run_standalone
 
     options = Standalone(
         settings.uvicorn_host, settings.uvicorn_http_port, settings.uvicorn_workers
     )
     garbage.as_usual()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(run_standalone(specs, options, SystemClock()))
 
 
