@@ -69,7 +69,7 @@ if command -v uv >/dev/null 2>&1; then
     uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 else
     if [ ! -x .venv/bin/python ]; then
-        if ! "$python" -c "$whole" >/dev/null 2>&1; then
+        if [ -z "$complete" ]; then
             version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
             echo "error: this Python cannot make virtual environments: it comes without 'venv'." >&2
             echo "       Install it (on Debian or Ubuntu: apt install python$version-venv), or install uv." >&2

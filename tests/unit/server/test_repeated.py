@@ -17,9 +17,7 @@ from fairlead.domain.ids import RevisionId
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.repeated import LastHead
 from support.asked import Asked, Served, by_asgi, read_answer, send_cut, served_at, standing_at
-from support.effort import PATIENCE
 from support.models import scaled_artifact
-from support.serving import in_process, listening
 
 SCALED = RevisionId("scaled", "v9", "2")
 PREDICT = "/v1/model/scaled/predict"
@@ -132,20 +130,6 @@ async def test_a_model_that_is_gone_is_gone_for_a_head_that_comes_again(server: 
     writer.close()
     assert statuses == [200, 200, (await by_asgi(server.running, ALIKE[0]))[0]]
     assert statuses[2] == 503
-
-
-async def test_an_idle_connection_is_closed_whoever_read_its_heads(tmp_path: Path) -> None:
-    spec = scaled_artifact(tmp_path / "scaled").spec(SCALED)
-    async with in_process(spec) as running, listening(running.app, tmp_path / "s", 0.2) as path:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        start = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() - start < 0.5:  # longer than the limit, never idle
-            writer.write(ALIKE[0].wire())
-            status, _, _ = await read_answer(reader)
-            assert status == 200
-        async with asyncio.timeout(5 * PATIENCE):
-            assert await reader.read() == b""
-        writer.close()
 
 
 def kept(head: bytes = HEAD, raw: list[tuple[bytes, bytes]] = RAW) -> LastHead:

@@ -25,6 +25,7 @@ _access = logging.getLogger(ACCESS)
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _LARGE_BYTES = 256 * 1024
+_MOST_DIGITS = 9  # of a length that is worth reading as a number
 _MAX_DIGITS = 18  # of a length that may be read as a number
 _MADE_PREFIX = uuid.uuid4().hex[:16].encode()
 _made = itertools.count(1)
@@ -40,6 +41,11 @@ class ClientLeft(Refused):
 def ending() -> Refused:
     """What whoever is not answered when the drain time is over gets."""
     return Refused(Kind.UNAVAILABLE, "this server is ending; ask again")
+
+
+def is_small_length(said: bytes) -> bool:
+    """Is this a length in bytes, as a header says it, that is worth reading as a number?"""
+    return said.isdigit() and len(said) <= _MOST_DIGITS
 
 
 def request_id(headers: Headers) -> bytes:

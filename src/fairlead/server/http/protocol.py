@@ -23,7 +23,7 @@ from fairlead.dialects.oip_binary import Body
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.blocks import Blocks
 from fairlead.server.http.encoding import CONTENT_ENCODING, is_encoded
-from fairlead.server.http.exchange import ending
+from fairlead.server.http.exchange import ending, is_small_length
 from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.handlers import HEADER_LENGTH, Headers
@@ -37,7 +37,6 @@ WHOLE = "fairlead.whole_answer"
 BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
 _CLOSE = b"connection: close\r\n\r\n"
 _LARGE_BYTES = 256 * 1024  # what is worth not being copied once more
-_MOST_DIGITS = 9  # of a length that is worth reading as a number
 _UPLOADS = 4  # times the idle limit: how long a body may take to arrive
 _MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
 
@@ -135,7 +134,7 @@ class HttpProtocol(GuardedProtocol):
             return 0, 0
         headers = dict(self.headers)
         length, json_length = headers.get(b"content-length", b""), headers.get(HEADER_LENGTH, b"")
-        if not _is_number(length) or not _is_number(json_length):
+        if not is_small_length(length) or not is_small_length(json_length):
             return 0, 0
         try:
             route = hot.only or hot.choose(headers)
@@ -182,7 +181,7 @@ class HttpProtocol(GuardedProtocol):
             return None  # pipelined: uvicorn keeps the order
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        if not _is_number(length) or is_encoded(headers):
+        if not is_small_length(length) or is_encoded(headers):
             return None
         quick = self._led(hot, self.url, headers, self.headers, int(length))
         if quick is not None:
@@ -296,10 +295,6 @@ class HttpProtocol(GuardedProtocol):
             BREAK_OFF: functools.partial(_break_off, cycle),
         }
         super()._start_asgi_task(cycle, app)
-
-
-def _is_number(said: bytes) -> bool:
-    return said.isdigit() and len(said) <= _MOST_DIGITS
 
 
 def _write(cycle: RequestResponseCycle, head: bytes, body: Body) -> bool:
