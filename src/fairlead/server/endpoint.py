@@ -68,6 +68,7 @@ class Endpoint:
         self.deadline_seconds = deadline_seconds
         self.artifact = artifact
         self.admission = Admission(concurrency, clock.monotonic)
+        self._unlimited = not self.admission.slots
         self._quick_requests = 0
         self._quick_seconds = 0.0
         self._quick_at = clock.monotonic()
@@ -91,18 +92,18 @@ class Endpoint:
         return (
             self._inline
             and size <= self._bytes
-            and self.admission.open
+            and (self._unlimited or self.admission.open)
             and (self.model.concurrent or not self.artifact.busy)
         )
 
-    def quick(self, request: InferRequest, size: int) -> bool:
-        """May this request of `size` bytes run on the event loop right now (`infer_now`)?"""
+    def quick_rows(self, request: InferRequest, size: int) -> int | None:
+        """How many items a request of `size` bytes brings, if it may run on the event loop right now (`infer_now`)."""
         if not self.may_be_quick(size):
-            return False
+            return None
         elements = 0
         for tensor in request.tensors.values():
             elements += tensor.size
-        return elements <= self._elements
+        return self.rows(request) if elements <= self._elements else None
 
     @property
     def gathers(self) -> bool:
@@ -132,7 +133,7 @@ class Endpoint:
         now = self._clock.monotonic()
         queue = max(0.0, times.began - decoded) if times.began else 0.0
         self.executions.answered(
-            now, now - times.started, queue, decoded - times.arrived, now - ran
+            now, (now - times.started,), queue, decoded - times.arrived, now - ran
         )
 
     def infer_now(self, request: InferRequest) -> InferResponse:

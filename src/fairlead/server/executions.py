@@ -6,6 +6,7 @@ all of it. Seconds are kept, nanoseconds are told.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _NANO = 1_000_000_000
@@ -65,11 +66,11 @@ class Executions:
         self.run_seconds += seconds * requests
 
     def answered(
-        self, now: float, seconds: float, queue: float, decoding: float, encoding: float
+        self, now: float, each: Sequence[float], queue: float, decoding: float, encoding: float
     ) -> None:
-        """One request that was answered in `seconds`, and how much of that was what besides the run."""
-        self.requests += 1
-        self.seconds += seconds
+        """Requests that were answered, `each` in so many seconds, and how much of all that was what besides the run."""
+        self.requests += len(each)
+        self.seconds += sum(each)
         self.queue_seconds += queue
         self.decoding_seconds += decoding
         self.encoding_seconds += encoding

@@ -6,7 +6,7 @@ One `RouteStats` per endpoint and route; what a metric family needs is summed wh
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fairlead.domain.errors import Kind
@@ -59,9 +59,15 @@ class RouteStats:
         self.exceptions: dict[str, int] = {}
 
     def count(self, status: int, seconds: float) -> None:
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        self.seconds += seconds
-        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.count_all(status, (seconds,))
+
+    def count_all(self, status: int, each: Sequence[float]) -> None:
+        """Several of one status, `each` in so many seconds."""
+        self.statuses[status] = self.statuses.get(status, 0) + len(each)
+        self.seconds += sum(each)
+        buckets = self.buckets
+        for seconds in each:
+            buckets[bisect_left(BUCKETS, seconds)] += 1
 
     def error(self, kind: Kind) -> None:
         self.errors[kind] = self.errors.get(kind, 0) + 1

@@ -167,16 +167,18 @@ async def test_what_is_too_large_for_the_event_loop_goes_to_a_thread(tmp_path: P
     one = Endpoint(EndpointId("s", "v1", "1"), loaded, 1, 5, SystemClock())
     small = InferRequest({"x": np.zeros((4, 3), np.float32)})
     large = InferRequest({"x": np.zeros((5, 3), np.float32)})
-    assert one.quick(small, 100)
-    assert not one.quick(large, 100)
-    assert not one.quick(small, 5000)
+    assert one.quick_rows(small, 100) == 4
+    assert one.quick_rows(large, 100) is None
+    assert one.quick_rows(small, 5000) is None
     assert one.infer_now(small).tensors["y"].shape == (4, 3)
     await one.admission.enter()
-    assert not one.quick(small, 100), "the only slot is taken"
+    assert one.quick_rows(small, 100) is None, "the only slot is taken"
     one.admission.leave()
     loaded.model.concurrent = False
     loaded.busy = 1
-    assert not one.quick(small, 100), "its thread is at work, and it is for one thread at a time"
+    assert one.quick_rows(small, 100) is None, (
+        "its thread is at work, and it is for one thread at a time"
+    )
     loaded.busy = 0
     loaded.close()
 

@@ -45,7 +45,7 @@ def test_a_run_that_requests_shared_is_one_execution_of_its_batch() -> None:
     executions.ran(8, 0.5, 3)
     executions.ran(1, 0.25)
     for _ in range(4):
-        executions.answered(10.0, 2.0, 0.5, 0.125, 0.25)
+        executions.answered(10.0, (2.0,), 0.5, 0.125, 0.25)
     executions.failed(1.0)
     found = statistics(executions, 3.0, 1000.0)
     assert found["inference_count"] == 9
@@ -78,7 +78,7 @@ def test_several_servers_together_count_what_each_has(servers: list[Any]) -> Non
         parts.append(Executions())
         for size, seconds, requests in runs:
             parts[-1].ran(size, float(seconds), requests)
-            parts[-1].answered(5.0, float(seconds), 0.0, 0.0, 0.0)
+            parts[-1].answered(5.0, (float(seconds),), 0.0, 0.0, 0.0)
     told = [model_statistics("m", 1, statistics(one, 0.0, 100.0)) for one in parts]
     (whole,) = merged(told)
     assert whole == {"name": "m", "version": "1", **statistics(total(parts), 0.0, 100.0)}

@@ -27,6 +27,8 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _LARGE_BYTES = 256 * 1024
 _MOST_DIGITS = 9  # of a length that is worth reading as a number
 _MAX_DIGITS = 18  # of a length that may be read as a number
+# Of an answer: its id, how it went (`timing`), the length of its body.
+OWN_HEAD = b"x-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n"
 _MADE_PREFIX = uuid.uuid4().hex[:16].encode()
 _made = itertools.count(1)
 
@@ -179,11 +181,7 @@ def _too_large(limit: int) -> Refused:
 
 def own_head(identity: bytes, timing: bytes, length: int) -> bytes:
     """The end of an answer's head: what is its own, after what its route says of every answer."""
-    return b"x-request-id: %b\r\nserver-timing: %b\r\ncontent-length: %d\r\n\r\n" % (
-        identity,
-        timing,
-        length,
-    )
+    return OWN_HEAD % (identity, timing, length)
 
 
 async def answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:

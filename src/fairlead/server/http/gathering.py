@@ -11,6 +11,7 @@ through ASGI, which knows how to wait.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from fairlead.api.deadlines import seconds_to_answer
@@ -22,11 +23,11 @@ from fairlead.server.batching import Batcher
 from fairlead.server.endpoint import late
 from fairlead.server.http.aside import Aside, is_large
 from fairlead.server.http.exchange import Bodies, ClientLeft
-from fairlead.server.http.handlers import Answer
+from fairlead.server.http.handlers import Answer, Headers
 from fairlead.server.http.priority import prioritize
 from fairlead.server.http.routes import HotRoute
 from fairlead.server.http.timing import Raw
-from fairlead.server.http.wave import NOBODY_WAITS, OK, Connection, QuickRequest, Wave
+from fairlead.server.http.wave import NOBODY_WAITS, Connection, QuickRequest, Wave
 
 
 class GatheredRequest(QuickRequest):
@@ -35,22 +36,22 @@ class GatheredRequest(QuickRequest):
     To its connection it is the event that is set when the client has left.
     """
 
-    __slots__ = ("decoding", "gathering", "held", "known", "member", "outcome", "timer")
+    wave: Gathering  # type: ignore[mutable-override] # only we set it
+    __slots__ = ("held", "known", "member", "outcome", "timer")
 
     def __init__(
         self,
+        wave: Gathering,
         connection: Connection,
         route: HotRoute,
         target: bytes,
         raw_headers: Raw,
-        gathering: Gathering,
+        headers: Headers,
     ) -> None:
-        super().__init__(connection, route, target, raw_headers)
-        self.gathering = gathering
+        super().__init__(wave, connection, route, target, raw_headers, headers)
         self.member: Member | None = None
         self.timer: asyncio.TimerHandle | None = None  # of its deadline
         self.held = 0  # bytes of its body that count as held
-        self.decoding = 0.0  # seconds
         self.known = False  # its outcome
         self.outcome: BaseException | None = None  # if it is an error
 
@@ -59,16 +60,16 @@ class GatheredRequest(QuickRequest):
 
     def set_result(self, result: InferResponse, /) -> None:
         self.answer = result
-        self.gathering.settled(self)
+        self.wave.settled(self)
 
     def set_exception(self, exception: BaseException, /) -> None:
         self.outcome = exception
-        self.gathering.settled(self)
+        self.wave.settled(self)
 
     def set(self) -> None:
         """Its client has left, or its connection has failed."""
         if not self.response_complete:
-            self.gathering.given_up(self, ClientLeft())
+            self.wave.given_up(self, ClientLeft())
 
     def went(self, now: float) -> None:
         """Note of its runs what its answer says."""
@@ -137,7 +138,7 @@ class Gathering(Wave):
         """Its outcome is known; it is answered together with the others whose outcome is known now."""
         one.known = True
         if not self._settled:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self._answer_settled)
         self._settled.append(one)
 
     def given_up(self, one: GatheredRequest, error: Exception) -> None:
@@ -156,7 +157,7 @@ class Gathering(Wave):
         one.timer = None
         self.given_up(one, late(one.until - one.start))
 
-    def _send(self) -> None:
+    def _answer_settled(self) -> None:
         """Answer everything whose outcome is known."""
         settled, self._settled = self._settled, []
         began = self._now()
@@ -164,10 +165,7 @@ class Gathering(Wave):
             one for one in settled if not one.response_complete and self._finishes(one, began)
         ]
         ended = self._now()
-        encoding = (ended - began) / (len(settled) or 1)
-        for one in encoded:
-            self._count(one, ended, one.decoding, encoding)
-            self._finish(one, OK, ended)
+        self._send_all(encoded, ended, (ended - began) / (len(settled) or 1))
 
     def _finishes(self, one: GatheredRequest, now: float) -> bool:
         """Encode it; False if it failed, or if that is the work of a thread."""
@@ -179,7 +177,7 @@ class Gathering(Wave):
                 outcome = Refused(Kind.CANCELLED, "the run was cancelled")
             return self._failed(one, outcome)
         answer = one.answer
-        assert isinstance(answer, InferResponse)
+        assert answer is not None
         handler = one.route.handler
         if not is_large(handler, one.call, (answer,)):
             return self._encode(one)
@@ -204,16 +202,20 @@ class Gathering(Wave):
             self._failed(one, error)
             return
         now = self._now()
-        self._count(one, now, one.decoding, now - began)
-        self._finish(one, OK, now)
+        self._send_all([one], now, now - began)
+
+    def _send_all(self, right: Sequence[QuickRequest], now: float, encoding: float) -> None:
+        for one in right:
+            self._let_go(one)
+        super()._send_all(right, now, encoding)
 
     def _finish(self, one: QuickRequest, status: int, now: float) -> None:
-        if isinstance(one, GatheredRequest):
-            self._let_go(one)
+        self._let_go(one)
         super()._finish(one, status, now)
 
-    def _let_go(self, one: GatheredRequest) -> None:
+    def _let_go(self, one: QuickRequest) -> None:
         """What it held, and what would hold it."""
+        assert isinstance(one, GatheredRequest)
         if one.timer is not None:
             one.timer.cancel()
             one.timer = None

@@ -54,6 +54,36 @@ class GuardedProtocol(HttpToolsProtocol):
     flow: _Flow  # type: ignore[mutable-override] # only we set it
     cycle: Any  # the newest request: uvicorn's cycle, or what stands in its place
 
+    # With more than thirty attributes, CPython looks for each in a dictionary. So ours have slots, and those of uvicorn's
+    # that every request needs.
+    __slots__ = (
+        "_body_left",
+        "_fed",
+        "_fruitless_bytes",
+        "_idle_since",
+        "_idle_timer",
+        "_in_head",
+        "_in_message",
+        "_intake",
+        "_looked",
+        "_reads",
+        "_refusal",
+        "_renewed",
+        "_taken_in",
+        "_unread",
+        "active",
+        "cycle",
+        "flow",
+        "headers",
+        "loop",
+        "parser",
+        "pipeline",
+        "receiving",
+        "server_state",
+        "transport",
+        "url",
+    )
+
     def __init__(self, **uvicorn: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments
         super().__init__(**uvicorn)
         self.url = b""

@@ -28,7 +28,7 @@ from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.handlers import HEADER_LENGTH, Headers
 from fairlead.server.http.receiving import LARGE_BODY
-from fairlead.server.http.repeated import LastHead, Repeated
+from fairlead.server.http.repeated import LastHead, Patterns
 from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.timing import Raw
 from fairlead.server.http.wave import QuickRequest, Wave
@@ -48,6 +48,7 @@ class FastLane(Protocol):
 
     wave: Wave
     gathering: Gathering
+    patterns: Patterns  # of heads that come often
     blocks: Blocks  # what large bodies are read into
     limit_bytes: int  # of a body
 
@@ -59,27 +60,37 @@ class FastLane(Protocol):
 class HttpProtocol(GuardedProtocol):
     """One connection. `lane` is where quick requests go."""
 
+    __slots__ = ("_begun", "_lane", "_last", "_quick")
+
     def __init__(self, *, lane: FastLane, **uvicorn: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments
         super().__init__(**uvicorn)
         self._lane = lane
         self._quick: QuickRequest | None = None  # whose body is being read
         self._begun = b""  # the request, from its first byte on, as far as it is known to have come
-        self._last = LastHead()
+        self._last = LastHead(lane.patterns)
 
     def data_received(self, data: bytes) -> None:
         # At the start of a message, with nothing before it that is not answered.
-        begins = self.active is None and not self._in_message and not self._unread
-        found = self._last.again(data) if begins else None
-        if found is None or not self._joins_again(found):
-            super().data_received(data)
+        if self.active is None and not self._in_message and not self._unread:
+            found = self._last.again(data)
+            if found is not None:
+                headers, body = found
+                if self._joins_again(headers, body):
+                    return
+        super().data_received(data)
 
-    def _joins_again(self, found: Repeated) -> bool:
-        """Let a request join its wave that was read without the parser; False if the parser must see it."""
-        hot = self._lane.hot_path(found.url)
+    def _joins_again(self, headers: Headers, body: bytes) -> bool:
+        """Let a request join its wave whose head is known; False if the parser must see it."""
+        known = self._last.known
+        assert known is not None
+        url = known.url
+        hot = self._lane.hot_path(url)
         if hot is None or self.flow.write_paused or self._refusal is not None:
             return False
-        headers = found.headers
-        quick = self._led(hot, found.url, headers, headers.items(), len(found.body))
+        route = _chosen(hot, headers)
+        if route is None:
+            return False
+        quick = self._request(route, url, headers, headers.items(), len(body))
         if quick is None:
             return False
         self._last.misses = 0
@@ -87,10 +98,11 @@ class HttpProtocol(GuardedProtocol):
         self._reads += 1
         self._fruitless_bytes = 0
         self._idle_since = None
-        self.url = found.url
+        self.url = url
         self.cycle = self.active = quick
-        quick.body = found.body
-        self._add(quick)
+        quick.body = body
+        quick.more_body = False
+        quick.wave.add(quick, self.loop)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -162,16 +174,9 @@ class HttpProtocol(GuardedProtocol):
             self._quick = None
             self._in_message = False
             if quick.keep_alive:
-                size = len(quick.body)
-                self._last.came(self._begun, self.url, quick.headers, self.headers, size)
-            self._add(quick)
-
-    def _add(self, quick: QuickRequest) -> None:
-        """It is here as a whole."""
-        quick.more_body = False
-        lane = self._lane
-        wave = lane.gathering if isinstance(quick, GatheredRequest) else lane.wave
-        wave.add(quick, self.loop)
+                self._last.came(self._begun, self.url, quick.headers, self.headers)
+            quick.more_body = False
+            quick.wave.add(quick, self.loop)
 
     def _joins_the_wave(self) -> QuickRequest | None:
         hot = self._lane.hot_path(self.url)
@@ -183,33 +188,24 @@ class HttpProtocol(GuardedProtocol):
         length = headers.get(b"content-length", b"")
         if not is_small_length(length) or is_encoded(headers):
             return None
-        quick = self._led(hot, self.url, headers, self.headers, int(length))
+        route = _chosen(hot, headers)
+        if route is None:
+            return None
+        quick = self._request(route, self.url, headers, self.headers, int(length))
         if quick is not None:
             quick.keep_alive = self.parser.should_keep_alive()
         return quick
 
-    def _led(
-        self, hot: HotPath, url: bytes, headers: Headers, raw: Raw, size: int
+    def _request(
+        self, route: HotRoute, url: bytes, headers: Headers, raw: Raw, size: int
     ) -> QuickRequest | None:
         """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
-        route: HotRoute | None
-        try:
-            route = found = hot.only or hot.choose(headers)
-        except FairleadError:
-            return None  # found again, and answered, by the app
-        if GRPC in headers:
-            route = found.grpc if found.grpc is not None and found.grpc.warm else None
-        if route is None:
-            return None
         endpoint = route.endpoint
         if endpoint.may_be_quick(size):
-            quick = QuickRequest(self, route, url, raw)
-        elif endpoint.gathers and size <= route.most_gathered_bytes:
-            quick = GatheredRequest(self, route, url, raw, self._lane.gathering)
-        else:
-            return None
-        quick.headers = headers
-        return quick
+            return QuickRequest(self._lane.wave, self, route, url, raw, headers)
+        if endpoint.gathers and size <= route.most_gathered_bytes:
+            return GatheredRequest(self._lane.gathering, self, route, url, raw, headers)
+        return None
 
     def _is_plain_post(self, line: bytes) -> bool:
         parser = self.parser
@@ -295,6 +291,17 @@ class HttpProtocol(GuardedProtocol):
             BREAK_OFF: functools.partial(_break_off, cycle),
         }
         super()._start_asgi_task(cycle, app)
+
+
+def _chosen(hot: HotPath, headers: Headers) -> HotRoute | None:
+    """The route that answers, if that is not the app's business."""
+    try:
+        route = hot.only or hot.choose(headers)
+    except FairleadError:
+        return None  # found again, and answered, by the app
+    if GRPC not in headers:
+        return route
+    return route.grpc if route.grpc is not None and route.grpc.warm else None
 
 
 def _write(cycle: RequestResponseCycle, head: bytes, body: Body) -> bool:

@@ -20,12 +20,13 @@ from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
 from fairlead.server.endpoint import late
-from fairlead.server.http.exchange import ClientLeft, log_answer, own_head, request_id
+from fairlead.server.http.exchange import OWN_HEAD, ClientLeft, log_answer, request_id
 from fairlead.server.http.handlers import Answer, Headers, joined
 from fairlead.server.http.routes import HotRoute, head_of
 from fairlead.server.http.timing import Raw, after_run, not_run, run, with_run
 
 OK = 200
+_MESSAGE = b"%b" + OWN_HEAD + b"%b"  # an answer: its route's head, its own, its body
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
 
 
@@ -50,6 +51,22 @@ class Connection(Protocol):
         ...
 
 
+class Event(Protocol):
+    """Set when something has happened to a request, as uvicorn's protocol does."""
+
+    def set(self) -> None: ...
+
+
+class _Unheard:
+    """In place of an event that nobody waits for."""
+
+    def set(self) -> None:
+        """Nobody waits."""
+
+
+NOBODY_WAITS = _Unheard()
+
+
 class QuickRequest:
     """One request with a small body for a model that runs on the event loop.
 
@@ -65,11 +82,13 @@ class QuickRequest:
         "body",
         "call",
         "connection",
+        "decoding",
         "disconnected",
         "ended",
         "headers",
         "identity",
         "keep_alive",
+        "message",
         "message_event",
         "more_body",
         "raw_headers",
@@ -82,16 +101,24 @@ class QuickRequest:
         "start",
         "target",
         "until",
+        "wave",
     )
 
     def __init__(
-        self, connection: Connection, route: HotRoute, target: bytes, raw_headers: Raw
+        self,
+        wave: Wave,
+        connection: Connection,
+        route: HotRoute,
+        target: bytes,
+        raw_headers: Raw,
+        headers: Headers,
     ) -> None:
+        self.wave = wave  # that it joins
         self.connection = connection
         self.route = route
         self.target = target
         self.raw_headers = raw_headers
-        self.headers: Headers = {}
+        self.headers = headers
         self.body = b""
         self.keep_alive = True
         self.disconnected = False
@@ -101,6 +128,7 @@ class QuickRequest:
         self.message_event: Event = NOBODY_WAITS
         self.identity = b""
         self.start = 0.0
+        self.decoding = 0.0  # seconds, its part of what was decoded together
         self.began = 0.0  # its run, if it came to one
         self.ended = 0.0
         self.rows = 1
@@ -109,23 +137,8 @@ class QuickRequest:
         self.until = 0.0  # when its caller stops waiting, if that is said
         self.call: Any = None
         self.request: InferRequest | None = None
-        self.answer: InferResponse | bytes | None = None
-
-
-class Event(Protocol):
-    """Set when something has happened to a request, as uvicorn's protocol does."""
-
-    def set(self) -> None: ...
-
-
-class _Unheard:
-    """In place of an event that nobody waits for."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-NOBODY_WAITS = _Unheard()
+        self.answer: InferResponse | None = None
+        self.message = b""  # the answer as it is sent
 
 
 class Wave:
@@ -150,14 +163,13 @@ class Wave:
         began = self._now()
         decoded = [one for one in now if self._decode(one)]
         decoding = (self._now() - began) / len(now)
+        for one in decoded:
+            one.decoding = decoding
         ran = self._run_all(decoded) if len(decoded) > 1 else list(filter(self._run, decoded))
         began = self._now()
         encoded = [one for one in ran if self._encode(one)]
         ended = self._now()
-        encoding = (ended - began) / (len(ran) or 1)
-        for one in encoded:
-            self._count(one, ended, decoding, encoding)
-            self._finish(one, OK, ended)
+        self._send_all(encoded, ended, (ended - began) / (len(ran) or 1))
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> list[QuickRequest]:
         """What is answered in this turn."""
@@ -177,10 +189,12 @@ class Wave:
             requests, one.call = route.handler.decode(one.body, one.headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             return self._failed(one, error)
-        if len(requests) == 1 and route.endpoint.quick(requests[0], len(one.body)):
-            one.request = requests[0]
-            one.rows = route.endpoint.rows(one.request)
-            return True
+        if len(requests) == 1:
+            rows = route.endpoint.quick_rows(requests[0], len(one.body))
+            if rows is not None:
+                one.request = requests[0]
+                one.rows = rows
+                return True
         route.stats.in_progress -= 1
         one.connection.hand_over(one)
         return False
@@ -231,11 +245,6 @@ class Wave:
         endpoint.ran_now(began, one.ended - began, one.rows)
         return True
 
-    def _count(self, one: QuickRequest, now: float, decoding: float, encoding: float) -> None:
-        """For the statistics; decoding and encoding are the wave's, shared among its requests."""
-        queue = max(0.0, one.began - one.start - decoding)
-        one.route.endpoint.executions.answered(now, now - one.start, queue, decoding, encoding)
-
     def _timing(self, one: QuickRequest) -> bytes:
         """What the answer's head says of how it went."""
         headers, raw = one.headers, one.raw_headers
@@ -247,7 +256,7 @@ class Wave:
         return after_run(one.began - one.start, ended - one.began, headers, raw, one.batch)
 
     def _encode(self, one: QuickRequest) -> bool:
-        assert isinstance(one.answer, InferResponse)
+        assert one.answer is not None
         try:
             self._put(one, one.route.handler.encode(one.call, (one.answer,)))
         except Exception as error:  # noqa: BLE001 - as above
@@ -260,28 +269,52 @@ class Wave:
         head = one.route.head
         if json_length is not None:
             head = head_of(OK, one.route.binary(json_length))
-        one.answer = _message(head, one, joined(body), self._timing(one))
+        whole = body if isinstance(body, bytes) else joined(body)
+        one.message = _message(head, one, whole, self._timing(one))
 
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""
         status, body, headers = one.route.failure(error, one.identity, one.headers)
         head = head_of(one.route.wire(status), headers)
-        one.answer = _message(head, one, body, self._timing(one))
+        one.message = _message(head, one, body, self._timing(one))
         now = self._now()
         one.route.endpoint.executions.failed(now - one.start)
         self._finish(one, status, now)
         return False
 
+    def _send_all(self, right: Sequence[QuickRequest], now: float, encoding: float) -> None:
+        """Count and write right answers, which took so many seconds each to encode. One route's are counted at once."""
+        routes: dict[HotRoute, list[QuickRequest]] = {}
+        for one in right:
+            routes.setdefault(one.route, []).append(one)
+        for route, some in routes.items():
+            seconds = [now - one.start for one in some]
+            decoding = sum([one.decoding for one in some])
+            queued = sum([one.began - one.start for one in some]) - decoding
+            route.endpoint.executions.answered(
+                now, seconds, max(0.0, queued), decoding, encoding * len(some)
+            )
+            route.stats.in_progress -= len(some)
+            route.stats.count_all(OK, seconds)
+        for one in right:
+            one.connection.finish(one, one.message)
+        if self._access_log:
+            for one in right:
+                _log(one, OK)
+
     def _finish(self, one: QuickRequest, status: int, now: float) -> None:
+        """Count and write an error."""
         stats = one.route.stats
         stats.in_progress -= 1
         stats.count(status, now - one.start)
-        assert isinstance(one.answer, bytes)
-        peer = one.connection.peer() if self._access_log else None
-        one.connection.finish(one, one.answer)
+        one.connection.finish(one, one.message)
         if self._access_log:
-            line = f"POST {one.target.decode('latin-1')} HTTP/1.1"
-            log_answer(peer, line, status, one.identity)
+            _log(one, status)
+
+
+def _log(one: QuickRequest, status: int) -> None:
+    line = f"POST {one.target.decode('latin-1')} HTTP/1.1"
+    log_answer(one.connection.peer(), line, status, one.identity)
 
 
 def _any_is_late(batch: Sequence[QuickRequest], now: float) -> bool:
@@ -306,5 +339,6 @@ def _batches(group: Sequence[QuickRequest]) -> Iterator[list[QuickRequest]]:
 
 
 def _message(head: bytes, one: QuickRequest, body: bytes, timing: bytes) -> bytes:
-    closing = b"" if one.keep_alive else b"connection: close\r\n"
-    return b"".join((head, closing, own_head(one.identity, timing, len(body)), body))
+    if not one.keep_alive:
+        head += b"connection: close\r\n"
+    return _MESSAGE % (head, one.identity, timing, len(body), body)
