@@ -23,15 +23,14 @@ _MOST_COLUMNS = 1024  # each is an argument of a call
 class FloatRows:
     """Reads `{"instances": [[…], …]}` for one input that has rows of so many floats."""
 
-    __slots__ = ("_decode", "_pack", "_row_bytes", "_type", "_width")
+    __slots__ = ("_decode", "_pack", "_type", "_width")
 
     def __init__(self, spec: TensorSpec) -> None:
         """For a `spec` that `fit` says yes to."""
         self._width = spec.shape[1]
         self._type = NUMPY_TYPES[spec.datatype]
         # "=": only so are numbers refused that are too large for the type.
-        row = Struct(f"={self._width}{_FORMATS[spec.datatype]}")
-        self._pack, self._row_bytes = row.pack_into, row.size
+        self._pack = Struct(f"={self._width}{_FORMATS[spec.datatype]}").pack
         length = msgspec.Meta(min_length=self._width, max_length=self._width)
         rows: Any = Annotated[list[Annotated[list[float], length]], msgspec.Meta(min_length=1)]
         body = msgspec.defstruct("Body", [("instances", rows)], gc=False)
@@ -51,11 +50,9 @@ class FloatRows:
         """The rows; None if they are not what the signature says, or a number is too large for its type."""
         try:
             rows = self._decode(body).instances
-            array = np.empty((len(rows), self._width), self._type)
-            memory, at = array.data, 0
+            packed = bytearray()  # which, unlike bytes, a model may write into
             for row in rows:
-                self._pack(memory, at, *row)
-                at += self._row_bytes
+                packed += self._pack(*row)
         except (msgspec.MsgspecError, OverflowError, ValueError, RecursionError):
             return None
-        return array
+        return np.ndarray((len(rows), self._width), self._type, packed)
