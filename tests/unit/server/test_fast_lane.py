@@ -18,10 +18,12 @@ from onnx import helper
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
 from fairlead.domain.ids import RevisionId
+from fairlead.kits.clock import FakeClock
+from fairlead.server.executions import total
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
-from fairlead.server.http.wave import QuickRequest
+from fairlead.server.http.wave import QuickRequest, Wave
 from support.asked import (
     Asked,
     Served,
@@ -226,6 +228,63 @@ def _table() -> Any:
     import numpy as np
 
     return np.arange(8, dtype=np.float32) * 10
+
+
+class Ticks(FakeClock):
+    """A second passes whenever somebody looks."""
+
+    def monotonic(self) -> float:
+        self.advance(1)
+        return super().monotonic()
+
+
+class Caller:
+    """A connection that keeps its answers."""
+
+    left = False
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+
+    def finish(self, request: QuickRequest, answer: bytes) -> None:
+        del request
+        self.answers.append(answer)
+
+    def hand_over(self, request: QuickRequest) -> None:
+        raise AssertionError(request.target)
+
+    def peer(self) -> None:
+        return None
+
+
+async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
+    server: Served,
+) -> None:
+    app, caller, wave = server.running.app, Caller(), Wave(Ticks(), access_log=False)
+    asked = [(PREDICT, rows(1)), (INFER, tensor(1)), (PREDICT, rows(1))]
+    loop = asyncio.get_running_loop()
+    routes = []
+    for target, body in asked:
+        hot = app.hot_path(target.encode())
+        assert hot is not None
+        routes.append(hot.choose({}))
+        one = QuickRequest(wave, caller, routes[-1], target.encode(), (), {})
+        one.body = body
+        wave.add(one, loop)
+    executions = routes[0].endpoint.executions
+    before = total([executions])
+    assert [route.stats.in_progress for route in routes] == [2, 1, 2]
+    await eventually(lambda: len(caller.answers) == len(asked))
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in caller.answers)
+    assert [route.stats.in_progress for route in routes] == [0, 0, 0]
+    assert [route.stats.statuses[200] for route in routes] == [2, 1, 2]
+    assert executions.requests - before.requests == len(asked)
+    # One look before and one after each stage: all of them were decoded in a second, and encoded in one.
+    assert executions.decoding_seconds - before.decoding_seconds == pytest.approx(1)
+    assert executions.encoding_seconds - before.encoding_seconds == pytest.approx(1)
+    # They came at 1, 2 and 3; the run they shared began at 6, and all were encoded at 9.
+    assert executions.seconds - before.seconds == pytest.approx(8 + 7 + 6)
+    assert executions.queue_seconds - before.queue_seconds == pytest.approx(5 + 4 + 3 - 1)
 
 
 async def test_connection_close_is_answered_and_obeyed(server: Served) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 
 from fairlead.domain.ids import RevisionId
 from fairlead.server.http.protocol import HttpProtocol
-from fairlead.server.http.repeated import LastHead, Patterns
+from fairlead.server.http.repeated import LastHead
 from support.asked import Asked, Served, by_asgi, read_answer, send_cut, served_at, standing_at
 from support.models import scaled_artifact
 
@@ -106,15 +106,15 @@ def test_whatever_comes_between_them_the_answers_are_asgis(
 
 
 @pytest.mark.parametrize("more", [0, 900])
-async def test_what_came_often_the_parser_is_not_asked(server: Served, more: int) -> None:
+async def test_the_second_time_the_parser_is_not_asked(server: Served, more: int) -> None:
     reader, writer = await asyncio.open_unix_connection(str(server.path))
-    for number in range(8):
+    for number in range(3):
         sent = {"instances": [[number, 2, 3]]}
         writer.write(ask(json.dumps(sent), ("x-other", "o" * more)).wire())
         _, headers, body = await read_answer(reader)
         assert json.loads(body)["predictions"][0][0] == 2 * number
         assert headers["x-request-id"]
-        if number == 5:  # often enough for a pattern
+        if not number:
             protocol_of_here().parser = None  # whoever asked it now would fail
     writer.close()
 
@@ -122,19 +122,19 @@ async def test_what_came_often_the_parser_is_not_asked(server: Served, more: int
 async def test_a_model_that_is_gone_is_gone_for_a_head_that_comes_again(server: Served) -> None:
     reader, writer = await asyncio.open_unix_connection(str(server.path))
     statuses = []
-    for turn in range(7):
-        if turn == 6:
+    for turn in range(3):
+        if turn == 2:
             server.running.app.forget()
         writer.write(ALIKE[0].wire())
         statuses.append((await read_answer(reader))[0])
     writer.close()
-    assert statuses == [200] * 6 + [(await by_asgi(server.running, ALIKE[0]))[0]]
-    assert statuses[6] == 503
+    assert statuses == [200, 200, (await by_asgi(server.running, ALIKE[0]))[0]]
+    assert statuses[2] == 503
 
 
 def kept(head: bytes = HEAD, raw: list[tuple[bytes, bytes]] = RAW) -> LastHead:
-    last = LastHead(Patterns(often=1))
-    last.came(head + b"{}", PREDICT.encode(), dict(raw), raw)
+    last = LastHead()
+    last.came(head + b"{}", PREDICT.encode(), dict(raw), raw, 2)
     return last
 
 
@@ -166,11 +166,11 @@ def test_a_head_that_may_mean_something_else_is_not_kept(
 
 LONGER = HEAD.replace(
     b"host: here",
-    b"host: here\r\nX-Request-Id: an-id\r\naccept: */*\r\nX-Sticky-Key:me\r\nX-Client: app",
+    b"host: here\r\nX-Request-Id: an-id\r\naccept: */*\r\nX-Sticky-Key:me\r\nX-Client: ",
 )
 LONGER_RAW = [
     *(RAW[0], (b"x-request-id", b"an-id"), (b"accept", b"*/*")),
-    *((b"x-sticky-key", b"me"), (b"x-client", b"app"), RAW[1]),
+    *((b"x-sticky-key", b"me"), (b"x-client", b""), RAW[1]),
 ]
 
 
@@ -179,6 +179,9 @@ LONGER_RAW = [
     [
         (b"", b"", {}),
         (b"an-id", b"another", {b"x-request-id": b"another"}),
+        (b"an-id", b"--", {b"x-request-id": b"--"}),
+        (b"an-id", b"1-a!~", {b"x-request-id": b"1-a!~"}),
+        (b"X-Client: ", b"X-Client: app", {b"x-client": b"app"}),
         (b"length: 2\r\n\r\n", b"length: 3\r\n\r\n ", {b"content-length": b"3"}),
         (b":me\r\n", b":you\r\n", {b"x-sticky-key": b"you"}),
     ],
@@ -205,7 +208,12 @@ def test_what_may_differ_is_taken_over(old: bytes, new: bytes, differs: dict[byt
         (b"an-id", b""),
         (b"an-id", b"a\nTransfer-Encoding:chunked"),
         (b"an-id", b"a\r\nTransfer-Encoding:chunked"),
-        (b"an-id", b"i" * 513),
+        (b"an-id", b"i" * 2048),
+        (b"an-id", b"!" * 513),
+        (b"an-id", b"an-id\r"),
+        (b"an-id", b"an-id "),
+        (b"length: 2", b"length: 2\r"),
+        (b"length: 2", b"length: 2\r\naccept: */*"),
         (b"X-Request-Id: ", b"x-request-id: "),
         (b"X-Request-Id: ", b"X-Request-Id : "),
         (b"accept: */*", b"accept: a/b"),
@@ -239,13 +247,13 @@ def test_half_a_request_and_more_than_one_are_for_the_parser(cut: int) -> None:
 
 
 def test_where_no_two_heads_are_alike_none_is_kept_any_more() -> None:
-    last, again = LastHead(Patterns(often=1)), LastHead(Patterns(often=1))
+    last, again = LastHead(), LastHead()
     for number in range(40):
         host = b"h%d" % number
         head, raw = HEAD.replace(b"here", host), [(b"host", host), RAW[1]]
-        last.came(head + b"{}", PREDICT.encode(), dict(raw), raw)
+        last.came(head + b"{}", PREDICT.encode(), dict(raw), raw, 2)
         # One that comes again now and then is reason to go on.
-        again.came(head + b"{}", PREDICT.encode(), dict(raw), raw)
+        again.came(head + b"{}", PREDICT.encode(), dict(raw), raw, 2)
         if number % 8 == 0:
             again.misses = 0
     assert last.again(head + b"[]") is None
@@ -272,7 +280,7 @@ VALUES = st.one_of(
 def test_what_is_read_without_the_parser_is_what_the_parser_reads(
     turns: list[tuple[str, str, int]],
 ) -> None:
-    last = LastHead(Patterns(often=1))
+    last = LastHead()
     for name, value, spaces in turns:
         body = b" " * spaces
         data = (
@@ -287,7 +295,7 @@ def test_what_is_read_without_the_parser_is_what_the_parser_reads(
             assert last.known is not None
             assert last.known.url == read.url
         else:
-            last.came(data, read.url, dict(read.headers), read.headers)
+            last.came(data, read.url, dict(read.headers), read.headers, spaces)
 
 
 class Read:
@@ -304,36 +312,9 @@ class Read:
         self.headers.append((name.lower(), value))
 
 
-def test_a_pattern_is_made_for_what_came_often_and_shared() -> None:
-    patterns = Patterns(often=3)
-    first, second = LastHead(patterns), LastHead(patterns)
-    for turn in range(3):
-        assert first.again(HEAD + b"[]") is None
-        (second if turn == 1 else first).came(HEAD + b"{}", PREDICT.encode(), dict(RAW), RAW)
-    assert first.again(HEAD + b"[]") == (dict(RAW), b"[]")
-    assert second.again(HEAD + b"[]") is None  # its own last head came before there was one
-    second.came(HEAD + b"{}", PREDICT.encode(), dict(RAW), RAW)
-    assert second.again(HEAD + b"[]") == (dict(RAW), b"[]")
-
-
-def test_patterns_that_come_no_more_are_forgotten() -> None:
-    patterns = Patterns(often=2)
-    assert patterns.of(b"old") is None
-    made = [patterns.of(b"kept") for _ in range(2)][1]
-    assert made is not None
-    for number in range(200):
-        patterns.of(b"another %d" % number)
-        assert patterns.of(b"kept") is made
-    assert patterns.of(b"old") is None  # counted anew
-    assert patterns.of(b"old") is not None
-
-
-@pytest.mark.parametrize("value", [b"caller-1", b"a.b+c*(d)[e]{2}|^$\\"])
-def test_signs_that_mean_something_in_a_pattern_mean_themselves(value: bytes) -> None:
-    head = HEAD.replace(b"here", value)
-    raw = [(b"host", value), RAW[1]]
-    assert kept(head, raw).again(head + b"[]") == (dict(raw), b"[]")
-    assert kept(head, raw).again(HEAD + b"[]") is None
-    dotted = HEAD.replace(b"here", b"a.b")
-    found = kept(dotted, [(b"host", b"a.b"), RAW[1]])
-    assert found.again(HEAD.replace(b"here", b"aXb") + b"[]") is None
+def test_each_connection_has_its_own_however_many_there_are() -> None:
+    hosts = [b"h%d" % number for number in range(300)]
+    heads = [HEAD.replace(b"here", host) for host in hosts]
+    lasts = [kept(head, [(b"host", host), RAW[1]]) for head, host in zip(heads, hosts, strict=True)]
+    found = [last.again(head + b"[]") for last, head in zip(lasts, heads, strict=True)]
+    assert [one and one[0][b"host"] for one in found] == hosts

@@ -44,7 +44,6 @@ from fairlead.server.http.plain import PlainRoutes
 from fairlead.server.http.priority import prioritize
 from fairlead.server.http.protocol import WHOLE, Whole
 from fairlead.server.http.receiving import LARGE_BODY, LargeBody
-from fairlead.server.http.repeated import Patterns
 from fairlead.server.http.routes import (
     GRPC,
     STREAM,
@@ -86,7 +85,6 @@ class ServerApp:
         self.limit_bytes = settings.body_limit_bytes
         self.bodies = Bodies(settings.bodies_limit_bytes)
         self.blocks = Blocks(settings.bodies_limit_bytes // 2)
-        self.patterns = Patterns()
         self._hot: dict[bytes, HotPath] = {}
         self._streamed: dict[bytes, StreamedPath] = {}
         limit = min(settings.body_limit_bytes, _MOST_ASKED_BYTES)
@@ -102,10 +100,9 @@ class ServerApp:
         return self._cold.plain
 
     def join(self, other: ServerApp) -> None:
-        """Share one process with another app: its limit of bodies and memory for them, its codec thread, its patterns of heads, the waves of quick requests."""
+        """Share one process with another app: its limit of bodies and memory for them, its codec thread, the waves of quick requests."""
         self.wave, self.gathering = other.wave, other.gathering
         self.bodies, self.blocks, self.aside = other.bodies, other.blocks, other.aside
-        self.patterns = other.patterns
 
     @property
     def ready(self) -> bool:

@@ -28,7 +28,7 @@ from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.handlers import HEADER_LENGTH, Headers
 from fairlead.server.http.receiving import LARGE_BODY
-from fairlead.server.http.repeated import LastHead, Patterns
+from fairlead.server.http.repeated import LastHead
 from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.timing import Raw
 from fairlead.server.http.wave import QuickRequest, Wave
@@ -48,7 +48,6 @@ class FastLane(Protocol):
 
     wave: Wave
     gathering: Gathering
-    patterns: Patterns  # of heads that come often
     blocks: Blocks  # what large bodies are read into
     limit_bytes: int  # of a body
 
@@ -67,7 +66,7 @@ class HttpProtocol(GuardedProtocol):
         self._lane = lane
         self._quick: QuickRequest | None = None  # whose body is being read
         self._begun = b""  # the request, from its first byte on, as far as it is known to have come
-        self._last = LastHead(lane.patterns)
+        self._last = LastHead()
 
     def data_received(self, data: bytes) -> None:
         # At the start of a message, with nothing before it that is not answered.
@@ -174,7 +173,8 @@ class HttpProtocol(GuardedProtocol):
             self._quick = None
             self._in_message = False
             if quick.keep_alive:
-                self._last.came(self._begun, self.url, quick.headers, self.headers)
+                size = len(quick.body)
+                self._last.came(self._begun, self.url, quick.headers, self.headers, size)
             quick.more_body = False
             quick.wave.add(quick, self.loop)
 
