@@ -68,7 +68,6 @@ class Endpoint:
         self.deadline_seconds = deadline_seconds
         self.artifact = artifact
         self.admission = Admission(concurrency, clock.monotonic)
-        self._unlimited = not self.admission.slots
         self._quick_requests = 0
         self._quick_seconds = 0.0
         self._quick_at = clock.monotonic()
@@ -92,7 +91,7 @@ class Endpoint:
         return (
             self._inline
             and size <= self._bytes
-            and (self._unlimited or self.admission.open)
+            and self.admission.open
             and (self.model.concurrent or not self.artifact.busy)
         )
 

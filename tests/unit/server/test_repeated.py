@@ -159,7 +159,7 @@ def kept(head: bytes = HEAD, raw: list[tuple[bytes, bytes]] = RAW) -> LastHead:
 def test_a_head_that_may_mean_something_else_is_not_kept(
     begun: bytes, raw: list[tuple[bytes, bytes]]
 ) -> None:
-    assert kept().again(HEAD + b"[]") == (dict(RAW), b"[]")
+    assert kept().again(HEAD + b"[]") == (PREDICT.encode(), dict(RAW), b"[]")
     assert kept(begun, raw).again(HEAD + b"[]") is None
     assert kept(begun, raw).again(begun + b"[]") is None
 
@@ -191,12 +191,13 @@ def test_what_may_differ_is_taken_over(old: bytes, new: bytes, differs: dict[byt
     data = LONGER.replace(old, new, 1) if old else LONGER
     found = last.again(data + b"[]")
     assert found is not None
-    headers, body = found
+    url, headers, body = found
+    assert url == PREDICT.encode()
     assert headers == dict(LONGER_RAW) | differs
     assert list(headers) == [name for name, _ in LONGER_RAW]
     assert body == (b" []" if b"content-length" in differs else b"[]")
     # It was this message's, not the next one's.
-    assert last.again(LONGER + b"[]") == (dict(LONGER_RAW), b"[]")
+    assert last.again(LONGER + b"[]") == (PREDICT.encode(), dict(LONGER_RAW), b"[]")
 
 
 @pytest.mark.parametrize(
@@ -208,6 +209,7 @@ def test_what_may_differ_is_taken_over(old: bytes, new: bytes, differs: dict[byt
         (b"an-id", b""),
         (b"an-id", b"a\nTransfer-Encoding:chunked"),
         (b"an-id", b"a\r\nTransfer-Encoding:chunked"),
+        (b"an-id", b"i" * 513),
         (b"an-id", b"i" * 2048),
         (b"an-id", b"!" * 513),
         (b"an-id", b"an-id\r"),
@@ -290,10 +292,8 @@ def test_what_is_read_without_the_parser_is_what_the_parser_reads(
         httptools.HttpRequestParser(read).feed_data(data)
         found = last.again(data)
         if found is not None:
-            headers, rest = found
-            assert (list(headers.items()), rest) == (read.headers, body)
-            assert last.known is not None
-            assert last.known.url == read.url
+            url, headers, rest = found
+            assert (url, list(headers.items()), rest) == (read.url, read.headers, body)
         else:
             last.came(data, read.url, dict(read.headers), read.headers, spaces)
 
@@ -317,4 +317,4 @@ def test_each_connection_has_its_own_however_many_there_are() -> None:
     heads = [HEAD.replace(b"here", host) for host in hosts]
     lasts = [kept(head, [(b"host", host), RAW[1]]) for head, host in zip(heads, hosts, strict=True)]
     found = [last.again(head + b"[]") for last, head in zip(lasts, heads, strict=True)]
-    assert [one and one[0][b"host"] for one in found] == hosts
+    assert [one and one[1][b"host"] for one in found] == hosts

@@ -73,23 +73,17 @@ class HttpProtocol(GuardedProtocol):
         if self.active is None and not self._in_message and not self._unread:
             found = self._last.again(data)
             if found is not None:
-                headers, body = found
-                if self._joins_again(headers, body):
+                url, headers, body = found
+                if self._joins_again(url, headers, body):
                     return
         super().data_received(data)
 
-    def _joins_again(self, headers: Headers, body: bytes) -> bool:
+    def _joins_again(self, url: bytes, headers: Headers, body: bytes) -> bool:
         """Let a request join its wave whose head is known; False if the parser must see it."""
-        known = self._last.known
-        assert known is not None
-        url = known.url
         hot = self._lane.hot_path(url)
         if hot is None or self.flow.write_paused or self._refusal is not None:
             return False
-        route = _chosen(hot, headers)
-        if route is None:
-            return False
-        quick = self._request(route, url, headers, headers.items(), len(body))
+        quick = self._led(hot, url, headers, headers.items(), len(body))
         if quick is None:
             return False
         self._last.misses = 0
@@ -100,7 +94,6 @@ class HttpProtocol(GuardedProtocol):
         self.url = url
         self.cycle = self.active = quick
         quick.body = body
-        quick.more_body = False
         quick.wave.add(quick, self.loop)
         return True
 
@@ -175,7 +168,6 @@ class HttpProtocol(GuardedProtocol):
             if quick.keep_alive:
                 size = len(quick.body)
                 self._last.came(self._begun, self.url, quick.headers, self.headers, size)
-            quick.more_body = False
             quick.wave.add(quick, self.loop)
 
     def _joins_the_wave(self) -> QuickRequest | None:
@@ -188,18 +180,18 @@ class HttpProtocol(GuardedProtocol):
         length = headers.get(b"content-length", b"")
         if not is_small_length(length) or is_encoded(headers):
             return None
-        route = _chosen(hot, headers)
-        if route is None:
-            return None
-        quick = self._request(route, self.url, headers, self.headers, int(length))
+        quick = self._led(hot, self.url, headers, self.headers, int(length))
         if quick is not None:
             quick.keep_alive = self.parser.should_keep_alive()
         return quick
 
-    def _request(
-        self, route: HotRoute, url: bytes, headers: Headers, raw: Raw, size: int
+    def _led(
+        self, hot: HotPath, url: bytes, headers: Headers, raw: Raw, size: int
     ) -> QuickRequest | None:
         """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
+        route = _chosen(hot, headers)
+        if route is None:
+            return None
         endpoint = route.endpoint
         if endpoint.may_be_quick(size):
             return QuickRequest(self._lane.wave, self, route, url, raw, headers)

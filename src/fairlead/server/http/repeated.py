@@ -32,7 +32,8 @@ MAY_DIFFER = frozenset(
 )
 _LINE_END = b"\r\n"
 _END = b"\r\n\r\n"
-_VISIBLE = re.compile(rb"[!-~]{1,512}").fullmatch
+_VISIBLE = re.compile(rb"[!-~]+").fullmatch
+_MOST_VALUE_BYTES = 512  # of one that is taken over
 _MOST_BYTES = 1020  # of a head that is kept, by each connection: what the parser is given at once
 _MOST_LONGER_BYTES = 2048  # of a head that is compared with it
 _PATIENCE = 16  # heads in a row that were not like the one before
@@ -43,12 +44,11 @@ class _Part(NamedTuple):
 
     name: bytes
     before: bytes
-    before_bytes: int
     value: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class KnownHead:
+class _Head:
     """What the parser said of a head, and how bytes that begin with one like it are told.
 
     Not who answered: a connection must not hold models that are gone.
@@ -64,17 +64,17 @@ class KnownHead:
 class LastHead:
     """The last head of one connection, until it turns out that no two are alike."""
 
-    __slots__ = ("known", "misses")
+    __slots__ = ("_head", "misses")
 
     def __init__(self) -> None:
-        self.known: KnownHead | None = None
+        self._head: _Head | None = None
         self.misses = 0  # since `again` last found one that was answered; its owner says so
 
     def came(
         self, begun: bytes, url: bytes, headers: Headers, raw: HeaderList, body_bytes: int
     ) -> None:
         """A POST was parsed whose body had a length; what the parser was given when it began starts with `begun`."""
-        self.known = None
+        self._head = None
         self.misses += 1
         end = begun.find(_END)
         if self.misses > _PATIENCE or not 0 < end <= _MOST_BYTES or len(raw) != len(headers):
@@ -91,32 +91,34 @@ class LastHead:
                 if start.lower() not in (name + b": ", name + b":"):
                     return
                 before = _LINE_END.join([*between, start])
-                parts.append(_Part(name, before, len(before), value))
+                parts.append(_Part(name, before, value))
                 between = []
             else:
                 between.append(line)
-        self.known = KnownHead(url, dict(headers), body_bytes, parts, _LINE_END.join(between))
+        self._head = _Head(url, dict(headers), body_bytes, parts, _LINE_END.join(between))
 
-    def again(self, data: bytes) -> tuple[Headers, bytes] | None:
-        """The headers and the body of the request that these bytes are, at the start of a message.
+    def again(self, data: bytes) -> tuple[bytes, Headers, bytes] | None:
+        """The URL, the headers and the body of the request that these bytes are, at the start of a message.
 
         None if the parser has to see them. Nobody may change the headers.
         """
-        known = self.known
+        known = self._head
         if known is None:
             return None
         rest, end, body = data.partition(_END)
         if not end or len(rest) > _MOST_LONGER_BYTES:
             return None
         headers, size = known.headers, known.body_bytes
-        for name, before, before_bytes, value in known.parts:
-            if rest[:before_bytes] != before:
+        for name, before, value in known.parts:
+            after = rest.removeprefix(before)
+            if len(after) == len(rest):
                 return None
-            sent, _, rest = rest[before_bytes:].partition(_LINE_END)
+            sent, _, rest = after.partition(_LINE_END)
             if sent == value:
                 continue
             # Most are letters, digits and hyphens, which is told in a fifth of the time.
-            if not sent.replace(b"-", b"").isalnum() and not _VISIBLE(sent):
+            plain = sent.replace(b"-", b"").isalnum() or _VISIBLE(sent)
+            if not plain or len(sent) > _MOST_VALUE_BYTES:
                 return None
             if name == _LENGTH:
                 if not is_small_length(sent):
@@ -125,4 +127,4 @@ class LastHead:
             if headers is known.headers:
                 headers = headers.copy()
             headers[name] = sent
-        return (headers, body) if rest == known.rest and len(body) == size else None
+        return (known.url, headers, body) if rest == known.rest and len(body) == size else None

@@ -151,6 +151,7 @@ class Wave:
 
     def add(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> None:
         """Answer a request whose body is complete."""
+        one.more_body = False
         one.start = self._now()
         one.identity = request_id(one.headers)
         one.route.stats.in_progress += 1
@@ -269,8 +270,7 @@ class Wave:
         head = one.route.head
         if json_length is not None:
             head = head_of(OK, one.route.binary(json_length))
-        whole = body if isinstance(body, bytes) else joined(body)
-        one.message = _message(head, one, whole, self._timing(one))
+        one.message = _message(head, one, joined(body), self._timing(one))
 
     def _failed(self, one: QuickRequest, error: Exception) -> bool:
         """Answer an error; never True, as the request goes no further."""
