@@ -12,7 +12,7 @@ from fairlead.domain.reading import Node, read_json
 
 SCHEMA = 1
 WORTH = 1.2  # below it, the gain is not worth that requests wait for each other
-_AS_GOOD = 0.95  # of the best size's rows per second: a smaller batch answers earlier
+_AS_GOOD = 0.98  # of the best size's rows per second: a smaller batch answers earlier
 _KEYS = [
     *("schema", "conditions", "mixed", "alone", "threads", "sizes", "parallel", "speedup"),
     "abreast",

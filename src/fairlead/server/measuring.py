@@ -2,7 +2,8 @@
 
 What is compared is the processor time of a row, alone and in batches: who else is at work on the machine
 must not decide it. Unbatched, a model gets as many runs at once as there are cores, each on one thread; a
-batch has all cores, so how much faster they make it counts too.
+batch has all cores, so how much faster they make it counts too. A machine's speed moves, by half within
+seconds where it is shared: what is compared is run in turn, so that a slow moment falls on every side.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -32,14 +34,14 @@ from fairlead.server.threads import Threads
 
 _log = logging.getLogger(__name__)
 _SECONDS = 1.0  # for all sizes together: a first start must not take long
-_TIMES = 3
+_CLIMB_SECONDS = _SECONDS / 3  # until which a larger size is tried: those found have another turn
+_WAYS_SECONDS = 0.6  # for one batch run in the ways that several cores allow
+_TURNS = 5
 _ALONE_TIMES = 10
 _FEW = 4  # requests: so many are tried however long it takes …
 _SLOW_SECONDS = 2.0  # … unless half as many took this long
 _SHORTEST = 1e-7  # seconds: what clocks tell apart
-_ABREAST_WORTH = (
-    1.1  # times the rows: one batch with all cores answers earlier while there is little to do
-)
+_ABREAST_WORTH = 1.2  # times the rows: with little to do, one batch with all cores answers earlier
 _PARALLEL_WORTH = 0.0005  # seconds a row: a run this short is not sped up by more threads
 
 
@@ -132,31 +134,30 @@ class Measuring:
         sample = self._sample(model, sharing)
 
         def alone() -> float:
-            seconds = self._best(lambda: model.infer(sample), timer, _ALONE_TIMES)
+            work = [lambda: model.infer(sample)]
+            (seconds,) = self._in_turn(work, timer, _ALONE_TIMES, _SECONDS / 5)
             return sharing.count(sample) / seconds
 
         before = alone()
-        sizes = dict(self._sizes(model, sample, sharing, timer))
+        sizes = self._sizes(model, sample, sharing, timer)
         return Measured("", max(before, alone()), sizes)
 
     def _widened(self, model: Model, sharing: Sharing, found: Measured) -> tuple[Model, Measured]:
         """For all cores: one batch that has them all, or its parts abreast, one on each, if that is clearly quicker."""
         sample = self._sample(model, sharing)
         batch = [sample] * max(1, found.best // sharing.count(sample))
-        now, most = self._clock.monotonic, cores()
-        one = self._best(lambda: sharing.run(model, batch), now, _TIMES)
+        most = cores()
         part = batch[: max(1, len(batch) // most)]
-        each = self._each(model, sharing, part) if model.concurrent else math.inf
-        gained = most * len(part) / each / (len(batch) / one)
-        abreast = replace(found, speedup=_speedup(gained, most), threads=1, abreast=most)
         wide = self._load(most)
         try:
             asyncio.run(prove(wide, self._golden))
-            all_of_them = self._best(lambda: sharing.run(wide, batch), now, _TIMES)
+            one, all_of_them, each = self._ways(model, wide, sharing, batch, part)
         except BaseException:
             wide.close()
             raise
         found = replace(found, speedup=_speedup(one / all_of_them, most), threads=most)
+        gained = most * len(part) / each / (len(batch) / one)
+        abreast = replace(found, speedup=_speedup(gained, most), threads=1, abreast=most)
         # Whether to batch at all is the first's to say: a convolution's parts abreast are no better than one by one.
         if not (found.helps or self._batching.enabled):
             wide.close()
@@ -167,16 +168,28 @@ class Measuring:
         model.close()
         return wide, found
 
-    def _each(self, model: Model, sharing: Sharing, batch: Sequence[InferRequest]) -> float:
-        """Seconds of a batch when one runs on every core."""
-        most = cores()
+    def _ways(
+        self,
+        model: Model,
+        wide: Model,
+        sharing: Sharing,
+        batch: Sequence[InferRequest],
+        part: Sequence[InferRequest],
+    ) -> tuple[float, float, float]:
+        """Seconds of a batch on one thread, of one with all cores, and of its part when one runs on every core."""
+        most, now = cores(), self._clock.monotonic
+        works = [lambda: sharing.run(model, batch), lambda: sharing.run(wide, batch)]
+        if not model.concurrent:
+            one, all_of_them = self._in_turn(works, now, _TURNS, _WAYS_SECONDS)
+            return one, all_of_them, math.inf
+        with ThreadPoolExecutor(most) as pool:
 
-        def at_once() -> None:
-            with ThreadPoolExecutor(most) as pool:
-                for future in [pool.submit(sharing.run, model, batch) for _ in range(most)]:
+            def abreast() -> None:
+                for future in [pool.submit(sharing.run, model, part) for _ in range(most)]:
                     future.result()
 
-        return self._best(at_once, self._clock.monotonic, _TIMES)
+            one, all_of_them, each = self._in_turn([*works, abreast], now, _TURNS, _WAYS_SECONDS)
+        return one, all_of_them, each
 
     def _sample(self, model: Model, sharing: Sharing) -> InferRequest:
         """The golden example with the fewest rows."""
@@ -185,30 +198,46 @@ class Measuring:
 
     def _sizes(
         self, model: Model, sample: InferRequest, sharing: Sharing, timer: Callable[[], float]
-    ) -> Iterator[tuple[int, float]]:
-        """Rows per second by size, until the time is over."""
-        most = self._batching.most or DEFAULT_MOST
-        step, count = sharing.count(sample), 1
-        seconds = 0.0
-        stop = self._clock.monotonic() + _SECONDS
-        while count == 1 or (
-            count * step <= most
-            and (self._clock.monotonic() < stop or (count <= _FEW and seconds < _SLOW_SECONDS))
-        ):
-            requests = [sample] * count
-            seconds = self._best(lambda: sharing.run(model, requests), timer, _TIMES)  # noqa: B023 - called at once
-            yield count * step, count * step / seconds
+    ) -> Mapping[int, float]:
+        """Rows per second by size; larger ones are left out when the time is over."""
+        most, step = self._batching.most or DEFAULT_MOST, sharing.count(sample)
+        began, count, seconds = self._clock.monotonic(), 1, 0.0
+        works: list[Callable[[], object]] = []
+        first: list[float] = []
+        while count == 1 or count * step <= most:
+            few = count <= _FEW and seconds < _SLOW_SECONDS
+            if self._passed(began) >= _CLIMB_SECONDS and not few:
+                break
+            works.append(partial(sharing.run, model, [sample] * count))
+            (seconds,) = self._in_turn(works[-1:], timer, 1, 0.0)
+            first.append(seconds)
             count *= 2
+        left = _SECONDS - self._passed(began)
+        again = self._in_turn(works, timer, _TURNS - 1, left) if left > 0 else first
+        rows = [step << place for place in range(len(works))]
+        return {size: size / took for size, took in zip(rows, map(min, first, again), strict=True)}
 
-    def _best(self, work: Callable[[], object], timer: Callable[[], float], times: int) -> float:
-        """Seconds of the quickest of so many runs, of fewer if they are slow."""
-        seconds: list[float] = []
-        stop = self._clock.monotonic() + _SECONDS / 5
-        while not seconds or (len(seconds) < times and self._clock.monotonic() < stop):
-            began = timer()
-            work()
-            seconds.append(timer() - began)
-        return max(min(seconds), _SHORTEST)
+    def _passed(self, began: float) -> float:
+        return self._clock.monotonic() - began
+
+    def _in_turn(
+        self,
+        works: Sequence[Callable[[], object]],
+        timer: Callable[[], float],
+        turns: int,
+        seconds: float,
+    ) -> list[float]:
+        """Seconds of the quickest run of each, in so many turns; when `seconds` have passed, no turn begins."""
+        quickest = [math.inf] * len(works)
+        began = self._clock.monotonic()
+        for turn in range(turns):
+            if turn and self._passed(began) >= seconds:
+                break
+            for place, work in enumerate(works):
+                start = timer()
+                work()
+                quickest[place] = min(quickest[place], timer() - start)
+        return [max(one, _SHORTEST) for one in quickest]
 
 
 def _speedup(measured: float, most: int) -> float:

@@ -44,7 +44,7 @@ from support.models import (
 )
 
 HERE = Conditions(2, 0, "onnx 1")
-GAINED = Measured("", 100.0, {1: 90.0, 2: 180.0, 4: 390.0, 8: 400.0}, 2)
+GAINED = Measured("", 100.0, {1: 90.0, 2: 180.0, 4: 395.0, 8: 400.0}, 2)
 
 
 def mixing(directory: Path) -> Artifact:
@@ -208,13 +208,13 @@ def test_a_measurement_reads_back_and_one_from_elsewhere_does_not() -> None:
         dataclasses.replace(HERE, engine="onnx 2"),
     ):
         assert measured_from_bytes(data, other) is None
-    for damaged in (b"", b"[]", data[:-5], data.replace(b"390.0", b'"x"'), b'{"schema": 9}'):
+    for damaged in (b"", b"[]", data[:-5], data.replace(b"395.0", b'"x"'), b'{"schema": 9}'):
         assert measured_from_bytes(damaged) is None
 
 
 def test_the_smallest_size_that_is_as_good_as_any_is_the_best() -> None:
     assert (GAINED.best, GAINED.helps) == (4, True)
-    assert GAINED.gain == pytest.approx(3.9)
+    assert GAINED.gain == pytest.approx(3.95)
     assert not Measured("they mix", 1.0, {8: 100.0}).helps
     assert not Measured("", 100.0, {1: 90.0, 2: 119.0}).helps
     assert (Measured().best, Measured().gain) == (1, 1.0)
@@ -281,6 +281,45 @@ async def test_what_serves_is_the_one_with_all_cores_only_if_it_is_batched(
     if each_row == 0:
         assert measured.best == 64
         assert measured.gain == pytest.approx(64, rel=0.05)
+
+
+class Throttled(Timed):
+    """On a machine that is half as fast for a tenth of a second out of every three tenths."""
+
+    def __init__(self, clock: FakeClock, each_run: float, each_row: float, phase: float) -> None:
+        super().__init__(clock, each_run, each_row)
+        self._phase = phase
+        self._alone = threading.Lock()  # at the clock
+        self.cores = 1  # that a run has
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        x = request.tensors["x"]
+        beside = threading.current_thread().name.startswith("ThreadPoolExecutor")
+        seconds = (self._seconds[0] + self._seconds[1] * len(x)) / (
+            cores() if beside else self.cores
+        )
+        with self._alone:
+            slow = (self._clock.monotonic() + self._phase) % 0.3 < 0.1
+            self._clock.advance(seconds * (2 if slow else 1))
+        return InferResponse({"y": x * 0})
+
+
+@pytest.mark.skipif(cores() == 1, reason="with one core there is nothing to choose")
+@pytest.mark.parametrize("phase", [at / 50 for at in range(15)])
+async def test_a_slow_moment_of_the_machine_decides_neither_the_size_nor_the_threads(
+    phase: float,
+) -> None:
+    """Batches gain whatever their size, and are as quick with all cores as in parts abreast."""
+    clock = FakeClock()
+    golden = Golden((Example({"x": [[1.0]]}, {"y": [[0.0]]}),), {})
+    first, wide = (Throttled(clock, 0.012, 0.0004, phase) for _ in range(2))
+    wide.cores = cores()
+    pool = Threads("test", 4)
+    model, measured = await Measuring(golden, Batching(), lambda _: wide, clock).of(first, pool, 0)
+    pool.close()
+    assert (measured.best, measured.threads, measured.abreast) == (64, cores(), 1)
+    assert measured.speedup == pytest.approx(cores())
+    assert model is wide
 
 
 class Growing(Timed):
