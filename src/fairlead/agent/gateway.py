@@ -13,7 +13,7 @@ from typing import Any
 
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.layout import Home
-from fairlead.domain.status import GatewayStatus, gateway_status_from_bytes
+from fairlead.domain.status import GatewayStatus, KeptTraffic, gateway_status_from_bytes
 from fairlead.kits import processes
 from fairlead.kits.clock import Clock
 from fairlead.kits.files import read_json
@@ -41,6 +41,7 @@ class GatewayWatch:
         self.written_at = _NEVER
         self._said: GatewayStatus | None = None
         self._file: tuple[int, int] | None = None  # which file was read last
+        self._traffic: KeptTraffic = {}
         self._unreadable = False
         self._looked_at = _NEVER
         self._heard_at = _NEVER  # when it was last seen to have written something
@@ -64,7 +65,7 @@ class GatewayWatch:
             file = (found.st_mtime_ns, found.st_ino)
             if file == self._file:
                 return False
-            self._said = gateway_status_from_bytes(path.read_bytes(), str(path))
+            self._said = gateway_status_from_bytes(path.read_bytes(), str(path), self._traffic)
         except FileNotFoundError:
             self._said, self._file = None, None
             return False

@@ -138,6 +138,11 @@ class Catalog:
             message = f"there is no key {client!r}; keys: {there}"
             raise Refused(Kind.NOT_FOUND, message) from None
 
+    def only(self, services: Collection[str]) -> Catalog:
+        """The same, as if there were no other services than these."""
+        named = {name: self.services[name] for name in services if name in self.services}
+        return replace(self, services=named)
+
     def live(self) -> dict[RevisionId, Revision]:
         """Every revision that should run."""
         return {

@@ -7,10 +7,10 @@ so each side works with the other one, the control and the store away.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import EndpointId, LineId, RevisionId
@@ -84,6 +84,15 @@ class NodeStatus:
     problem: str = ""
     cold: tuple[EndpointId, ...] = ()
     scales: tuple[Scale, ...] = ()
+
+    def only(self, services: Collection[str]) -> NodeStatus:
+        """What it says of these services."""
+        return replace(
+            self,
+            replicas=tuple(one for one in self.replicas if one.revision.service in services),
+            cold=tuple(one for one in self.cold if one.service in services),
+            scales=tuple(one for one in self.scales if one.unit.revision.service in services),
+        )
 
     def ready(self) -> dict[RevisionId, tuple[Replica, ...]]:
         """The ready replicas of each revision that has any, in a stable order."""
@@ -229,8 +238,12 @@ def node_status_to_bytes(status: NodeStatus, kept: dict[Replica, str] | None = N
     return f"{json.dumps(said, ensure_ascii=False)[:-1]}{rest}}}".encode()
 
 
-# The replicas of a status by worker, each with what was written of it.
-KeptReplicas = dict[str, tuple[object, Replica]]
+Read = TypeVar("Read")
+
+# What was read of a list last time, by name, each with what was written of it.
+Kept = dict[tuple[str, ...], tuple[object, Read]]
+KeptReplicas = Kept[Replica]
+KeptTraffic = Kept[tuple[LineId, tuple[TrafficShare, ...]]]
 
 
 def node_status_from_bytes(
@@ -249,7 +262,7 @@ def node_status_from_bytes(
         written_at=node.child("written_at").number(),
         pid=node.child("pid").integer(0),
         generation=node.child("generation").integer(0),
-        replicas=_replicas(node.child("replicas"), {} if kept is None else kept),
+        replicas=_each(node.child("replicas"), ("worker",), _replica, kept),
         problem=str(node.child("problem").value or ""),
         cold=tuple(_endpoint(child) for child in node.child("cold").elements())
         if node.has("cold")
@@ -288,8 +301,10 @@ def gateway_status_to_bytes(status: GatewayStatus) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> GatewayStatus:
-    """Read a gateway's status; raises InvalidInput, or FairleadError if a newer version wrote it."""
+def gateway_status_from_bytes(
+    data: bytes, source: str = "gateway status", kept: KeptTraffic | None = None
+) -> GatewayStatus:
+    """Read a gateway's status; raises InvalidInput, or FairleadError if a newer version wrote it. `kept` as above."""
     document = read_json(data, source, "whoever writes it writes it again")
     check_schema(document, SCHEMA, source)
     node = Node(document)
@@ -303,7 +318,7 @@ def gateway_status_from_bytes(data: bytes, source: str = "gateway status") -> Ga
         coming=tuple(child.text() for child in node.child("coming").elements())
         if node.has("coming")
         else (),
-        effective=dict(_effective(child) for child in node.child("effective").elements()),
+        effective=dict(_each(node.child("effective"), ("service", "line"), _effective, kept)),
         pins={service: child.text() for service, child in node.child("pins").items()},
         problem=str(node.child("problem").value or ""),
         keys=str(node.child("keys").value or ""),
@@ -348,22 +363,27 @@ def _scale(node: Node) -> Scale:
     )
 
 
-def _replicas(node: Node, kept: KeptReplicas) -> tuple[Replica, ...]:
-    last = dict(kept)
-    kept.clear()
+def _each(
+    node: Node, names: Sequence[str], read: Callable[[Node], Read], kept: Kept[Read] | None
+) -> tuple[Read, ...]:
+    """The elements of a list; the very one that was read last time, if the same is written of it."""
+    last = dict(kept or {})
+    now: Kept[Read] = {}
     found = []
     for child in node.elements():
-        name = child.value.get("worker") if isinstance(child.value, dict) else None
-        known = last.get(name) if isinstance(name, str) else None
-        if known is not None and known[0] == child.value:
-            one = known[1]
-        else:
+        value = child.value if isinstance(child.value, dict) else {}
+        key = tuple([str(value.get(name)) for name in names])
+        known = last.get(key)
+        if known is None or known[0] != child.value:
             wrong = len(child.problems)
-            one = _replica(child)
+            known = (child.value, read(child))
             if len(child.problems) > wrong:
                 continue  # refused as a whole, and the next time again
-        kept[one.worker] = (child.value, one)
-        found.append(one)
+        now[key] = known
+        found.append(known[1])
+    if kept is not None:
+        kept.clear()
+        kept.update(now)
     return tuple(found)
 
 

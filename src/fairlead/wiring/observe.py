@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -57,14 +57,11 @@ class Observed:
 
     def unsettled(self, services: Collection[str]) -> list[str]:
         """Why what the catalog says of these services, and of all keys, is not in force yet."""
-        found = self._processes()
-        if self.node is not None:
-            found += [
-                problem
-                for problem in health_problems(self.catalog, self.node)
-                if problem.partition("/")[0] in services
-            ]
-        return found + list(self._behind(services))
+        return replace(
+            self,
+            catalog=self.catalog.only(services),
+            node=self.node.only(services) if self.node is not None else None,
+        )._not_settled()
 
     def serves_everything(self) -> bool:
         """Is every live revision proved, and does all traffic flow as the catalog wants it?"""
@@ -118,7 +115,9 @@ class Observer:
         self._node = _Kept(
             control.home.node_status, functools.partial(node_status_from_bytes, kept={})
         )
-        self._gateway = _Kept(control.home.gateway_status, gateway_status_from_bytes)
+        self._gateway = _Kept(
+            control.home.gateway_status, functools.partial(gateway_status_from_bytes, kept={})
+        )
 
     def look(self) -> Observed:
         """Everything as it is now."""

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fairlead.domain import catalog as catalogs
-from fairlead.domain.catalog import Catalog, Kill
-from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Kill, Pin
+from fairlead.domain.catalog_file import KeptTexts, catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.health import health_problems
-from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
+from fairlead.domain.ids import ArtifactRef, EndpointId, LineId, RevisionId
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Retiring, Scope
 from fairlead.domain.manifest import (
     Manifest,
@@ -24,11 +24,15 @@ from fairlead.domain.manifest import (
     path_problem,
 )
 from fairlead.domain.release import EndpointSpec, TrafficShare
+from fairlead.domain.scale_units import ScaleUnit
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
 from fairlead.domain.status import (
     GatewayStatus,
+    KeptReplicas,
+    KeptTraffic,
     NodeStatus,
     Replica,
+    Scale,
     State,
     gateway_status_from_bytes,
     gateway_status_to_bytes,
@@ -224,7 +228,7 @@ def test_what_is_kept_of_the_last_status_changes_nothing_but_the_time() -> None:
         "w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.STARTING, "", "/tmp/1", 7, 2.0
     )
     other = replace(one, worker="w2")
-    kept: dict[str, tuple[object, Replica]] = {}
+    kept: KeptReplicas = {}
 
     def read(*replicas: Replica) -> tuple[Replica, ...]:
         data = node_status_to_bytes(NodeStatus("local", 1.5, 42, 3, replicas, ""))
@@ -235,13 +239,62 @@ def test_what_is_kept_of_the_last_status_changes_nothing_but_the_time() -> None:
     assert (second[0].state, second[1]) == (State.READY, other)
     assert second[1] is first[1]
     assert read(other) == (other,)
-    assert kept.keys() == {"w2"}, "what is not said any more is not kept"
+    assert kept.keys() == {("w2",)}, "what is not said any more is not kept"
+
+
+def test_the_traffic_of_a_line_that_has_not_moved_is_not_read_again() -> None:
+    line, other = LineId("s", "v1"), LineId("s", "v2")
+    all_of_it = (TrafficShare("1", 100),)
+    status = GatewayStatus(1.0, 2, 3, "http://x", (), {line: all_of_it, other: all_of_it})
+    kept: KeptTraffic = {}
+
+    def read(now: GatewayStatus) -> GatewayStatus:
+        return gateway_status_from_bytes(gateway_status_to_bytes(now), kept=kept)
+
+    first = read(status)
+    split = (TrafficShare("1", 90), TrafficShare("2", 10))
+    second = read(replace(status, effective={line: split, other: all_of_it}))
+    assert (first.effective, second.effective[line]) == (status.effective, split)
+    assert second.effective[other] is first.effective[other]
+    assert read(replace(status, effective={})).effective == {}
+    assert kept == {}
+    # Whatever a damaged file names a line, it is refused with its place.
+    damaged = gateway_status_to_bytes(status).replace(b'"service": "s"', b'"service": ["s"]')
+    with pytest.raises(InvalidInput, match=r"effective\[0\]\.service"):
+        gateway_status_from_bytes(damaged, kept=kept)
+
+
+def test_what_is_kept_of_the_last_catalog_changes_none_of_its_bytes() -> None:
+    before = full_catalog()
+    kept: KeptTexts = {}
+    assert catalog_to_bytes(before, kept) == catalog_to_bytes(before)
+    name, service = next(iter(before.services.items()))
+    moved = replace(
+        before, services={**before.services, name: replace(service, pin=Pin("v9", by_hand=True))}
+    )
+    assert catalog_to_bytes(moved, kept) == catalog_to_bytes(moved)
+    gone = replace(before, services={})
+    assert catalog_to_bytes(gone, kept) == catalog_to_bytes(gone)
+    assert kept == {}
+
+
+def test_what_is_said_of_some_services_is_as_if_there_were_no_others() -> None:
+    catalog = full_catalog()
+    other_service = replace(catalog.services["s"], name="t")
+    both = replace(catalog, services={**catalog.services, "t": other_service})
+    assert both.only({"s", "nobody"}) == catalog
+    one = Replica("w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.READY, "", "/x", 7, 2.0)
+    other = replace(one, worker="w2", revision=RevisionId("t", "v1", "1"))
+    cold = tuple(EndpointId(service, "v1", "1", "predict") for service in ("s", "t"))
+    scales = tuple(Scale(ScaleUnit(each.revision), 1) for each in (one, other))
+    node = NodeStatus("local", 1.5, 42, 3, (one, other), "full", cold, scales)
+    assert node.only({"s"}) == replace(node, replicas=(one,), cold=cold[:1], scales=scales[:1])
 
 
 def test_a_wrong_replica_is_wrong_each_time_it_is_read() -> None:
     one = Replica("w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.READY, "", "/x", 7, 2.0)
     data = node_status_to_bytes(NodeStatus("local", 1.5, 42, 3, (one,), ""))
-    kept: dict[str, tuple[object, Replica]] = {}
+    kept: KeptReplicas = {}
     for _ in range(2):
         with pytest.raises(InvalidInput, match="state"):
             node_status_from_bytes(data.replace(b'"ready"', b'"asleep"'), kept=kept)
