@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fairlead.domain.catalog import Catalog, Service, ordered_traffic
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.health import health_problems
+from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
     OpenSwitch,
+    Replica,
     gateway_status_from_bytes,
     node_status_from_bytes,
 )
@@ -50,18 +52,15 @@ class Observed:
         return self.gateway.switches if self.gateway is not None else ()
 
     def _not_settled(self) -> list[str]:
-        found = self._processes()
-        if self.node is not None:
-            found += health_problems(self.catalog, self.node)
-        return found + list(self._behind(self.catalog.services))
+        return self.unsettled(self.catalog.services)
 
     def unsettled(self, services: Collection[str]) -> list[str]:
         """Why what the catalog says of these services, and of all keys, is not in force yet."""
-        return replace(
-            self,
-            catalog=self.catalog.only(services),
-            node=self.node.only(services) if self.node is not None else None,
-        )._not_settled()
+        catalog, found = self.catalog.only(services), self._processes()
+        node = self.node.only(services) if self.node is not None else None
+        if node is not None:
+            found += health_problems(catalog, node)
+        return found + list(self._behind(catalog, node))
 
     def serves_everything(self) -> bool:
         """Is every live revision proved, and does all traffic flow as the catalog wants it?"""
@@ -79,32 +78,19 @@ class Observed:
             found.append(f"gateway: {self.gateway.problem}")
         return found
 
-    def _behind(self, services: Collection[str]) -> Iterator[str]:
+    def _behind(self, catalog: Catalog, node: NodeStatus | None) -> Iterator[str]:
         gateway = self.gateway
         if gateway is None:
             return
-        if gateway.generation < self.catalog.generation:
-            yield f"the gateway is at generation {gateway.generation} of {self.catalog.generation}"
+        if gateway.generation < catalog.generation:
+            yield f"the gateway is at generation {gateway.generation} of {catalog.generation}"
             return
         if gateway.keys != self.keys_mark:
             yield "the gateway has not read the keys' secrets yet"
-        for name in services:
-            service = self.catalog.services.get(name)
-            if service is not None and service.kill is None:
-                yield from self._service_behind(gateway, service)
-
-    def _service_behind(self, gateway: GatewayStatus, service: Service) -> Iterator[str]:
-        ready = self.node.ready() if self.node is not None else {}
-        if gateway.pins.get(service.name) != service.pin.line:
-            yield f"the pin of {service.name} has not moved yet"
-        for line in service.lines.values():
-            if ordered_traffic(gateway.effective.get(line.id, ())) != line.traffic:
-                yield f"traffic of {line.id} has not moved yet"
-            for revision in line.live():
-                workers = [replica.worker for replica in ready.get(revision.id, ())]
-                routed = set(gateway.workers) - set(gateway.coming)
-                if workers and not routed & set(workers):
-                    yield f"the gateway does not route to the worker of {revision.id} yet"
+        ready = node.ready() if node is not None else {}
+        for service in catalog.services.values():
+            if service.kill is None:
+                yield from _service_behind(gateway, service, ready)
 
 
 class Observer:
@@ -161,6 +147,21 @@ class _Kept(Generic[Status]):
         if mark != self._mark:
             self._mark, self._said = mark, _read(self._path, self._parse)
         return self._said
+
+
+def _service_behind(
+    gateway: GatewayStatus, service: Service, ready: Mapping[RevisionId, Sequence[Replica]]
+) -> Iterator[str]:
+    if gateway.pins.get(service.name) != service.pin.line:
+        yield f"the pin of {service.name} has not moved yet"
+    for line in service.lines.values():
+        if ordered_traffic(gateway.effective.get(line.id, ())) != line.traffic:
+            yield f"traffic of {line.id} has not moved yet"
+        for revision in line.live():
+            workers = [replica.worker for replica in ready.get(revision.id, ())]
+            routed = set(gateway.workers) - set(gateway.coming)
+            if workers and not routed & set(workers):
+                yield f"the gateway does not route to the worker of {revision.id} yet"
 
 
 def key_uses(control: Control) -> Mapping[str, Use]:
