@@ -9,7 +9,7 @@ loaded in any case (`minScale`) goes only when nothing else is left to go.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fairlead.agent import pools
@@ -59,7 +59,7 @@ class _Ledger:
     room: int = 0  # once everybody has gone who leaves
     free: int = 0  # now
     result: dict[ScaleUnit, Wish] = field(default_factory=dict)
-    working: dict[ScaleUnit, list[Replica]] = field(default_factory=dict)
+    working: Mapping[ScaleUnit, Sequence[Replica]] = field(default_factory=dict)
     processes: dict[str, list[Replica]] = field(default_factory=dict)
     staying: Counter[str] = field(
         default_factory=Counter
@@ -69,7 +69,7 @@ class _Ledger:
 
     def settle(self) -> dict[ScaleUnit, Wish]:
         self.result = dict(self.wished)
-        self.working, self.processes = self.seen.working(), self.seen.processes()
+        self.working, self.processes = self.seen.working, self.seen.processes()
         self._count()
         if self.room < 0:
             self._make_room(0, also_wanted=True)

@@ -11,7 +11,7 @@ them in `budget`, who starts together with whom in `pools`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairlead.agent import budget, pools, scales
@@ -93,7 +93,7 @@ def wanted(seen: Snapshot, settings: AgentSettings) -> dict[RevisionId, Revision
     """
     routed = seen.gateway
     needed = dict(seen.catalog.live())
-    working = seen.working()
+    working = seen.working
     ready: dict[LineId, list[str]] = {}
     for replica in seen.replicas:
         if replica.state is State.READY:
@@ -119,7 +119,7 @@ def wanted(seen: Snapshot, settings: AgentSettings) -> dict[RevisionId, Revision
 def _replaced(
     seen: Snapshot,
     line: Line,
-    working: Mapping[ScaleUnit, list[Replica]],
+    working: Mapping[ScaleUnit, Sequence[Replica]],
     settings: AgentSettings,
 ) -> bool:
     """Have all live revisions of the line been ready for a moment, as far as they are not cold?"""
@@ -147,7 +147,7 @@ def _resumed(seen: Snapshot, wished: Wishes) -> list[str]:
             spare.setdefault(replica.unit, []).append(replica)
     if not spare:
         return []
-    working = seen.working()
+    working = seen.working
     found: list[str] = []
     for unit, replicas in spare.items():
         missing = max(0, wished[unit].replicas - len(working.get(unit, ())))
@@ -237,7 +237,7 @@ def _surplus(
             company[home] = company.get(home, 0) + 1
             if replica.state in COMING:
                 coming.add(home)
-    there = seen.working()
+    there = seen.working
     for unit, working in there.items():
         if unit.revision not in needed:
             continue
@@ -253,7 +253,7 @@ def _surplus(
 def _keep(
     unit: ScaleUnit,
     wished: Wishes,
-    there: Mapping[ScaleUnit, list[Replica]],
+    there: Mapping[ScaleUnit, Sequence[Replica]],
     revision: Revision,
 ) -> int:
     """How many ready replicas of a unit stay.
@@ -267,7 +267,7 @@ def _keep(
     return 0 if all(successors) else len(there[unit])
 
 
-def _has_ready(there: Mapping[ScaleUnit, list[Replica]], unit: ScaleUnit) -> bool:
+def _has_ready(there: Mapping[ScaleUnit, Sequence[Replica]], unit: ScaleUnit) -> bool:
     return any(one.state is State.READY for one in there.get(unit, ()))
 
 

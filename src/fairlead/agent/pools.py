@@ -73,7 +73,7 @@ def starts(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> Iterable[
 
 def _turns(seen: Snapshot, wished: Wishes, settings: AgentSettings) -> list[_Turn]:
     """Every process that is missing."""
-    working = seen.working()
+    working = seen.working
     turns: list[_Turn] = []
     together: list[Revision] = []
     for unit, wish in wished.items():

@@ -15,7 +15,6 @@ from fairlead.agent.steps import NO_FAILURE, Snapshot
 from fairlead.domain.catalog import Revision
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.scale_units import ScaleUnit, served, units
-from fairlead.domain.status import State
 
 UNASKED = "scaled to zero: nobody asked for it"
 AWAITED = "somebody waits for it"
@@ -38,7 +37,7 @@ def wishes(
     seen: Snapshot, needed: Mapping[RevisionId, Revision], settings: AgentSettings
 ) -> dict[ScaleUnit, Wish]:
     """What every unit of the needed revisions is worth, whatever memory there is."""
-    ready = _ready(seen)
+    ready = seen.ready
     return {
         unit: _wish(seen, revision, unit, settings, ready=unit in ready)
         for revision in needed.values()
@@ -80,18 +79,10 @@ def _most(revision: Revision, unit: ScaleUnit, settings: AgentSettings) -> int:
 
 def cold(seen: Snapshot, wished: Wishes) -> frozenset[ScaleUnit]:
     """The units without a ready replica that come up when somebody asks, or are just coming up for him."""
-    ready = _ready(seen)
+    ready = seen.ready
     return frozenset(
         unit for unit, wish in wished.items() if _is_cold(seen, unit, wish, ready=unit in ready)
     )
-
-
-def _ready(seen: Snapshot) -> set[ScaleUnit]:
-    return {
-        one.unit
-        for one in seen.replicas
-        if one.state is State.READY and one.worker not in seen.ended and not seen.is_former(one)
-    }
 
 
 def _is_cold(seen: Snapshot, unit: ScaleUnit, wish: Wish, *, ready: bool) -> bool:

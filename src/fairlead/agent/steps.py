@@ -5,8 +5,9 @@ Values only: `plan` and `pools` decide over them, `act` carries the steps out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
@@ -152,7 +153,7 @@ class Demand:
 NO_DEMAND = Demand()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is asked of it several times is kept
 class Snapshot:
     """All that a decision depends on. Times are steady seconds (`Clock.monotonic`), the replicas' `since` too.
 
@@ -197,7 +198,8 @@ class Snapshot:
         """The process a replica lives in."""
         return self.homes.get(worker, worker)
 
-    def working(self) -> dict[ScaleUnit, list[Replica]]:
+    @cached_property
+    def working(self) -> Mapping[ScaleUnit, Sequence[Replica]]:
         """The replicas that serve or come up, by what they are replicas of; none of a revision that its name meant before."""
         found: dict[ScaleUnit, list[Replica]] = {}
         for replica in self.replicas:
@@ -208,6 +210,15 @@ class Snapshot:
             ):
                 found.setdefault(replica.unit, []).append(replica)
         return found
+
+    @cached_property
+    def ready(self) -> frozenset[ScaleUnit]:
+        """The units of which a replica is ready, likewise."""
+        return frozenset(
+            unit
+            for unit, replicas in self.working.items()
+            if any(one.state is State.READY for one in replicas)
+        )
 
     def is_former(self, replica: Replica) -> bool:
         """Does the catalog name another artifact by now? Its line was deleted and made anew."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
@@ -95,7 +96,7 @@ class Service:
     kill: Kill | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is asked of it many times is kept
 class Catalog:
     """The whole desired state at one generation."""
 
@@ -143,8 +144,12 @@ class Catalog:
         named = {name: self.services[name] for name in services if name in self.services}
         return replace(self, services=named)
 
-    def live(self) -> dict[RevisionId, Revision]:
+    def live(self) -> Mapping[RevisionId, Revision]:
         """Every revision that should run."""
+        return self._live
+
+    @cached_property
+    def _live(self) -> Mapping[RevisionId, Revision]:
         return {
             revision.id: revision
             for service in self.services.values()
