@@ -265,6 +265,7 @@ def test_documents_travel_as_texts() -> None:
         ("ModelMetadata", 200, None, {"name": 5}, (13, None)),
         ("ModelMetadata", 502, None, None, (13, "HTTP 502")),
         ("ModelMetadata", 502, None, {"why": "nobody knows"}, (13, "HTTP 502")),
+        ("ModelMetadata", 502, None, ["nobody knows"], (13, "HTTP 502")),
         ("ModelMetadata", 502, None, b"<html>Bad Gateway</html>", (13, "HTTP 502")),
     ],
 )  # fmt: skip

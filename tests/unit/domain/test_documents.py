@@ -278,6 +278,17 @@ def test_what_is_kept_of_the_last_catalog_changes_none_of_its_bytes() -> None:
     assert kept == {}
 
 
+def test_a_revision_stands_if_each_of_its_endpoints_is_ready_or_cold() -> None:
+    one = Replica("w1", RevisionId("s", "v1", "1"), MANIFEST.digest, State.READY, "", "/x", 7, 2.0)
+    node = NodeStatus("local", 1.5, 42, 3, (one,))
+    assert node.stands(one.revision)
+    assert not node.stands(RevisionId("s", "v1", "2"))
+    starting = replace(one, state=State.STARTING, worker="w2")
+    assert replace(node, replicas=(starting,)).stands(one.revision) is False
+    asleep = replace(replace(node, replicas=(starting,)), cold=(one.revision.endpoint("predict"),))
+    assert asleep.stands(one.revision)
+
+
 def test_what_is_said_of_some_services_is_as_if_there_were_no_others() -> None:
     catalog = full_catalog()
     other_service = replace(catalog.services["s"], name="t")

@@ -96,6 +96,7 @@ def why(then: Catalog | None = None, *, exact: bool = True, **changes: Any) -> E
         ({}, "answered", "revision", f"speech/v2.1, artifact speech/1, {DIGEST}"),
         ({}, "answered", "worker", "w7"),
         ({}, "answered", "times", "queue 0.012 ms, engine 0.031 ms in a batch of 1"),
+        ({"timing": "held;dur=40, engine;dur=2"}, "answered", "times", "held for 40 ms until a worker"),
         ({}, "answered", "times", "less than 1 ms, 1 ms in all"),
         ({}, "answered", "retries", "none"),
         ({"grpc": "ModelInfer 0"}, "answered", "outcome", "200: answered by the worker"),

@@ -218,10 +218,24 @@ def test_a_process_memory_is_known_while_it_lives(start: Start) -> None:
     size = processes.resident_bytes(me)
     assert size is not None
     assert 1 << 20 < size < 1 << 34
-    assert processes.resident_bytes(replace(me, started=1)) is None
+    own = processes.private_bytes(me)
+    assert own is not None
+    assert 1 << 20 < own < size
+    for bytes_of in (processes.resident_bytes, processes.private_bytes):
+        assert bytes_of(replace(me, started=1)) is None
     child = start(WAITS)
     identity = processes.identify(child.pid)
     assert identity is not None
     child.kill()
     child.wait()
-    assert processes.resident_bytes(identity) is None
+    for bytes_of in (processes.resident_bytes, processes.private_bytes):
+        assert bytes_of(identity) is None
+
+
+async def test_a_child_is_reaped_once_it_has_ended(start: Start) -> None:
+    child = start(WAITS)
+    assert not processes.reaped(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    await _zombie(child.pid)
+    assert processes.reaped(child.pid)
+    assert processes.reaped(child.pid), "it is no child any more"
