@@ -30,7 +30,7 @@ from fairlead.agent.spare import Spare
 from fairlead.agent.table import Table
 from fairlead.agent.telling import NO_PLAN, left_cold, node_status
 from fairlead.domain.catalog import Catalog
-from fairlead.domain.catalog_file import KeptTexts, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
@@ -86,7 +86,6 @@ class _Agent:
         self._spare = Spare(settings.spare_seconds, ports.launcher, life_fd)
         self._loads = Loads(settings, ports, self._table, NO_PLAN)
         self._kept: Catalog | None = None  # the catalog on the disk
-        self._kept_texts: KeptTexts = {}  # what was written of it
         self._status: NodeStatus | None = None  # as it is
         self._written: NodeStatus | None = None  # as the file says
         self._written_at = 0.0  # when, in steady seconds
@@ -210,8 +209,7 @@ class _Agent:
         """Write the catalog down for a time without the store; tried again until the disk takes it."""
         path = self._home.node_catalog
         try:
-            data = catalog_to_bytes(catalog, self._kept_texts)
-            await asyncio.to_thread(write_atomic, path, data)
+            await asyncio.to_thread(lambda: write_atomic(path, catalog_to_bytes(catalog)))
         except OSError as error:
             self._note("catalog", path, "written", error)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from fairlead.domain.catalog import Catalog, Kill, Line, Pin, Revision, Service
@@ -19,41 +18,26 @@ SCHEMA = 5
 
 # The services of a catalog by name, each with what was written of it.
 KeptServices = dict[str, tuple[object, Service]]
-KeptTexts = dict[str, tuple[Service, str]]
 
 
-def catalog_to_bytes(catalog: Catalog, kept: KeptTexts | None = None) -> bytes:
-    """The catalog as the store keeps it.
-
-    `kept` belongs to whoever writes one catalog after another, and is what was written last.
-    """
-    now: KeptTexts = {}
-    for name, service in catalog.services.items():
-        known = kept.get(name) if kept else None
-        if known is None or known[0] is not service:
-            known = (service, _text(_service_to_json(service)))
-        now[name] = known
+def catalog_to_bytes(catalog: Catalog) -> bytes:
+    """The catalog as the store keeps it."""
     document = {
-        "schema": _text(SCHEMA),
-        "generation": _text(catalog.generation),
-        "services": _members({name: text for name, (_, text) in now.items()}),
-        "keys": _members({name: _text(key_to_json(key)) for name, key in catalog.keys.items()}),
+        "schema": SCHEMA,
+        "generation": catalog.generation,
+        "services": {name: _service_to_json(service) for name, service in catalog.services.items()},
+        "keys": {name: key_to_json(key) for name, key in catalog.keys.items()},
     }
-    if kept is not None:
-        kept.clear()
-        kept.update(now)
-    return _members(document).encode()
+    return _written(document, 2).encode()
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _members(texts: Mapping[str, str]) -> str:
-    """An object with a line each member: `json` itself is ten times slower once it may indent."""
-    if not texts:
-        return "{}"
-    members = [f"{json.dumps(name)}: {text}" for name, text in sorted(texts.items())]
+def _written(value: Any, depth: int) -> str:  # noqa: ANN401 - any JSON value
+    """With the objects down to this depth a line each member: `json` itself is ten times slower once it may indent."""
+    if not depth or not value or not isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    members = [
+        f"{json.dumps(name)}: {_written(one, depth - 1)}" for name, one in sorted(value.items())
+    ]
     return "{\n" + ",\n".join(members) + "\n}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairlead.domain.catalog import Catalog
-from fairlead.domain.catalog_file import KeptTexts, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import EndpointId
 from fairlead.domain.layout import Home
@@ -129,7 +129,6 @@ class CatalogCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.written: Catalog | None = None  # what lies there, as far as this process wrote it
-        self._texts: KeptTexts = {}
 
     def read(self) -> Catalog | None:
         try:
@@ -139,7 +138,7 @@ class CatalogCache:
 
     def write(self, catalog: Catalog) -> None:
         """Raises OSError if the disk does not take it; what lay there stays."""
-        files.write_atomic(self._path, catalog_to_bytes(catalog, self._texts))
+        files.write_atomic(self._path, catalog_to_bytes(catalog))
         self.written = catalog
 
 

@@ -3,7 +3,8 @@
 What is compared is the processor time of a row, alone and in batches: who else is at work on the machine
 must not decide it. Unbatched, a model gets as many runs at once as there are cores, each on one thread; a
 batch has all cores, so how much faster they make it counts too. A machine's speed moves, by half within
-seconds where it is shared: what is compared is run in turn, so that a slow moment falls on every side.
+seconds where it is shared: what is compared is run in turn, so that a slow moment falls on every side, unless the
+model is so slow that all sizes together take more than a fifth of a second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,9 +35,10 @@ from fairlead.server.threads import Threads
 
 _log = logging.getLogger(__name__)
 _SECONDS = 1.0  # for all sizes together: a first start must not take long
-_CLIMB_SECONDS = _SECONDS / 3  # until which a larger size is tried: those found have another turn
+_SIZE_SECONDS = 0.2  # for one of them
 _WAYS_SECONDS = 0.6  # for one batch run in the ways that several cores allow
 _TURNS = 5
+_TIMES = 2  # one after the other: the first run of a size may be slow
 _ALONE_TIMES = 10
 _FEW = 4  # requests: so many are tried however long it takes …
 _SLOW_SECONDS = 2.0  # … unless half as many took this long
@@ -132,15 +134,21 @@ class Measuring:
         if mixed is not None:
             return Measured(mixed)
         sample = self._sample(model, sharing)
-
-        def alone() -> float:
-            work = [lambda: model.infer(sample)]
-            (seconds,) = self._in_turn(work, timer, _ALONE_TIMES, _SECONDS / 5)
-            return sharing.count(sample) / seconds
-
-        before = alone()
-        sizes = self._sizes(model, sample, sharing, timer)
-        return Measured("", max(before, alone()), sizes)
+        works: list[Callable[[], object]] = [partial(model.infer, sample)]
+        once = partial(self._in_turn, works[:1], timer, _ALONE_TIMES, _SIZE_SECONDS)
+        began, quickest = self._clock.monotonic(), once()
+        for work, seconds in self._climb(model, sample, sharing, timer):
+            works.append(work)
+            quickest.append(seconds)
+        left = _SECONDS - self._passed(began)
+        if left >= 2 * sum(quickest):
+            quickest = self._in_turn(works, timer, _TURNS, left)
+        else:  # too slow for that
+            quickest[0] = min(quickest[0], *once())
+        alone, *batches = quickest
+        step = sharing.count(sample)
+        sizes = {step << place: (step << place) / one for place, one in enumerate(batches)}
+        return Measured("", step / alone, sizes)
 
     def _widened(self, model: Model, sharing: Sharing, found: Measured) -> tuple[Model, Measured]:
         """For all cores: one batch that has them all, or its parts abreast, one on each, if that is clearly quicker."""
@@ -196,26 +204,20 @@ class Measuring:
         requests = [request_of(model, example) for example in self._golden.examples]
         return min((one for one in requests if sharing.count(one)), key=sharing.count)
 
-    def _sizes(
+    def _climb(
         self, model: Model, sample: InferRequest, sharing: Sharing, timer: Callable[[], float]
-    ) -> Mapping[int, float]:
-        """Rows per second by size; larger ones are left out when the time is over."""
+    ) -> Iterator[tuple[Callable[[], object], float]]:
+        """Batches of 1, 2, 4 … requests and the seconds of a run, until the time is over."""
         most, step = self._batching.most or DEFAULT_MOST, sharing.count(sample)
         began, count, seconds = self._clock.monotonic(), 1, 0.0
-        works: list[Callable[[], object]] = []
-        first: list[float] = []
         while count == 1 or count * step <= most:
             few = count <= _FEW and seconds < _SLOW_SECONDS
-            if self._passed(began) >= _CLIMB_SECONDS and not few:
+            if self._passed(began) >= _SECONDS and not few:
                 break
-            works.append(partial(sharing.run, model, [sample] * count))
-            (seconds,) = self._in_turn(works[-1:], timer, 1, 0.0)
-            first.append(seconds)
+            work = partial(sharing.run, model, [sample] * count)
+            (seconds,) = self._in_turn([work], timer, _TIMES, _SIZE_SECONDS)
+            yield work, seconds
             count *= 2
-        left = _SECONDS - self._passed(began)
-        again = self._in_turn(works, timer, _TURNS - 1, left) if left > 0 else first
-        rows = [step << place for place in range(len(works))]
-        return {size: size / took for size, took in zip(rows, map(min, first, again), strict=True)}
 
     def _passed(self, began: float) -> float:
         return self._clock.monotonic() - began

@@ -88,9 +88,10 @@ class Observed:
         if gateway.keys != self.keys_mark:
             yield "the gateway has not read the keys' secrets yet"
         ready = node.ready() if node is not None else {}
+        routed = frozenset(gateway.workers) - set(gateway.coming)
         for service in catalog.services.values():
             if service.kill is None:
-                yield from _service_behind(gateway, service, ready)
+                yield from _service_behind(gateway, service, ready, routed)
 
 
 class Observer:
@@ -150,7 +151,10 @@ class _Kept(Generic[Status]):
 
 
 def _service_behind(
-    gateway: GatewayStatus, service: Service, ready: Mapping[RevisionId, Sequence[Replica]]
+    gateway: GatewayStatus,
+    service: Service,
+    ready: Mapping[RevisionId, Sequence[Replica]],
+    routed: frozenset[str],
 ) -> Iterator[str]:
     if gateway.pins.get(service.name) != service.pin.line:
         yield f"the pin of {service.name} has not moved yet"
@@ -159,8 +163,7 @@ def _service_behind(
             yield f"traffic of {line.id} has not moved yet"
         for revision in line.live():
             workers = [replica.worker for replica in ready.get(revision.id, ())]
-            routed = set(gateway.workers) - set(gateway.coming)
-            if workers and not routed & set(workers):
+            if workers and routed.isdisjoint(workers):
                 yield f"the gateway does not route to the worker of {revision.id} yet"
 
 

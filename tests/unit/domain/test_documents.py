@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fairlead.domain import catalog as catalogs
-from fairlead.domain.catalog import Catalog, Kill, Pin
-from fairlead.domain.catalog_file import KeptTexts, catalog_from_bytes, catalog_to_bytes
+from fairlead.domain.catalog import Catalog, Kill
+from fairlead.domain.catalog_file import catalog_from_bytes, catalog_to_bytes
 from fairlead.domain.errors import FairleadError, InvalidInput
 from fairlead.domain.golden import difference, golden_from_bytes
 from fairlead.domain.health import health_problems
@@ -262,20 +262,6 @@ def test_the_traffic_of_a_line_that_has_not_moved_is_not_read_again() -> None:
     damaged = gateway_status_to_bytes(status).replace(b'"service": "s"', b'"service": ["s"]')
     with pytest.raises(InvalidInput, match=r"effective\[0\]\.service"):
         gateway_status_from_bytes(damaged, kept=kept)
-
-
-def test_what_is_kept_of_the_last_catalog_changes_none_of_its_bytes() -> None:
-    before = full_catalog()
-    kept: KeptTexts = {}
-    assert catalog_to_bytes(before, kept) == catalog_to_bytes(before)
-    name, service = next(iter(before.services.items()))
-    moved = replace(
-        before, services={**before.services, name: replace(service, pin=Pin("v9", by_hand=True))}
-    )
-    assert catalog_to_bytes(moved, kept) == catalog_to_bytes(moved)
-    gone = replace(before, services={})
-    assert catalog_to_bytes(gone, kept) == catalog_to_bytes(gone)
-    assert kept == {}
 
 
 def test_a_revision_stands_if_each_of_its_endpoints_is_ready_or_cold() -> None:

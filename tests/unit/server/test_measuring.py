@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,70 @@ async def test_a_slow_moment_of_the_machine_decides_neither_the_size_nor_the_thr
     assert (measured.best, measured.threads, measured.abreast) == (64, cores(), 1)
     assert measured.speedup == pytest.approx(cores())
     assert model is wide
+
+
+@pytest.mark.parametrize(
+    ("each_run", "each_row", "largest"),
+    [(0.1, 0.0, 32), (0.2, 0.002, 16), (0.3, 0.002, 8), (0.05, 0.001, 64)],
+)
+async def test_a_slow_model_that_gains_is_measured_with_as_many_sizes_as_there_is_time_for(
+    each_run: float, each_row: float, largest: int
+) -> None:
+    measured = await measured_alone(lambda clock: Timed(clock, each_run, each_row))
+    assert measured.best == largest
+    assert measured.gain > largest / 3
+
+
+class Warming(Timed):
+    """The first run of each size takes a seventh of a second more: something is compiled for it."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock, 0.002, 0.0001)
+        self._warm: set[int] = set()
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        rows = len(request.tensors["x"])
+        self._clock.advance(0.0 if rows in self._warm else 0.15)
+        self._warm.add(rows)
+        return super().infer(request)
+
+
+async def test_a_slow_first_run_of_a_size_is_not_held_against_it() -> None:
+    measured = await measured_alone(Warming)
+    assert measured.best == 64
+    assert measured.gain == pytest.approx(16, rel=0.01)
+
+
+class Slowed(Timed):
+    """On a machine that is half as fast from some moment on."""
+
+    def __init__(self, clock: FakeClock, after: float) -> None:
+        super().__init__(clock, 0.0008, 0.0008)
+        self._slow_from = clock.monotonic() + after
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        if self._clock.monotonic() >= self._slow_from:
+            self._clock.advance(self._seconds[0] + self._seconds[1] * len(request.tensors["x"]))
+        return super().infer(request)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 9.0])
+async def test_a_machine_that_slows_down_meanwhile_does_not_decide_whether_to_batch(
+    after: float,
+) -> None:
+    measured = await measured_alone(lambda clock: Slowed(clock, after))
+    assert measured.gain == pytest.approx(1.97, rel=0.05)
+
+
+async def measured_alone(make: Callable[[FakeClock], Model]) -> Measured:
+    """What is found out about a model of which one run goes on at a time."""
+    clock = FakeClock()
+    model = make(clock)
+    golden = Golden((Example({"x": [[1.0]]}, {"y": [[0.0]]}),), {})
+    pool = Threads("test", 1)
+    _, measured = await Measuring(golden, Batching(), lambda _: model, clock).of(model, pool, 1)
+    pool.close()
+    return measured
 
 
 class Growing(Timed):
