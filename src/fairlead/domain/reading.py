@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fairlead.domain.errors import InvalidInput, Problem
 
@@ -202,3 +202,36 @@ class Node:
             self.wrong(f"is {shown(self.value)}", f"write one of {', '.join(known)}")
             return known[0]
         return str(self.value)
+
+
+Read = TypeVar("Read")
+
+# What was read of a list last time, by name, each with what was written of it.
+Kept = dict[tuple[str, ...], tuple[object, Read]]
+
+
+def read_each(
+    node: Node, names: Sequence[str], read: Callable[[Node], Read], kept: Kept[Read] | None
+) -> tuple[Read, ...]:
+    """The elements of a list; the very one that was read last time, if the same is written of it.
+
+    `names` are the members that name an element. `kept` belongs to whoever reads the same list again and again.
+    """
+    last = dict(kept or {})
+    now: Kept[Read] = {}
+    found = []
+    for child in node.elements():
+        value = child.value if isinstance(child.value, dict) else {}
+        key = tuple([str(value.get(name)) for name in names])
+        known = last.get(key)
+        if known is None or known[0] != child.value:
+            wrong = len(child.problems)
+            known = (child.value, read(child))
+            if len(child.problems) > wrong:
+                continue  # refused as a whole, and the next time again
+        now[key] = known
+        found.append(known[1])
+    if kept is not None:
+        kept.clear()
+        kept.update(now)
+    return tuple(found)

@@ -7,15 +7,15 @@ so each side works with the other one, the control and the store away.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from fairlead.domain.catalog import Catalog, Revision
 from fairlead.domain.ids import EndpointId, LineId, RevisionId
 from fairlead.domain.manifest import check_schema
-from fairlead.domain.reading import Node, read_json
+from fairlead.domain.reading import Kept, Node, read_each, read_json
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.scale_units import ScaleUnit, unserved
 
@@ -238,10 +238,6 @@ def node_status_to_bytes(status: NodeStatus, kept: dict[Replica, str] | None = N
     return f"{json.dumps(said, ensure_ascii=False)[:-1]}{rest}}}".encode()
 
 
-Read = TypeVar("Read")
-
-# What was read of a list last time, by name, each with what was written of it.
-Kept = dict[tuple[str, ...], tuple[object, Read]]
 KeptReplicas = Kept[Replica]
 KeptTraffic = Kept[tuple[LineId, tuple[TrafficShare, ...]]]
 
@@ -262,7 +258,7 @@ def node_status_from_bytes(
         written_at=node.child("written_at").number(),
         pid=node.child("pid").integer(0),
         generation=node.child("generation").integer(0),
-        replicas=_each(node.child("replicas"), ("worker",), _replica, kept),
+        replicas=read_each(node.child("replicas"), ("worker",), _replica, kept),
         problem=str(node.child("problem").value or ""),
         cold=tuple(_endpoint(child) for child in node.child("cold").elements())
         if node.has("cold")
@@ -318,7 +314,7 @@ def gateway_status_from_bytes(
         coming=tuple(child.text() for child in node.child("coming").elements())
         if node.has("coming")
         else (),
-        effective=dict(_each(node.child("effective"), ("service", "line"), _effective, kept)),
+        effective=dict(read_each(node.child("effective"), ("service", "line"), _effective, kept)),
         pins={service: child.text() for service, child in node.child("pins").items()},
         problem=str(node.child("problem").value or ""),
         keys=str(node.child("keys").value or ""),
@@ -361,30 +357,6 @@ def _scale(node: Node) -> Scale:
         node.child("wished").integer(0),
         str(node.child("why").value or ""),
     )
-
-
-def _each(
-    node: Node, names: Sequence[str], read: Callable[[Node], Read], kept: Kept[Read] | None
-) -> tuple[Read, ...]:
-    """The elements of a list; the very one that was read last time, if the same is written of it."""
-    last = dict(kept or {})
-    now: Kept[Read] = {}
-    found = []
-    for child in node.elements():
-        value = child.value if isinstance(child.value, dict) else {}
-        key = tuple([str(value.get(name)) for name in names])
-        known = last.get(key)
-        if known is None or known[0] != child.value:
-            wrong = len(child.problems)
-            known = (child.value, read(child))
-            if len(child.problems) > wrong:
-                continue  # refused as a whole, and the next time again
-        now[key] = known
-        found.append(known[1])
-    if kept is not None:
-        kept.clear()
-        kept.update(now)
-    return tuple(found)
 
 
 def _replica(node: Node) -> Replica:
