@@ -305,7 +305,6 @@ class Throttled(Timed):
         return InferResponse({"y": x * 0})
 
 
-@pytest.mark.skipif(cores() == 1, reason="with one core there is nothing to choose")
 @pytest.mark.parametrize("phase", [at / 50 for at in range(15)])
 async def test_a_slow_moment_of_the_machine_decides_neither_the_size_nor_the_threads(
     phase: float,
@@ -320,7 +319,7 @@ async def test_a_slow_moment_of_the_machine_decides_neither_the_size_nor_the_thr
     pool.close()
     assert (measured.best, measured.threads, measured.abreast) == (64, cores(), 1)
     assert measured.speedup == pytest.approx(cores())
-    assert model is wide
+    assert (model is wide) == (cores() > 1)  # with one core there is nothing to try
 
 
 @pytest.mark.parametrize(
