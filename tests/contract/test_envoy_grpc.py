@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -21,10 +22,12 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from fairlead.api.oip_messages import message
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Scope
+from fairlead.gateway.replies import UNNAMED
 from fairlead.kits import reflection
 from support.effort import PATIENCE
 from support.gateway import eventually
 from support.grpc_calls import HEALTH, call, infer_request, stream
+from support.grpc_raw import raw_call
 from support.grpc_world import KEY, GrpcWorld, grpc_world
 
 pytestmark = [
@@ -33,6 +36,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 Code = grpc.StatusCode
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -136,18 +140,102 @@ async def test_every_refusal_has_its_code_and_its_words(asked: GrpcWorld) -> Non
         b"\xff\xff", metadata=KEY, timeout=10
     )
     assert (await ended(garbage))[0] is Code.INVALID_ARGUMENT
-    packed = infer(scaled, metadata=KEY, timeout=10, compression=grpc.Compression.Gzip)
-    long = infer(
-        asked.scaled(*[[0.0, 0.0, 0.0]] * 1000),
-        metadata=KEY,
-        timeout=10,
-        compression=grpc.Compression.Gzip,
+
+
+@pytest.mark.parametrize("how", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+async def test_compressed_messages_are_read_as_if_they_were_not(
+    asked: GrpcWorld, how: grpc.Compression
+) -> None:
+    infer = call(asked.channel, "ModelInfer")
+    small, large = asked.scaled(id="1"), asked.scaled(*[[0.0, 1.0, 2.0]] * 50_000, id="2")
+    for asking in (small, large):  # which is sent as it is: compressing would make it longer
+        for metadata in (KEY, (*KEY, ("x-model-name", "scaled"))):
+            plain = await infer(asking, metadata=metadata, timeout=10)
+            assert await infer(asking, metadata=metadata, timeout=10, compression=how) == plain
+    forged = (*KEY, ("content-encoding", "gzip"))  # is not gRPC's way to say it
+    assert await infer(small, metadata=forged, timeout=10) == await infer(small, metadata=KEY)
+    streaming = stream(asked.channel)(
+        metadata=(*KEY, ("x-model-name", "scaled")), timeout=20, compression=how
     )
-    del packed  # small messages are not compressed whatever is asked
-    assert await ended(long) == (
-        Code.UNIMPLEMENTED,
-        "compressed messages are not taken; send them uncompressed",
+    for asking in (large, small):
+        await streaming.write(asking)
+        answer = await streaming.read()
+        assert not answer.error_message
+        assert answer.infer_response.id == asking.id
+    await streaming.done_writing()
+    assert await streaming.read() is grpc.aio.EOF
+    unnamed = stream(asked.channel)(metadata=KEY, timeout=20, compression=how)
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await unnamed.write(large)
+    assert await unnamed.code() is Code.INVALID_ARGUMENT
+    assert await unnamed.details() == UNNAMED
+    loads = message("RepositoryModelLoadRequest")(model_name="scaled")
+    loads.parameters["config"].string_param = "x" * 3000
+    refused = call(asked.channel, "RepositoryModelLoad")(loads, metadata=KEY, compression=how)
+    code, words = await ended(refused)
+    assert code is Code.PERMISSION_DENIED
+    assert "'scaled'" in words
+
+
+def packed_frame(message: bytes, flag: int = 1) -> bytes:
+    return bytes((flag,)) + len(message).to_bytes(4, "big") + message
+
+
+async def test_what_cannot_be_unpacked_is_refused_in_clear_words(asked: GrpcWorld) -> None:
+    whole = gzip.compress(asked.scaled(*[[1.0, 2.0, 3.0]] * 500).SerializeToString())
+    bomb = gzip.compress(asked.scaled().SerializeToString() + bytes(70 << 20))
+    unknown = (
+        "a message is compressed in a way that is not read here; send gzip, deflate or identity"
     )
+    damaged = "the message is not what its grpc-encoding says: it cannot be unpacked"
+    body = "the body is not what its content-encoding says: it cannot be unpacked"
+    for encoding, message_bytes, code, words in (
+        ("gzip", whole, Code.OK, ""),
+        ("gzip", whole[:-9], Code.INVALID_ARGUMENT, body),
+        ("gzip", whole + b"more", Code.INVALID_ARGUMENT, body),
+        ("gzip", b"\xff" * 40, Code.INVALID_ARGUMENT, damaged),
+        ("gzip", b"", Code.INVALID_ARGUMENT, "the message's first fields do not name a model"),
+        ("deflate", whole, Code.INVALID_ARGUMENT, damaged),
+        ("snappy", whole, Code.UNIMPLEMENTED, unknown),
+        ("identity", whole, Code.UNIMPLEMENTED, unknown),
+        ("", whole, Code.UNIMPLEMENTED, unknown),
+        ("gzip", bomb, Code.RESOURCE_EXHAUSTED, "is larger than"),
+    ):
+        metadata = [*KEY, *([("grpc-encoding", encoding)] if encoding else [])]
+        port = asked.world.settings.port
+        answer = await raw_call(port, INFER, packed_frame(message_bytes), metadata)
+        assert answer[0] == code.value[0], (encoding, answer)
+        assert words in answer[1], (encoding, answer)
+        if code is Code.UNIMPLEMENTED:
+            assert answer[2]["grpc-accept-encoding"] == "identity,deflate,gzip"
+
+
+async def test_nobody_asks_the_front_desk_to_unpack_but_the_gateway(asked: GrpcWorld) -> None:
+    async with asked.world.client() as client:
+        forged = {**dict(KEY), "x-fairlead-grpc": "/unpack", "content-encoding": "gzip"}
+        for path in ("/", "/v2/models/nobody/infer"):
+            answer = await client.post(path, headers=forged, content=gzip.compress(b"secret"))
+            assert answer.status_code in (404, 405)
+            assert b"secret" not in answer.content
+
+
+async def test_without_a_front_desk_only_compressed_messages_fail(own: GrpcWorld) -> None:
+    large = own.scaled(*[[0.0, 1.0, 2.0]] * 5000)
+    desk = own.world.home.front_socket
+    desk.rename(desk.with_suffix(".away"))
+
+    async def away() -> bool:
+        infer = call(own.channel, "ModelInfer")
+        packed = infer(large, metadata=KEY, timeout=10, compression=grpc.Compression.Gzip)
+        try:
+            await packed
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is Code.UNAVAILABLE
+            return "send them uncompressed" in error.details()
+        return False
+
+    await eventually(away, 20, "away")
+    assert (await own.infer(large)).model_name == "scaled"
 
 
 async def test_a_models_failure_is_internal_and_tells_no_secret(asked: GrpcWorld) -> None:

@@ -24,10 +24,12 @@ from fairlead.api.oip_messages import message
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.clock import SystemClock
+from fairlead.kits.frames import framed
 from fairlead.server.grpc.serve import Server
 from support.fuzz.http2 import Frames
 from support.gateway import free_port
 from support.grpc_calls import aio_channel, infer_request, stream
+from support.grpc_raw import raw_call
 from support.grpc_world import KEY, GrpcWorld, grpc_world
 from support.models import scaled_artifact
 from support.serving import in_process
@@ -190,6 +192,12 @@ def asked_by_triton(url: str, headers: dict[str, str]) -> None:
         )
         assert answer.as_numpy("y").tolist() == (2 * values).tolist()
         assert answer.get_response().id == "7"
+        for how in ("gzip", "deflate"):
+            many = np.ones((1000, 3), np.float32)
+            packed = client.infer(
+                "scaled", given(many), "1", headers=headers, compression_algorithm=how
+            )
+            assert packed.as_numpy("y").tolist() == (2 * many).tolist()
         waiting: queue.Queue[Any] = queue.Queue()
         client.async_infer(
             "scaled",
@@ -277,6 +285,18 @@ async def test_no_bytes_end_grpcios_server_or_make_it_fail(both: Both) -> None:
             body,
             through,
         )
+
+
+async def test_a_path_that_is_not_utf_8_ends_no_server(both: Both) -> None:
+    """One such call ended grpcio's server from 1.84 on; see docs/decisions."""
+    path = INFER.encode().replace(b"e.G", b"\xee.G")
+    direct = await raw_call(both.port, path, framed(b""), ())
+    assert direct[0] > 0
+    through = await raw_call(both.gateway.world.settings.port, path, framed(b""), KEY)
+    assert through[2][":status"] != "200" or through[0] > 0
+    body = infer_request("scaled", {"x": np.ones((1, 3), np.float32)}).SerializeToString()
+    assert (await outcome(both.direct, body, ()))[0] is grpc.StatusCode.OK
+    assert (await outcome(both.gateway.channel, body, KEY))[0] is grpc.StatusCode.OK
 
 
 async def test_a_server_that_holds_all_it_may_says_so_with_its_limit(tmp_path: Path) -> None:

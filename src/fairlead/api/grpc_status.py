@@ -13,6 +13,7 @@ from fairlead.domain.errors import Kind
 
 SERVICE = "inference.GRPCInferenceService"
 MARKER = "x-fairlead-grpc"  # which method was called; callers cannot send it through the gateway
+UNPACKS = "/unpack"  # in its place, and no method: the gateway itself asks how a compressed message begins
 STATUS = "x-grpc-status"
 MESSAGE = "x-grpc-message"
 PROTOBUF = "application/x-protobuf"  # the bare message of a unary call

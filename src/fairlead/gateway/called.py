@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from fairlead.api import grpc_status
 from fairlead.api.http_status import ERROR_CODE
-from fairlead.domain.errors import FairleadError, Kind
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.routing import Forward
+from fairlead.kits import compression
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,10 @@ _STREAM = "ModelStreamInfer"
 WATCHES = "Watch"
 REFLECTS = "ServerReflectionInfo"
 _OF_BODY = frozenset({"content-type", "content-length"})
+_ENCODING = "content-encoding"  # of a message; `oip.lua` sets it, from what gRPC says of messages
+_BEGINNING_BYTES = 4096  # of a message; as many as `oip.lua` looks at
+_MOST_BYTES = 1 << 20  # of a message that the desk reads, once it is unpacked
+_DAMAGED = "the message is not what its grpc-encoding says: it cannot be unpacked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,28 @@ def is_ours(headers: Mapping[str, str]) -> bool:
     return headers.get(grpc_status.MARKER) in (WATCHES, REFLECTS)
 
 
+def unpacked_beginning(visit: Visit) -> Response | None:
+    """The answer to `oip.lua`, which cannot unpack and must know which model a message names; None if nobody asks."""
+    if visit.headers.get(grpc_status.MARKER) != grpc_status.UNPACKS:
+        return None
+    try:
+        return Response(compression.beginning(visit.body, _encoding(visit), _BEGINNING_BYTES))
+    except ValueError:
+        return Response(status_code=_FIRST_ERROR)
+
+
+def _unpacked(visit: Visit) -> bytes:
+    """The visit's message; raises Refused (INVALID)."""
+    try:
+        return compression.whole(visit.body, _encoding(visit), _MOST_BYTES)
+    except ValueError:
+        raise Refused(Kind.INVALID, _DAMAGED) from None
+
+
+def _encoding(visit: Visit) -> bytes:
+    return visit.headers.get(_ENCODING, "identity").encode()
+
+
 def _framed(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").startswith("application/grpc")
 
@@ -72,7 +99,7 @@ async def answered(visit: Visit, answer: Callable[[Visit], Awaitable[Response]])
 
     if visit.method == "POST" and visit.path.startswith("/v2/repository/"):
         try:
-            body = oip_grpc_calls.request_body(method, visit.body)
+            body = oip_grpc_calls.request_body(method, _unpacked(visit))
         except FairleadError as error:
             said = oip_grpc_calls.refused(error.kind, error.message)
             return _with(Response(), {"content-type": grpc_status.PROTOBUF}, said, "x-grpc-")

@@ -15,8 +15,9 @@ from starlette.types import Receive, Send
 from fairlead.api import grpc_status
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.gateway.called import WATCHES, Visit
+from fairlead.kits import compression
 from fairlead.kits.clock import Clock
-from fairlead.kits.frames import Frames, WrongFrame, framed
+from fairlead.kits.frames import Frames, TooLong, framed
 
 _HEALTH = "grpc.health.v1.Health"
 _MOST_BYTES = 1 << 16  # of a question
@@ -43,15 +44,15 @@ class DeskStreams:
         """Answer until the caller ends, or says what cannot be understood."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEAD})
         await send({"type": "http.response.body", "body": b"", "more_body": True})
-        with contextlib.suppress(_Left, WrongFrame, ValueError):
+        with contextlib.suppress(_Left, TooLong, ValueError):
             if visit.headers[grpc_status.MARKER] == WATCHES:
                 await self._watch(visit, receive, send)
             else:
-                await _reflect(receive, send)
+                await _reflect(visit, receive, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self, visit: Visit, receive: Receive, send: Send) -> None:
-        body = await anext(_messages(receive), b"")
+        body = await anext(_messages(visit, receive), b"")
         async with asyncio.TaskGroup() as group:
             telling = group.create_task(self._tell(visit, body, send))
             leaving = group.create_task(_leaves(receive))
@@ -80,9 +81,9 @@ class DeskStreams:
         return calls.NOT_SERVING if refused is Kind.UNAVAILABLE else calls.SERVICE_UNKNOWN
 
 
-async def _reflect(receive: Receive, send: Send) -> None:
+async def _reflect(visit: Visit, receive: Receive, send: Send) -> None:
     answer = await asyncio.to_thread(_reflection)
-    async for body in _messages(receive):
+    async for body in _messages(visit, receive):
         await _say(send, answer(body))
 
 
@@ -95,8 +96,9 @@ def _reflection() -> Callable[[bytes], bytes]:
     return reflecting([grpc_status.SERVICE, _HEALTH], files())
 
 
-async def _messages(receive: Receive) -> AsyncIterator[bytes]:
-    """The caller's messages until its last; raises _Left, WrongFrame."""
+async def _messages(visit: Visit, receive: Receive) -> AsyncIterator[bytes]:
+    """The caller's messages until its last; raises _Left, TooLong, ValueError."""
+    encoding = visit.headers.get("grpc-encoding", "").encode()
     frames = Frames(_MOST_BYTES)
     while True:
         event = await receive()
@@ -104,7 +106,8 @@ async def _messages(receive: Receive) -> AsyncIterator[bytes]:
             raise _Left
         frames.feed(event.get("body", b""))
         while (one := frames.take()) is not None:
-            yield one
+            plain = not one.compressed
+            yield one.content if plain else compression.whole(one.content, encoding, _MOST_BYTES)
         if not event.get("more_body", False):
             return
 

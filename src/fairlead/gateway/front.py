@@ -30,7 +30,7 @@ from fairlead.domain.routing import (
     bucket_of,
     route,
 )
-from fairlead.gateway.called import Visit, answered, is_ours, streams
+from fairlead.gateway.called import Visit, answered, is_ours, streams, unpacked_beginning
 from fairlead.gateway.called_streams import DeskStreams
 from fairlead.gateway.listener import CLIENT_HEADER, MARK_HEADER
 from fairlead.gateway.replies import CHALLENGE, body_key
@@ -81,7 +81,7 @@ class FrontDesk:
         if is_ours(headers):
             await self._streams.run(visit, receive, send)
             return
-        response = await answered(visit, self.answer)
+        response = unpacked_beginning(visit) or await answered(visit, self.answer)
         await response(scope, receive, send)
 
     async def answer(self, visit: Visit) -> Response:

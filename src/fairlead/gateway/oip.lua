@@ -13,8 +13,17 @@ local HEALTH = "grpc.health.v1.Health"
 local FRAME = 5 -- bytes before a message: compressed or not, and its length
 local MOST = 4096 -- bytes of a message that are looked at
 local MOST_FIELDS = 16
-local INVALID, UNIMPLEMENTED = "3", "12"
-local COMPRESSED = "compressed messages are not taken; send them uncompressed"
+local INVALID, UNIMPLEMENTED, UNAVAILABLE = "3", "12", "14"
+local ERRORS = {[INVALID] = "invalid", [UNIMPLEMENTED] = "method", [UNAVAILABLE] = "unavailable"}
+-- Messages may be compressed; what is read here of one that is, the front desk unpacks.
+local ENCODING = "content-encoding" -- tells whoever reads the message; no caller's word counts for a call
+local ENCODINGS = {gzip = true, deflate = true}
+local DESK = "front"
+local UNPACKS = "/unpack"
+local UNPACKS_MS = 2000
+local UNKNOWN = "a message is compressed in a way that is not read here; send gzip, deflate or identity"
+local DAMAGED = "the message is not what its grpc-encoding says: it cannot be unpacked"
+local NOT_NOW = "compressed messages cannot be unpacked now; try again, or send them uncompressed"
 
 -- Methods about one model: the number of the field that names it, the HTTP method, and the end of the path.
 local MODEL = {
@@ -91,11 +100,38 @@ local function refuse(handle, code, message)
     [":status"] = "200",
     ["content-type"] = "application/grpc",
     ["grpc-status"] = code,
-    ["x-error-code"] = code == INVALID and "invalid" or "method",
+    ["grpc-accept-encoding"] = "identity,deflate,gzip",
+    ["x-error-code"] = ERRORS[code],
   }, message)
 end
 
--- One whole, uncompressed frame; nil after a refusal.
+-- What a message begins with that is compressed; nil after a refusal.
+local function unpacked(handle, beginning)
+  local encoding = handle:headers():get("grpc-encoding")
+  if not ENCODINGS[encoding] then
+    refuse(handle, UNIMPLEMENTED, UNKNOWN)
+    return nil
+  end
+  local asking = {
+    [":method"] = "POST",
+    [":path"] = "/",
+    [":authority"] = DESK,
+    [MARKER] = UNPACKS,
+    [ENCODING] = encoding,
+  }
+  local answered, plain = handle:httpCall(DESK, asking, beginning, UNPACKS_MS)
+  if answered[":status"] == "400" then
+    refuse(handle, INVALID, DAMAGED)
+  elseif answered[":status"] ~= "200" then
+    refuse(handle, UNAVAILABLE, NOT_NOW)
+  else
+    handle:headers():replace(ENCODING, encoding)
+    return plain or ""
+  end
+  return nil
+end
+
+-- The beginning of the one whole message; nil after a refusal.
 local function message_of(handle)
   local body = handle:body()
   local length = body and body:length() or 0
@@ -105,16 +141,14 @@ local function message_of(handle)
   end
   local head = body:getBytes(0, math.min(length, FRAME + MOST))
   local flag, a, b, c, d = string.byte(head, 1, FRAME)
-  if flag ~= 0 then
-    refuse(handle, UNIMPLEMENTED, COMPRESSED)
-    return nil
-  end
   if ((a * 256 + b) * 256 + c) * 256 + d + FRAME ~= length then
     refuse(handle, INVALID, "a unary call has one whole message")
     return nil
   end
   handle:headers():replace("content-length", tostring(length))
-  return string.sub(head, FRAME + 1)
+  local beginning = string.sub(head, FRAME + 1)
+  if flag == 0 then return beginning end
+  return unpacked(handle, beginning)
 end
 
 -- What was got from a handle before its body was read must not be used after.
@@ -137,15 +171,14 @@ local function to_model(handle, call)
   local headers = handle:headers()
   local name, version = headers:get(NAMED), headers:get(NAMED_VERSION)
   local encoding = headers:get("grpc-encoding")
-  if name and encoding and encoding ~= "identity" then
-    refuse(handle, UNIMPLEMENTED, COMPRESSED)
-    return
-  end
-  if not name then
+  -- Of a call that may compress, only the message tells whether it does.
+  if not name or (encoding and encoding ~= "identity") then
     local message = message_of(handle)
     if not message then return end
-    local found = texts(message)
-    name, version = found[1], found[2]
+    if not name then
+      local found = texts(message)
+      name, version = found[1], found[2]
+    end
   end
   ask(handle, name, version, call)
 end
@@ -192,6 +225,7 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local service, method = string.match(headers:get(":path"), "^/([^/]*)/([^/]*)$")
   headers:replace(MARKER, method or "?")
+  headers:remove(ENCODING)
   if service == HEALTH and method == "Check" then
     to_health(handle)
   elseif service ~= SERVICE then

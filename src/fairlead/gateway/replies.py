@@ -20,6 +20,8 @@ CONCURRENCY_EXCEEDED = "API concurrency limit exceeded"
 SWITCHED_OFF = (
     "This endpoint is switched off after too many failures; it is tried again within {seconds} s"
 )
+# What finds a stream's first message cannot unpack it, and says no more than that it is wrong.
+UNNAMED = "Bad request; a stream whose messages are compressed names its model in the metadata x-model-name"
 GATEWAY_TEXTS: Mapping[int, str] = {
     400: "Bad request",
     404: "Not found",
@@ -77,7 +79,7 @@ def local_reply_config(off_seconds: float) -> Document:
 
     `off_seconds`: how long the kill switch stays open.
     """
-    mappers = []
+    mappers = [_unnamed()]
     shapes = ((_GRPC, _grpc_filter()), ("error", _path_filter(_OPEN_INFERENCE)), ("message", None))
     for key, path in shapes:
         mappers += [
@@ -107,6 +109,11 @@ def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> 
     mapper = _mapper(key, [path, _status_filter(_UNAUTHORIZED), present], text, _UNAUTHORIZED)
     mapper["headers_to_add"].append(_header("www-authenticate", CHALLENGE))
     return mapper
+
+
+def _unnamed() -> Document:
+    packed = {"header_filter": {"header": {"name": "grpc-encoding", "present_match": True}}}
+    return _mapper(_GRPC, [_grpc_filter(), _status_filter(400), packed], UNNAMED, 400)
 
 
 def _too_many_at_once(key: str, path: Document | None) -> Document:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 _HEAD = struct.Struct(">BI")
 HEAD_BYTES = _HEAD.size
 
 
-class WrongFrame(Exception):
-    """A frame that is not taken. `length` is its message's; `compressed` says that this is why."""
+class TooLong(Exception):
+    """A frame's message has more bytes, `length`, than are taken."""
 
-    def __init__(self, length: int, *, compressed: bool) -> None:
+    def __init__(self, length: int) -> None:
         super().__init__(f"a frame of {length} bytes")
         self.length = length
-        self.compressed = compressed
+
+
+class Frame(NamedTuple):
+    """One frame's content: the message, or, if it is compressed, what the call's `grpc-encoding` made of it."""
+
+    content: bytes
+    compressed: bool
 
 
 class Frames:
-    """Takes the messages out of bytes as they arrive."""
+    """Takes the frames out of bytes as they arrive."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
@@ -26,25 +33,25 @@ class Frames:
 
     @property
     def unfinished(self) -> bool:
-        """Is there a part of a message?"""
+        """Is there a part of a frame?"""
         return bool(self._unread)
 
     def feed(self, data: bytes) -> None:
         self._unread += data
 
-    def take(self) -> bytes | None:
-        """The next message; None if it is not whole yet. Raises WrongFrame."""
+    def take(self) -> Frame | None:
+        """The next frame; None if it is not whole yet. Raises TooLong."""
         if len(self._unread) < _HEAD.size:
             return None
         compressed, length = _HEAD.unpack_from(self._unread)
-        if compressed or length > self._most:
-            raise WrongFrame(length, compressed=bool(compressed))
+        if length > self._most:
+            raise TooLong(length)
         end = _HEAD.size + length
         if len(self._unread) < end:
             return None
         one = bytes(self._unread[_HEAD.size : end])
         del self._unread[:end]
-        return one
+        return Frame(one, bool(compressed))
 
 
 def framed(message: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from random import Random
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -50,7 +52,10 @@ class Frames:
         odd: list[tuple[bytes, bytes]] = [
             (b"x-model-name", self._random.choice((b"digits", b"..", b"a/b", b"\xff"))),
             (b"x-model-version", self._random.choice((b"1", b"?", b"99"))),
-            (b"grpc-encoding", self._random.choice((b"gzip", b"identity", b"nonsense"))),
+            (
+                b"grpc-encoding",
+                self._random.choice((b"gzip", b"deflate", b"identity", b"nonsense")),
+            ),
             (b"x-fairlead-grpc", b"ModelInfer"),
         ]
         more = [
@@ -81,7 +86,7 @@ class Frames:
         """One whole request, gRPC-shaped or not."""
         random = self._random
         if random.random() < 0.5:
-            message = self.message()
+            message = random.choice((bytes, bytes, gzip.compress, zlib.compress))(self.message())
             sizes = (len(message), 0, 0xFFFFFFFF, len(message) + 7)
             body = (
                 bytes((random.choice((0, 0, 1, 7)),))

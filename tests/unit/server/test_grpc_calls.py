@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ SCALED = RevisionId("scaled", "v9", "2")
 INFER = "/v2/models/scaled/infer"
 
 
-def asking(*values: float, **more: Any) -> bytes:
+def asking(*values: float, rows: int = 1, **more: Any) -> bytes:
     asked = message("ModelInferRequest")(model_name="scaled", **more)
-    one = asked.inputs.add(name="x", datatype="FP32", shape=[1, len(values)])
+    one = asked.inputs.add(name="x", datatype="FP32", shape=[rows, len(values) // rows])
     one.contents.fp32_contents.extend(values)
     return bytes(asked.SerializeToString())
 
@@ -113,7 +114,9 @@ async def test_before_the_model_is_loaded_a_call_is_unavailable() -> None:
         assert said(answer) == (14, "not ready: no model is loaded here yet")
 
 
-async def streamed(server: InProcess, parts: list[bytes], *, leaves: bool = False) -> list[Any]:
+async def streamed(
+    server: InProcess, parts: list[bytes], *, leaves: bool = False, encoding: bytes = b""
+) -> list[Any]:
     """Answers to a stream whose body comes in these parts; with `leaves` its caller goes after the first answer."""
     answers = Frames(1 << 20)
     gone = asyncio.Event()
@@ -139,13 +142,16 @@ async def streamed(server: InProcess, parts: list[bytes], *, leaves: bool = Fals
         "raw_path": INFER.encode(),
         "query_string": b"",
         "http_version": "1.1",
-        "headers": [(MARKER.encode(), b"ModelStreamInfer")],
+        "headers": [
+            (MARKER.encode(), b"ModelStreamInfer"),
+            *([(b"grpc-encoding", encoding)] if encoding else []),
+        ],
     }
     async with asyncio.timeout(5 * PATIENCE):
         await server.app(scope, receive, send)
     found = []
     while (one := answers.take()) is not None:
-        found.append(message("ModelStreamInferResponse").FromString(one))
+        found.append(message("ModelStreamInferResponse").FromString(one.content))
     return found
 
 
@@ -162,7 +168,7 @@ async def test_a_stream_is_read_however_it_is_cut(server: InProcess) -> None:
 async def test_what_is_no_message_ends_a_stream_with_its_words(server: InProcess) -> None:
     good = framed(asking(1, 2, 3))
     for bad, words in (
-        (b"\x01" + good[1:], "compressed messages are not taken; send them uncompressed"),
+        (b"\x01" + good[1:], "compressed in a way that is not read here; send gzip, deflate or"),
         (b"\x00\xff\xff\xff\xff", "is larger than"),
         (good[:9], "the stream ends within a message"),
     ):
@@ -171,6 +177,42 @@ async def test_what_is_no_message_ends_a_stream_with_its_words(server: InProcess
         assert words in second.error_message
     (wrong,) = await streamed(server, [framed(b"\xff")])
     assert wrong.error_message == "the message is not a ModelInferRequest"
+
+
+def packed(message: bytes) -> bytes:
+    """A frame of a message compressed with gzip."""
+    small = gzip.compress(message)
+    return b"\x01" + len(small).to_bytes(4, "big") + small
+
+
+async def test_compressed_messages_of_a_stream_are_unpacked_and_held_as_they_are(
+    server: InProcess,
+) -> None:
+    one = asking(1, 2, 3, id="1")
+    found = await streamed(server, [packed(one) + framed(one) + packed(one)], encoding=b"gzip")
+    assert [answer.infer_response.id for answer in found] == ["1"] * 3
+    assert server.app.bodies.held == 0
+    bomb = packed(bytes(server.app.limit_bytes + 1))
+    for bad, words in (
+        (packed(one)[:-1] + b"x", "cannot be unpacked"),
+        (bomb, f"larger than {server.app.limit_bytes} bytes once it is unpacked"),
+    ):
+        first, second = await streamed(server, [packed(one) + bad + packed(one)], encoding=b"gzip")
+        assert first.infer_response.id == "1"
+        assert words in second.error_message
+        assert server.app.bodies.held == 0
+
+
+async def test_a_stream_waits_for_room_for_what_it_unpacks(tmp_path: Path) -> None:
+    one = asking(*[0.0] * 3000, rows=1000)
+    settings = ServingSettings(bodies_limit_bytes=2 * len(one))
+    spec = scaled_artifact(tmp_path / "scaled").spec(SCALED, settings=settings)
+    async with in_process(spec) as server:
+        found = await streamed(server, [packed(one) * 6], encoding=b"gzip")
+        assert [answer.error_message for answer in found] == [""] * 6
+        (full,) = await streamed(server, [packed(one * 3)], encoding=b"gzip")
+        assert f"may hold {2 * len(one)} bytes together" in full.error_message
+        assert server.app.bodies.held == 0
 
 
 async def test_a_stream_holds_what_it_has_not_answered_and_no_more_than_there_is_room(

@@ -33,7 +33,14 @@ _TOLD = (
     b"server-timing",
     b"x-error-code",
 )
-_OURS = {GRPC, b"grpc-timeout", b"content-type", b"content-length", b"te"}
+_OURS = {
+    GRPC,
+    b"grpc-timeout",
+    b"content-type",
+    b"content-length",
+    b"content-encoding",
+    b"te",
+}
 _BODIES = {f"/{grpc_status.SERVICE}/{name}" for name in ("ModelInfer", "ModelStreamInfer")}
 _MOST_MILLISECONDS = 99_999_999  # what eight digits can say
 _WATCH_SECONDS = 0.5

@@ -22,7 +22,7 @@ from fairlead.server.endpoint import Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.blocks import Blocks
 from fairlead.server.http.cold import Cold
-from fairlead.server.http.encoding import is_encoded, packed, unpacked
+from fairlead.server.http.encoding import CONTENT_ENCODING, is_encoded, packed, unpacked
 from fairlead.server.http.exchange import (
     Bodies,
     Holding,
@@ -209,14 +209,14 @@ class ServerApp:
         holding = Holding(self.bodies)
         status, head = 500, b""
         try:
-            read = functools.partial(self._body, route, headers, scope, receive, holding)
+            read = functools.partial(self._body, headers, scope, receive, holding)
             body, json_length = await self._answer(route, headers, receive, times, read)
             status, head = OK, route.head
             answer_headers = route.json_headers
             if json_length is not None:
                 answer_headers = route.binary(json_length)
                 head = head_of(OK, answer_headers)
-            if route.encodes and is_encoded(headers):
+            if route.packs and is_encoded(headers):
                 body, how = await packed(joined(body), headers)
                 answer_headers, head = [*answer_headers, *how], b""
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
@@ -239,14 +239,14 @@ class ServerApp:
             log_access(scope, status, identity)
 
     async def _body(
-        self, route: HotRoute, headers: Headers, scope: Scope, receive: Receive, holding: Holding
+        self, headers: Headers, scope: Scope, receive: Receive, holding: Holding
     ) -> bytes:
         extensions = scope.get("extensions")
         read: LargeBody | None = extensions.get(LARGE_BODY) if extensions else None
         if read is not None:  # which is never encoded
             return cast("bytes", await read(holding))
         body = await read_body(receive, headers, self.limit_bytes, holding)
-        if route.encodes and is_encoded(headers):
+        if CONTENT_ENCODING in headers:
             body = await unpacked(body, headers, self.limit_bytes, holding)
         return body
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import AsyncIterator
 
 from fairlead.domain.errors import Kind, Refused
+from fairlead.kits.compression import IDENTITY, WINDOWS
 from fairlead.server.http.exchange import Holding
 from fairlead.server.http.handlers import Headers
 
 CONTENT_ENCODING = b"content-encoding"
 ACCEPT_ENCODING = b"accept-encoding"
-_GZIP = zlib.MAX_WBITS | 16
-_WINDOWS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
 _WISHES = (b"gzip", b"deflate")
 _LEVEL = 1  # numbers hardly get smaller with more work
 _ON_LOOP_BYTES = 64 * 1024  # more is the work of a thread: some milliseconds in a megabyte
@@ -32,34 +32,45 @@ def is_encoded(headers: Headers) -> bool:
 
 async def unpacked(body: bytes, headers: Headers, limit: int, holding: Holding) -> bytes:
     """The body as it was before it was compressed; raises Refused (ENCODING, INVALID, TOO_LARGE, OVERLOADED)."""
-    encoding = headers.get(CONTENT_ENCODING, b"identity").strip().lower()
-    if encoding == b"identity":
+    encoding = headers.get(CONTENT_ENCODING, IDENTITY).strip().lower()
+    if encoding == IDENTITY:
         return body
-    if encoding not in _WINDOWS:
+    if encoding not in WINDOWS:
         shown = encoding.decode("latin-1")
         message = f"content-encoding {shown!r:.40} is not read here; send gzip, deflate or none"
         raise Refused(Kind.ENCODING, message)
-    reader = zlib.decompressobj(_WINDOWS[encoding])
     found = bytearray()
+    async for piece in pieces(body, encoding, limit):
+        holding.take(len(piece))
+        found += piece
+    return bytes(found)
+
+
+async def pieces(body: bytes, encoding: bytes, limit: int) -> AsyncIterator[bytes]:
+    """What a body was before it was compressed, in order; `encoding` is one of WINDOWS.
+
+    Raises Refused: INVALID if it is not what its encoding says, TOO_LARGE once there would be more than `limit` bytes.
+    """
+    reader = zlib.decompressobj(WINDOWS[encoding])
+    size = 0
     rest = body
     while True:  # piece by piece: a small body may unpack to a huge one
-        if found:
+        if size:
             piece = await asyncio.to_thread(_unpack, reader, rest, _PIECE_BYTES)
         else:
             piece = _unpack(reader, rest, _ON_LOOP_BYTES)
-        holding.take(len(piece))
-        found += piece
-        if len(found) > limit:
+        size += len(piece)
+        if size > limit:
             message = (
                 f"the body is larger than {limit} bytes once it is unpacked; send less at once"
             )
             raise Refused(Kind.TOO_LARGE, message)
+        yield piece
         rest = reader.unconsumed_tail
         if reader.eof or not (rest or piece):
             break
     if not reader.eof or reader.unused_data:
         raise _damaged()
-    return bytes(found)
 
 
 async def packed(body: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes, bytes]]]:
@@ -68,9 +79,9 @@ async def packed(body: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes
     if wish not in _WISHES:
         return body, []
     if len(body) <= _ON_LOOP_BYTES:
-        smaller = _deflate(body, _WINDOWS[wish])
+        smaller = _deflate(body, WINDOWS[wish])
     else:
-        smaller = await asyncio.to_thread(_deflate, body, _WINDOWS[wish])
+        smaller = await asyncio.to_thread(_deflate, body, WINDOWS[wish])
     return smaller, [(CONTENT_ENCODING, wish), (b"vary", ACCEPT_ENCODING)]
 
 

@@ -75,7 +75,7 @@ class ServedRevision:
 class HotRoute:
     """One path of one endpoint, with all that an answer needs and does not depend on the request."""
 
-    encodes = True  # may bodies be compressed?
+    packs = True  # are answers compressed for who asks for that?
     __slots__ = (
         "binary_headers",
         "deadline_seconds",
@@ -153,7 +153,7 @@ class HotRoute:
 class GrpcRoute(HotRoute):
     """A route for gRPC calls: always 200; how it went stands in headers that the gateway makes trailers."""
 
-    encodes = False  # gRPC compresses messages, in its own frames
+    packs = False  # a compressed answer would be no message; the gateway says how a compressed question is
     __slots__ = ("_about", "stream_headers", "warm")
 
     def __init__(

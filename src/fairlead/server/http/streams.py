@@ -17,8 +17,10 @@ from google.protobuf.message import DecodeError
 from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.kits.frames import HEAD_BYTES, Frames, WrongFrame, framed
+from fairlead.kits.compression import IDENTITY, WINDOWS
+from fairlead.kits.frames import HEAD_BYTES, Frame, Frames, TooLong, framed
 from fairlead.server.http.aside import Aside
+from fairlead.server.http.encoding import pieces
 from fairlead.server.http.exchange import (
     Bodies,
     Holding,
@@ -34,7 +36,10 @@ from fairlead.server.times import Times
 
 OK = 200
 _READ_AHEAD = 4  # messages
-_COMPRESSED = "compressed messages are not taken; send them uncompressed"
+_GRPC_ENCODING = b"grpc-encoding"
+_COMPRESSED = (
+    "a message is compressed in a way that is not read here; send gzip, deflate or identity"
+)
 _CUT = "the stream ends within a message"
 
 Now = Callable[[], float]
@@ -187,22 +192,31 @@ class Stream:
             try:
                 await self._hold(len(more))
                 frames.feed(more)
-                while (one := frames.take()) is not None:
+                while (frame := frames.take()) is not None:
+                    one = await self._plain(frame)
                     self._unanswered += 1
                     await self._messages.put(one)
-            except Refused as full:
-                await self._messages.put(full)
+            except Refused as refused:
+                await self._messages.put(refused)
                 return
-            except WrongFrame as wrong:
-                await self._messages.put(_refused(wrong, self._limit))
+            except TooLong as wrong:
+                problem = f"a message of {wrong.length} bytes is larger than {self._limit}; send less at once"
+                await self._messages.put(Refused(Kind.TOO_LARGE, problem))
                 return
             if not event.get("more_body", False):
                 cut = Refused(Kind.INVALID, _CUT) if frames.unfinished else None
                 await self._messages.put(cut)
 
-
-def _refused(wrong: WrongFrame, limit: int) -> Refused:
-    if wrong.compressed:
-        return Refused(Kind.METHOD, _COMPRESSED)
-    problem = f"a message of {wrong.length} bytes is larger than {limit}; send less at once"
-    return Refused(Kind.TOO_LARGE, problem)
+    async def _plain(self, frame: Frame) -> bytes:
+        """A frame's message, and that is what is held of it; raises Refused."""
+        if not frame.compressed:
+            return frame.content
+        encoding = self._headers.get(_GRPC_ENCODING, IDENTITY)
+        if encoding not in WINDOWS:
+            raise Refused(Kind.METHOD, _COMPRESSED)
+        found = bytearray()
+        async for piece in pieces(frame.content, encoding, self._limit):
+            await self._hold(len(piece))
+            found += piece
+        self._holding.give(len(frame.content))
+        return bytes(found)
