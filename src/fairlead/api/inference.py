@@ -42,10 +42,13 @@ class InferRequest(msgspec.Struct):
 
     `outputs` names the wanted outputs; None means all. `priority` is the level asked for, 1 before all
     others; 0 is the model's default. `queue_seconds` is how long it may wait for its run; 0 is as long as others.
+    `text` is the JSON that the document was parsed from, if it may have to be run more than once: code may
+    change the document that it is given.
     """
 
     tensors: Tensors = msgspec.field(default_factory=dict)
     document: Any = None
+    text: bytes | None = None
     outputs: tuple[str, ...] | None = None
     priority: int = 0
     queue_seconds: float = 0.0

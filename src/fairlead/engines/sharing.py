@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import Problem
-from fairlead.domain.signature import TensorSignature
+from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines.batches import Rows, padding_problems, rows_problem
 
 
@@ -50,6 +50,42 @@ class Documents:
         together: Any = model
         answers: list[InferResponse] = together.infer_together(requests)
         return answers
+
+
+class Alone:
+    """Requests that run one by one, whatever they are."""
+
+    padded: Sequence[tuple[str, int]] = ()
+
+    def __init__(self, signature: Signature) -> None:
+        self._batched = batched_input(signature)
+
+    def count(self, request: InferRequest) -> int:
+        return rows_of(request, self._batched)
+
+    def key(self, request: InferRequest) -> Hashable:
+        del request
+        return None
+
+    def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        (request,) = requests
+        answer = model.infer(request)
+        assert isinstance(answer, InferResponse)
+        return [answer]
+
+
+def batched_input(signature: Signature) -> str:
+    """The first input with a batch dimension; empty if there is none."""
+    if isinstance(signature, DocumentSignature):
+        return ""
+    batched = (spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == -1)
+    return next(batched, "")
+
+
+def rows_of(request: InferRequest, batched: str) -> int:
+    """How many items a request brings: the size of the batch dimension of `batched_input`, 1 where there is none."""
+    tensor = request.tensors.get(batched)
+    return 1 if tensor is None else len(tensor)
 
 
 def cannot_share(model: Model) -> str | None:

@@ -4,8 +4,7 @@ There is no timer, unless one is asked for: while a batch runs, requests gather,
 model takes what waits as soon as it is free. Which requests that is decides `batch_queue.py`.
 
 Whoever leaves while it waits is gone at once; whoever leaves during the run leaves its row behind, and the run
-is told to end once everybody has left. A run that fails is tried again in halves, so that only the request
-whose fault it is gets the error.
+is told to end once everybody has left. How a batch runs, and what becomes of one that fails, is in `batch_runs.py`.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from fairlead.api.cancellation import running
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain.batching import DELAY, Batching
 from fairlead.domain.errors import Kind, Refused
-from fairlead.engines.sharing import Sharing
+from fairlead.engines.sharing import Alone, Sharing
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Answer, Member, Outcome, Run
 from fairlead.server.batch_queue import BatchQueue, Taken
+from fairlead.server.batch_runs import BatchRuns, too_late
 from fairlead.server.executions import Executions
 from fairlead.server.stats import BatchCounts
 from fairlead.server.threads import Threads
@@ -49,15 +48,17 @@ class Batcher:
         self.counts = BatchCounts()
         self.executions = Executions()  # its endpoint's
         self.most = queue.most
-        self._model = model
+        self.shares = not isinstance(sharing, Alone)  # may requests run together?
         self._threads = threads
         self._sharing = sharing
+        self._runs = BatchRuns(model, sharing, clock)
         self._queue = queue
         self._now = clock.monotonic
         self._lock = (
             threading.Lock()
         )  # guards what follows, the queue and the members' `run` and `left`
         self._at_work = 0  # threads
+        self._coming = 0  # of them, that have not taken their first batch yet
         self._absent = 0  # callers that were answered and have not asked again
         self._back_by = 0.0  # until when a free engine waits for them
         self._look: asyncio.TimerHandle | None = None
@@ -152,7 +153,9 @@ class Batcher:
         )
         with self._lock:
             most = said.max_queue_size
-            if most and len(self._queue) >= most:
+            # What a free thread is about to take does not wait for the model.
+            taking = (self.abreast - self._at_work + self._coming) * self.most
+            if most and len(self._queue) >= most + taking:
                 message = f"{most} requests wait for this model already, as many as may (maxQueueSize); try again later"
                 raise Refused(Kind.OVERLOADED, message)
             self._queue.add(member)
@@ -167,14 +170,21 @@ class Batcher:
                 return
             held = self._holds(self._now(), free)
             back_by = self._back_by
-            self._at_work += not held
-        if held:
-            if back_by < math.inf and self._look is None:
-                self._look_again(loop, back_by)
-            return
+            # One thread takes a batch and leaves the others their share; what runs alone needs a thread each.
+            starts = 0 if held else 1 if self.shares else min(free, len(self._queue))
+            self._at_work += starts
+            self._coming += starts
+        if held and back_by < math.inf and self._look is None:
+            self._look_again(loop, back_by)
+        for _ in range(starts):
+            error = self._begin(loop)
+            if error is not None:
+                self._refuse_all(error)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> BaseException | None:
+        """Let a thread work; why that cannot be."""
         submitted = self._threads.submit(lambda: self._work(loop))
-        if submitted.done() and (error := submitted.exception()) is not None:
-            self._refuse_all(error)
+        return submitted.exception() if submitted.done() else None
 
     def _holds(self, now: float, free: int) -> bool:
         """Is it better to wait a moment, for so many free threads?
@@ -191,6 +201,7 @@ class Batcher:
         """Nobody works any more: the model is being unloaded."""
         with self._lock:
             self._at_work -= 1
+            self._coming -= 1
             waiting = self._queue.drain()
         for one in waiting:
             one.let_go(0.0)
@@ -226,21 +237,27 @@ class Batcher:
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run batches until nothing waits, or waiting for more is better."""
+        coming = 1
         try:
-            while self._one_batch(loop):
-                if (
-                    not self._model.concurrent
-                ):  # it has this thread only: whoever else waits for it is next
-                    self._threads.submit(lambda: self._work(loop))
+            while self._one_batch(loop, coming):
+                coming = 0
+                if self._threads.wanted:  # whoever else waits for this thread is next
+                    with self._lock:
+                        self._coming += 1
+                    error = self._begin(loop)
+                    if error is not None:
+                        _tell(loop, self._refuse_all, error)
                     return
         except BaseException:
             with self._lock:
                 self._at_work -= 1
             raise
 
-    def _one_batch(self, loop: asyncio.AbstractEventLoop) -> bool:
+    def _one_batch(self, loop: asyncio.AbstractEventLoop, coming: int) -> bool:
+        """Take a batch and run it; False if there is none. `coming` is 1 for a thread's first."""
         now = self._now()
         with self._lock:
+            self._coming -= coming
             taken, more = self._take(now)
             run = Run(len(taken.batch))
             for one in taken.batch:
@@ -251,7 +268,7 @@ class Batcher:
         if more:
             _tell(loop, self.look, loop)
         if taken.batch:
-            outcomes = self._answers(run, taken.batch)
+            outcomes = self._runs.answers(run, taken.batch)
             with self._lock:
                 if len(outcomes) > 1:
                     self._absent += len(outcomes)
@@ -269,34 +286,6 @@ class Batcher:
         share = -(-len(self._queue) // free) if self._patience else 0
         taken = self._queue.take(now, share)
         return taken, bool(taken.batch) and free > 1 and len(self._queue) > 0
-
-    def _answers(self, run: Run, members: Sequence[Member]) -> list[Outcome]:
-        """Run them together; if that fails, each half by itself, down to the one whose fault it is."""
-        now = self._now()
-        live: list[Member] = []
-        outcomes: list[Outcome] = []
-        for one in members:
-            if one.left or one.until <= now:
-                outcomes.append((one, _late()))
-            else:
-                one.began = one.began or now
-                live.append(one)
-        if not live:
-            return outcomes
-        for one in live:
-            one.size = len(live)
-        requests = [one.request for one in live]
-        try:
-            with running(run.cancellation):
-                answers = self._sharing.run(self._model, requests)
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
-            _ran(run, live, self._now() - now, well=False)
-            if len(live) == 1:
-                return [*outcomes, (live[0], error)]
-            half = len(live) // 2
-            return [*outcomes, *self._answers(run, live[:half]), *self._answers(run, live[half:])]
-        _ran(run, live, self._now() - now, well=True)
-        return [*outcomes, *zip(live, answers, strict=True)]
 
     # Back on the event loop.
 
@@ -316,7 +305,8 @@ class Batcher:
                 member.answer.set_exception(outcome)
             else:
                 member.answer.set_result(outcome)
-        loop.call_soon(self._answered, loop, run)
+        if len(outcomes) > 1:  # who was answered alone is not waited for
+            loop.call_soon(self._answered, loop, run)
 
     def _answered(self, loop: asyncio.AbstractEventLoop, run: Run) -> None:
         """The answers of a run have been sent."""
@@ -330,7 +320,7 @@ class Batcher:
         for one in expired:
             one.let_go(0.0)
             if not one.answer.done():
-                one.answer.set_exception(_late())
+                one.answer.set_exception(too_late())
 
     def _look_again(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._look is not None:
@@ -340,14 +330,6 @@ class Batcher:
     def _due(self, loop: asyncio.AbstractEventLoop) -> None:
         self._look = None
         self.look(loop)
-
-
-def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:
-    rows = sum(one.rows for one in live)
-    for one in live:
-        one.seconds += seconds
-        one.share += seconds * one.rows / rows
-    run.ran.append((len(live), rows, seconds, well))
 
 
 def no_run(seconds: float) -> Refused:
@@ -360,10 +342,6 @@ def _shorter(own: float, default_microseconds: int | None) -> float:
     """Seconds; 0 is no limit."""
     default = (default_microseconds or 0) / 1e6
     return min(own, default) if own and default else own or default
-
-
-def _late() -> Refused:
-    return Refused(Kind.DEADLINE, "its time was over before its run")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *words: object) -> bool:

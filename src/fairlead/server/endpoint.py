@@ -1,9 +1,8 @@
 """One endpoint of one revision, said once for every transport: found by `dataplane`, asked here.
 
 Endpoints are found by identity, admitted within their limits and run: on the event loop if the model is
-quick and takes tensors and the request is small, or if it is async; in a batch with others if that helps the
-model; else in a thread. A client that leaves,
-or whose deadline is over, frees its place at once while it waits; a run that has begun in a thread is told,
+quick and takes tensors and the request is small, or if it is async; else in
+a thread, in a batch with others if that helps the model. A client that leaves, or whose deadline is over, frees its place at once while it waits; a run that has begun in a thread is told,
 and keeps its slot until it ends, because it still does the work. That work is counted as wasted.
 """
 
@@ -22,8 +21,7 @@ from fairlead.api.load import Load
 from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
-from fairlead.domain.signature import DocumentSignature, Signature
-from fairlead.engines.sharing import Sharing
+from fairlead.engines.sharing import Sharing, batched_input, rows_of
 from fairlead.kits.clock import Clock
 from fairlead.kits.timeouts import timeout
 from fairlead.server.admission import Admission
@@ -57,10 +55,11 @@ class Endpoint:
         concurrency: int,
         deadline_seconds: float,
         clock: Clock,
-        batcher: Batcher | None = None,
+        threaded: Batcher | None = None,
     ) -> None:
         self.id = identity
-        self.batcher = batcher
+        self.threaded = threaded  # runs its requests in threads, one by one or together; None if it is async or quick
+        self.batcher = threaded if threaded is not None and threaded.shares else None
         self.batching = ""  # how its requests share runs, or why they do not, in words
         self.streams = StreamCounts()
         self.wasted_seconds = 0.0  # of runs whose answer nobody took
@@ -72,9 +71,9 @@ class Endpoint:
         self._quick_seconds = 0.0
         self._quick_at = clock.monotonic()
         self.model = artifact.model
-        self.executions = batcher.executions if batcher is not None else Executions()
-        self._batched = _batched_input(artifact.model.signature)
-        self._inline = artifact.profile.inline and batcher is None
+        self.executions = threaded.executions if threaded is not None else Executions()
+        self._batched = batched_input(artifact.model.signature)
+        self._inline = artifact.profile.inline and threaded is None
         self._elements = artifact.profile.inline_elements
         self._bytes = artifact.profile.inline_bytes
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
@@ -106,26 +105,25 @@ class Endpoint:
 
     @property
     def gathers(self) -> bool:
-        """Could a request join its batches right now, without waiting for a slot?"""
-        return self.batcher is not None and self.admission.open
+        """Could a request join those that wait for a thread right now, without waiting for a slot?"""
+        return self.threaded is not None and self.admission.open
 
     def join(
         self, request: InferRequest, until: float, answer: Answer, loop: asyncio.AbstractEventLoop
     ) -> Member | None:
-        """Put a request where the next batch is taken from, while this `gathers`; None if it must run alone.
+        """Put a request where the next run is taken from, while this `gathers`; None if that cannot be.
 
         Nobody awaits it: `answer` is told. Raises FairleadError.
         """
-        assert self.batcher is not None
-        if not self.batcher.takes(request):
+        assert self.threaded is not None
+        if not self.threaded.takes(request):
             return None
         self.admission.take()
-        return self.batcher.join(request, until, answer, self._free, loop)
+        return self.threaded.join(request, until, answer, self._free, loop)
 
     def rows(self, request: InferRequest) -> int:
         """How many items a request brings: the size of its batch dimension, 1 where there is none."""
-        tensor = request.tensors.get(self._batched)
-        return 1 if tensor is None else len(tensor)
+        return rows_of(request, self._batched)
 
     def answered(self, times: Times, decoded: float, ran: float) -> None:
         """One more in the statistics: decoded and run at these moments, encoded now."""
@@ -228,8 +226,8 @@ class Endpoint:
         try:
             async with timeout(seconds):
                 await self._enter(request)
-                if self.batcher is not None and self.batcher.takes(request):
-                    return await self.batcher.infer(request, until, times, self._free)
+                if self.threaded is not None and self.threaded.takes(request):
+                    return await self.threaded.infer(request, until, times, self._free)
                 before = times.engine_seconds
                 answer = await (
                     self._await(request, times)
@@ -348,11 +346,3 @@ class _Overdue:
 
     def _give_up(self) -> None:
         self.happened = self._run.cancel()
-
-
-def _batched_input(signature: Signature) -> str:
-    """The first input with a batch dimension; empty if there is none."""
-    if isinstance(signature, DocumentSignature):
-        return ""
-    batched = (spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == -1)
-    return next(batched, "")

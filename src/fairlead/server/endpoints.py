@@ -7,6 +7,7 @@ off where it does not help, unless somebody insists, and always off where reques
 from __future__ import annotations
 
 import asyncio
+import inspect
 from dataclasses import dataclass
 
 from fairlead.api.worker import ServedEndpoint, WorkerSpec
@@ -15,7 +16,7 @@ from fairlead.domain.errors import InvalidInput, Kind, Refused
 from fairlead.domain.golden import golden_from_bytes
 from fairlead.domain.reading import Node
 from fairlead.domain.signature import TensorSignature
-from fairlead.engines.sharing import Sharing, cannot_share, misfits, sharing_of
+from fairlead.engines.sharing import Alone, Sharing, cannot_share, misfits, sharing_of
 from fairlead.engines.together import mixes
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member
@@ -52,7 +53,12 @@ async def _endpoint(
     decision = await _decide(said, artifact)
     batcher = None
     how = decision.why
-    if decision.sharing is not None and not decision.in_a_turn:
+    if decision.sharing is None and _in_threads(artifact):
+        # The limits of its queue hold whether requests share runs or not.
+        alone = Alone(artifact.model.signature)
+        batcher = Batcher(artifact.model, artifact.threads, alone, BatchQueue(said, 1), said, clock)
+        batcher.abreast = artifact.threads.limit
+    elif decision.sharing is not None and not decision.in_a_turn:
         most = said.most or _measured_most(artifact)
         queue: BatchQueue[Member] = BatchQueue(said, most)
         batcher = Batcher(artifact.model, artifact.threads, decision.sharing, queue, said, clock)
@@ -87,6 +93,11 @@ def _said(served: ServedEndpoint, artifact: LoadedArtifact) -> Batching:
     if problems:
         raise InvalidInput(where, problems)
     return said
+
+
+def _in_threads(artifact: LoadedArtifact) -> bool:
+    """Do its requests run in threads, all of them?"""
+    return not artifact.profile.inline and not inspect.iscoroutinefunction(artifact.model.infer)
 
 
 async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:

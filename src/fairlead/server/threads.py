@@ -48,6 +48,11 @@ class Threads:
         self._jobs.put((future, work))
         return future
 
+    @property
+    def wanted(self) -> bool:
+        """Does anything wait for a thread? Not any more once this is closed: what is under way is to end."""
+        return not self._closed and not self._jobs.empty()
+
     def close(self) -> None:
         """Let the threads end after what is submitted; does not wait. What is submitted later is refused."""
         with self._lock:

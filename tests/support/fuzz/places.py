@@ -70,7 +70,9 @@ class Places:
                 entry = json.loads(line) if line.startswith("{") else {}
                 status = int(entry.get("status") or 0)
                 # A translated call is answered 200; what it says for itself is UNKNOWN, DATA_LOSS or INTERNAL.
-                broken = str(entry.get("grpc")).rpartition(" ")[2] in ("2", "13", "15")
+                # Who breaks the protocol in the middle of a call gets no answer: Envoy ends the connection.
+                code = str(entry.get("grpc")).rpartition(" ")[2]
+                broken = code in ("2", "13", "15") and "DPE" not in str(entry.get("flags"))
                 if broken or (status >= 500 and status not in (501, 505)):
                     found.append(line[:400])
         return found

@@ -118,7 +118,8 @@ async def test_code_that_does_not_ask_keeps_its_slot_and_is_counted(tmp_path: Pa
         )
         assert (late.status_code, late.json()) == (504, {"detail": "no answer within 0.05 s"})
         assert late.headers["x-fairlead-no-fault"] == "deadline"
-        await eventually(lambda: serving.artifacts[0].busy == 0)
+        (endpoint,) = serving.plane.endpoints()
+        await eventually(lambda: endpoint.admission.taken == 0)
         assert 0.29 < await wasted(serving) < 10
 
 

@@ -265,7 +265,7 @@ class ServerApp:
         left = until - times.arrived
         requests, call = await self.aside.decode(handler, body, headers, left)
         decoded = self._now()
-        if endpoint.batcher is not None:
+        if endpoint.threaded is not None:
             prioritize(requests, headers)
         rows = endpoint.quick_rows(requests[0], len(body)) if len(requests) == 1 else None
         if rows is not None:

@@ -1,4 +1,4 @@
-"""The fast lane for requests that share runs by waiting: read and decoded as the quick ones, answered batch by batch.
+"""The fast lane for requests that wait for a thread, and may share its runs: read and decoded as the quick ones, answered batch by batch.
 
 What one turn of the event loop has read is decoded together and queued before a run is begun. Nobody awaits
 an answer: a run's outcomes are put down all at once, then encoded and written one after the other. A
@@ -99,7 +99,7 @@ class Gathering(Wave):
         batchers: set[Batcher] = set()
         for one in joined:
             one.decoding = decoding
-            batcher = one.route.endpoint.batcher
+            batcher = one.route.endpoint.threaded
             assert batcher is not None
             batchers.add(batcher)
         for batcher in batchers:
@@ -145,7 +145,7 @@ class Gathering(Wave):
         """Nobody waits for it any more: it leaves its batch, and is answered with the error."""
         if one.response_complete:
             return
-        batcher = one.route.endpoint.batcher
+        batcher = one.route.endpoint.threaded
         assert batcher is not None
         if not one.known and one.member is not None:
             one.known = True

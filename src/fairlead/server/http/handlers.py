@@ -101,7 +101,7 @@ class _ProjectDocuments(_Text):
 
     def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], None]:
         del headers
-        return (InferRequest(document=self._model.parse_document(body)),), None
+        return (InferRequest(document=self._model.parse_document(body), text=body),), None
 
     def encode(self, call: None, responses: Sequence[InferResponse]) -> Answer:
         del call
@@ -141,19 +141,23 @@ class _OipDocuments(_Text):
         self, body: bytes, headers: Headers
     ) -> tuple[Sequence[InferRequest], oip_rest.DocumentCall]:
         call = self._codec.decode(body, headers.get(HEADER_LENGTH))
-        parse = self._model.parse_document
-        return _documents(call.call.request, map(parse, call.texts)), call
+        return _documents(call.call.request, self._model, call.texts), call
 
     def encode(self, call: oip_rest.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
         dump = self._model.dump_document
         return self._codec.encode(call, [dump(response.document) for response in responses])
 
 
-def _documents(asked: InferRequest, parsed: Iterable[Any]) -> Sequence[InferRequest]:
+def _documents(asked: InferRequest, model: Model, texts: Iterable[bytes]) -> Sequence[InferRequest]:
     """One request for each document of a call; what the call says of itself holds for each."""
     return [
-        InferRequest(document=one, priority=asked.priority, queue_seconds=asked.queue_seconds)
-        for one in parsed
+        InferRequest(
+            document=model.parse_document(text),
+            text=text,
+            priority=asked.priority,
+            queue_seconds=asked.queue_seconds,
+        )
+        for text in texts
     ]
 
 
@@ -200,8 +204,7 @@ class _GrpcDocuments(_Text):
     ) -> tuple[Sequence[InferRequest], oip_grpc.DocumentCall]:
         del headers
         call = self.codec.decode(body)
-        parse = self._model.parse_document
-        return _documents(call.call.request, map(parse, call.texts)), call
+        return _documents(call.call.request, self._model, call.texts), call
 
     def encode(self, call: oip_grpc.DocumentCall, responses: Sequence[InferResponse]) -> Answer:
         dump = self._model.dump_document

@@ -1,0 +1,84 @@
+"""A batch that was taken, run: each request's outcome, in the model's thread.
+
+A run that fails is tried again in halves, so that only the request whose fault it is gets the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from fairlead.api.cancellation import running
+from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.domain.errors import Kind, Refused
+from fairlead.engines.sharing import Sharing
+from fairlead.kits.clock import Clock
+from fairlead.server.batch_members import Member, Outcome, Run
+
+
+class BatchRuns:
+    """Runs the batches of one model."""
+
+    def __init__(self, model: Model, sharing: Sharing, clock: Clock) -> None:
+        self._model = model
+        self._sharing = sharing
+        self._now = clock.monotonic
+
+    def answers(self, run: Run, members: Sequence[Member]) -> list[Outcome]:
+        """What became of each of them, run together; if that fails, each half by itself, down to the one at fault."""
+        now = self._now()
+        live: list[Member] = []
+        outcomes: list[Outcome] = []
+        for one in members:
+            if one.left or one.until <= now:
+                outcomes.append((one, too_late()))
+            else:
+                one.began = one.began or now
+                live.append(one)
+        if not live:
+            return outcomes
+        answers, error = self._once(run, live, now)
+        if error is None:
+            return [*outcomes, *zip(live, answers, strict=True)]
+        if len(live) == 1:
+            return [*outcomes, (live[0], error)]
+        for one in live:
+            one.request = _once_more(self._model, one.request)
+        half = len(live) // 2
+        return [*outcomes, *self.answers(run, live[:half]), *self.answers(run, live[half:])]
+
+    def _once(
+        self, run: Run, live: Sequence[Member], now: float
+    ) -> tuple[Sequence[InferResponse], BaseException | None]:
+        """Their answers, or what went wrong."""
+        for one in live:
+            one.size = len(live)
+        try:
+            with running(run.cancellation):
+                answers = self._sharing.run(self._model, [one.request for one in live])
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
+            _ran(run, live, self._now() - now, well=False)
+            return (), error
+        _ran(run, live, self._now() - now, well=True)
+        return answers, None
+
+
+def _once_more(model: Model, request: InferRequest) -> InferRequest:
+    """As it was asked: what ran may have changed its document."""
+    if request.text is None:
+        return request
+    return structs.replace(request, document=model.parse_document(request.text))
+
+
+def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:
+    rows = sum(one.rows for one in live)
+    for one in live:
+        one.seconds += seconds
+        one.share += seconds * one.rows / rows
+    run.ran.append((len(live), rows, seconds, well))
+
+
+def too_late() -> Refused:
+    """What a request gets whose caller's time was over before its run."""
+    return Refused(Kind.DEADLINE, "its time was over before its run")
