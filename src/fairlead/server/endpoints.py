@@ -59,7 +59,8 @@ async def _endpoint(
         batcher = Batcher(artifact.model, artifact.threads, alone, BatchQueue(said, 1), said, clock)
         batcher.abreast = artifact.threads.limit
     elif decision.sharing is not None and not decision.in_a_turn:
-        most = said.most or _measured_most(artifact)
+        # Who prefers a size wants it, whatever was measured.
+        most = said.most or max(_measured_most(artifact), *(said.preferred_batch_sizes or (1,)))
         queue: BatchQueue[Member] = BatchQueue(said, most)
         batcher = Batcher(artifact.model, artifact.threads, decision.sharing, queue, said, clock)
         measured = artifact.measured

@@ -118,6 +118,9 @@ async def test_a_model_that_gains_nothing_is_not_batched_unless_somebody_insists
     assert insisted.batcher is not None
     assert insisted.batcher.most == 4
     assert insisted.batching.startswith("batches of up to 4 rows, as it was said (1.1 times")
+    preferring = await endpoint(enabled=True, preferredBatchSizes=[8, 48])
+    assert preferring.batcher is not None
+    assert preferring.batcher.most == 48, "a size somebody prefers is no less for what was measured"
     never = await endpoint(enabled=False)
     assert (never.batcher, never.batching) == (None, "one by one, as it was said")
     loaded.close()
