@@ -110,6 +110,13 @@ def random_call(dice: random.Random) -> tuple[bytes, tuple[tuple[str, str], ...]
         one.contents.SetInParent()
     for _ in range(dice.choice([0, 0, 0, 1, 2])):
         asked.outputs.add(name=dice.choice(["y", "y", "w"]))
+    if (
+        dice.random() < 0.2
+    ):  # a parameter that is honoured, one that cannot be, one that nobody knows
+        name = dice.choice(["priority", "timeout", "sequence_id", "sequence_start", "other"])
+        dice.choice([asked, one]).parameters[name].int64_param = dice.choice([0, 1, 7, -1])
+    if dice.random() < 0.1:
+        dice.choice([one, *asked.outputs]).parameters["shared_memory_region"].string_param = "r"
     body = asked.SerializeToString()
     if dice.random() < 0.1:
         at = dice.randrange(15, len(body))  # behind the name: what routes is not touched
@@ -227,6 +234,37 @@ def asked_by_triton(url: str, headers: dict[str, str]) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer("nobody", given(values), headers=headers)
         assert caught.value.status() == "StatusCode.NOT_FOUND"
+
+
+def refused_by_triton(url: str, headers: dict[str, str]) -> None:
+    """What cannot be honoured is said, in the words that REST says it in, and nothing is computed without it."""
+    values = np.array([[1, 2, 3]], np.float32)
+    shared = triton.InferInput("x", [1, 3], "FP32")
+    shared.set_shared_memory("region", 12)
+    elsewhere = triton.InferRequestedOutput("y")
+    elsewhere.set_shared_memory("region", 12)
+    no_memory, no_sequences = "shared memory is not served", "sequences are not served"
+    waiting: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(url) as client:
+        client.start_stream(lambda result, error: waiting.put((result, error)), headers=headers)
+        for inputs, more, words in (
+            ([shared], {}, f"x: {no_memory}"),
+            (given(values), {"outputs": [elsewhere]}, f"output 'y': {no_memory}"),
+            (given(values), {"sequence_id": 7, "sequence_start": True}, no_sequences),
+            (given(values), {"sequence_id": "seven", "sequence_end": True}, no_sequences),
+        ):
+            with pytest.raises(InferenceServerException, match=words) as caught:
+                client.infer("scaled", inputs, "1", headers=headers, **more)
+            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+            client.async_stream_infer("scaled", inputs, "1", **more)
+            result, error = waiting.get(timeout=10)
+            assert result is None
+            assert words in str(error)
+
+
+async def test_what_cannot_be_honoured_is_refused_as_over_rest(both: Both) -> None:
+    await asyncio.to_thread(refused_by_triton, both.gateway_url, dict(KEY))
+    await asyncio.to_thread(refused_by_triton, f"127.0.0.1:{both.port}", {})
 
 
 async def test_tritons_client_works_unchanged(both: Both) -> None:

@@ -24,6 +24,8 @@ from fairlead.dialects.oip_model import DOCUMENTS
 from fairlead.dialects.oip_rest import (
     LONGEST_TIMEOUT,
     LOWEST_PRIORITY,
+    NO_SEQUENCES,
+    NO_SHARED_MEMORY,
     listed,
     texts_of,
     texts_to_response,
@@ -47,24 +49,47 @@ _CONTENTS: Mapping[DataType, str] = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
+_CHOICE = "parameter_choice"  # the one of a parameter's fields that is set
 _WHOLE = frozenset({"int64_param", "uint64_param"})  # of a parameter's value
 # Types that are narrower than their field, which therefore can hold too large a number.
 _NARROW = frozenset({DataType.INT8, DataType.INT16, DataType.UINT8, DataType.UINT16})
+
+
+def _number(parameters: Any, name: str) -> int | None:  # noqa: ANN401 - of a message
+    """A parameter's value if it is a whole number, else None."""
+    given = parameters[name]
+    if given.WhichOneof(_CHOICE) not in _WHOLE:
+        return None
+    return int(given.uint64_param or given.int64_param)
 
 
 def _whole(parameters: Any, name: str, most: int) -> int:  # noqa: ANN401 - of a ModelInferRequest
     """A parameter that is a whole number, 0 if it is not there, as over REST; raises Refused (INVALID)."""
     if name not in parameters:
         return 0
-    given = parameters[name]
-    if given.WhichOneof("parameter_choice") not in _WHOLE:
+    number = _number(parameters, name)
+    if number is None:
         message = f"{name} is no whole number; send it as int64_param, from 0 to {most}"
         raise Refused(Kind.INVALID, message)
-    number = int(given.uint64_param or given.int64_param)
     if not 0 <= number <= most:
         message = f"{name} is {number}; write a whole number from 0 to {most}"
         raise Refused(Kind.INVALID, message)
     return number
+
+
+def _is_given(parameters: Any, name: str) -> bool:  # noqa: ANN401 - of a message
+    """Does a parameter say anything but 0 or an empty text, whatever it is written as?"""
+    if name not in parameters:  # asking for it would put it there
+        return False
+    given = parameters[name]
+    choice = given.WhichOneof(_CHOICE)
+    return choice is not None and bool(getattr(given, choice))
+
+
+def _shared_memory(place: str, tensor: Any) -> None:  # noqa: ANN401 - of a ModelInferRequest
+    """Refuse a tensor that is said to lie, or is wanted, in memory that both sides share."""
+    if "shared_memory_region" in tensor.parameters:
+        raise Refused(Kind.INVALID, f"{place}: {NO_SHARED_MEMORY}")
 
 
 def read_request(body: bytes) -> Any:  # noqa: ANN401 - a ModelInferRequest, whose class is made at run time
@@ -112,30 +137,14 @@ class TensorCodec:
     def call(self, asked: Any) -> Call:  # noqa: ANN401 - a ModelInferRequest
         """The call in a message that is parsed already; raises Refused (INVALID)."""
         self._check_model(asked)
-        given = asked.inputs
-        raw = asked.raw_input_contents
-        blobs: Sequence[bytes | None] = raw or (None,) * len(given)
-        if len(blobs) != len(given):
-            problem = f"raw_input_contents has {len(raw)} entries for {len(given)} inputs; send one for each"
-            raise Refused(Kind.INVALID, problem)
-        tensors: dict[str, Tensor] = {}
-        for one, blob in zip(given, blobs, strict=True):
-            spec = self._inputs.get(one.name)
-            if spec is None:
-                raise Refused(Kind.INVALID, unknown("input", one.name, self._inputs))
-            if spec.name in tensors:
-                problem = f"input {spec.name!r} is given twice; send each input once"
-                raise Refused(Kind.INVALID, problem)
-            tensors[spec.name] = _tensor(spec, one, blob)
-        if len(tensors) != len(self._inputs):
-            missing = next(name for name in self._inputs if name not in tensors)
-            problem = f"input {missing!r} is missing; the model takes {listed(self._inputs)}"
-            raise Refused(Kind.INVALID, problem)
+        request, raw = InferRequest(), asked.raw_input_contents
         said = asked.parameters
-        request = InferRequest(tensors)
         if said:
             request.priority = _whole(said, "priority", LOWEST_PRIORITY)
             request.queue_seconds = _whole(said, "timeout", LONGEST_TIMEOUT) / 1e6
+            if _is_given(said, "sequence_id"):
+                raise Refused(Kind.INVALID, NO_SEQUENCES)
+        request.tensors = self._tensors(asked.inputs, raw)
         if not asked.outputs:
             return Call(request, asked.id, bool(raw))
         classes = self._wanted(asked.outputs)
@@ -178,6 +187,29 @@ class TensorCodec:
             )
             raise Refused(Kind.INVALID, problem)
 
+    def _tensors(self, given: Any, raw: Any) -> dict[str, Tensor]:  # noqa: ANN401 - of a ModelInferRequest
+        blobs: Sequence[bytes | None] = raw or (None,) * len(given)
+        if len(blobs) != len(given):
+            for one in given:  # what lies elsewhere has no entry: then that is the mistake
+                _shared_memory(one.name, one)
+            problem = f"raw_input_contents has {len(raw)} entries for {len(given)} inputs; send one for each"
+            raise Refused(Kind.INVALID, problem)
+        tensors: dict[str, Tensor] = {}
+        for one, blob in zip(given, blobs, strict=True):
+            spec = self._inputs.get(one.name)
+            if spec is None:
+                raise Refused(Kind.INVALID, unknown("input", one.name, self._inputs))
+            if spec.name in tensors:
+                problem = f"input {spec.name!r} is given twice; send each input once"
+                raise Refused(Kind.INVALID, problem)
+            _shared_memory(spec.name, one)
+            tensors[spec.name] = _tensor(spec, one, blob)
+        if len(tensors) != len(self._inputs):
+            missing = next(name for name in self._inputs if name not in tensors)
+            problem = f"input {missing!r} is missing; the model takes {listed(self._inputs)}"
+            raise Refused(Kind.INVALID, problem)
+        return tensors
+
     def _wanted(self, outputs: Any) -> dict[str, int]:  # noqa: ANN401 - of a ModelInferRequest
         """The outputs by name, each with how many of its highest elements are asked for; 0 for all as they are."""
         wanted: dict[str, int] = {}
@@ -187,14 +219,23 @@ class TensorCodec:
             if output.name in wanted:
                 problem = f"output {output.name!r} is asked for twice; name each output once"
                 raise Refused(Kind.INVALID, problem)
-            wanted[output.name] = 0
-            if "classification" in output.parameters:
-                count = output.parameters["classification"].int64_param
-                wrong = class_problem(self._outputs[output.name], count)
-                if wrong is not None:
-                    raise Refused(Kind.INVALID, wrong)
-                wanted[output.name] = count
+            _shared_memory(f"output {output.name!r}", output)
+            wanted[output.name] = self._classes(output)
         return wanted
+
+    def _classes(self, output: Any) -> int:  # noqa: ANN401 - of a ModelInferRequest
+        if "classification" not in output.parameters:
+            return 0
+        count = _number(output.parameters, "classification")
+        if count is None:
+            wrong: str | None = (
+                f"output {output.name!r}: classification is no whole number; send it as int64_param"
+            )
+        else:
+            wrong = class_problem(self._outputs[output.name], count)
+        if wrong is not None:
+            raise Refused(Kind.INVALID, wrong)
+        return count or 0
 
 
 @dataclass(slots=True)

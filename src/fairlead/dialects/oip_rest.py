@@ -44,10 +44,10 @@ from fairlead.domain.signature import (
 LOWEST_PRIORITY = 999  # the last level that may be asked for
 LONGEST_TIMEOUT = (1 << 63) - 1  # microseconds; what longer ones mean nobody would live to see
 _NO_DATA = msgspec.Raw()
-_NO_SEQUENCES = (
+NO_SEQUENCES = (
     "sequences are not served: nothing is kept from one request to the next; leave sequence_id out"
 )
-_NO_SHARED_MEMORY = "shared memory is not served: tensors travel in the request and in the answer"
+NO_SHARED_MEMORY = "shared memory is not served: tensors travel in the request and in the answer"
 
 
 class _TensorParameters(msgspec.Struct, gc=False):
@@ -203,7 +203,7 @@ class TensorCodec:
             every = said.binary_data_output
             request.priority, request.queue_seconds = said.priority, said.timeout / 1e6
             if said.sequence_id:
-                raise Refused(Kind.INVALID, _NO_SEQUENCES)
+                raise Refused(Kind.INVALID, NO_SEQUENCES)
         request.tensors = self._tensors(parsed.inputs, binary)
         if parsed.outputs:
             return self._wanted(parsed.outputs, request, parsed.id, every=every)
@@ -258,7 +258,7 @@ class TensorCodec:
             if given.parameters is not None:
                 size = given.parameters.binary_data_size
                 if given.parameters.shared_memory_region is not None:
-                    raise Refused(Kind.INVALID, f"{given.name}: {_NO_SHARED_MEMORY}")
+                    raise Refused(Kind.INVALID, f"{given.name}: {NO_SHARED_MEMORY}")
             if size is None:
                 if not memoryview(given.data):
                     raise Refused(Kind.INVALID, f"{given.name}: data is missing")
@@ -361,7 +361,7 @@ def _blob(given: _Input, size: int, binary: memoryview | None, at: int) -> memor
 
 def _check_output(spec: TensorSpec, parameters: _TensorParameters) -> None:
     if parameters.shared_memory_region is not None:
-        raise Refused(Kind.INVALID, f"output {spec.name!r}: {_NO_SHARED_MEMORY}")
+        raise Refused(Kind.INVALID, f"output {spec.name!r}: {NO_SHARED_MEMORY}")
     if parameters.classification:
         problem = class_problem(spec, parameters.classification)
         if problem is not None:

@@ -180,6 +180,98 @@ def test_the_same_mistake_is_the_same_error_as_over_rest(body: dict[str, Any]) -
     assert over_grpc.value.kind is Kind.INVALID
 
 
+def put_parameters(parameters: Any, said: dict[str, Any]) -> None:
+    for name, value in said.items():
+        choice = {bool: "bool", int: "int64", str: "string", float: "double"}[type(value)]
+        setattr(parameters[name], f"{choice}_param", value)
+
+
+REGION = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("said", "of_input", "of_output", "words"),
+    [
+        ({}, {}, {}, None),
+        ({"sequence_id": 7}, {}, {}, "sequences are not served"),
+        ({"sequence_id": 7, "sequence_start": True, "sequence_end": True}, {}, {}, "sequences are not served"),
+        ({"sequence_id": "seven"}, {}, {}, "sequences are not served"),
+        ({"sequence_id": 0}, {}, {}, None),
+        ({"sequence_id": "", "sequence_start": True}, {}, {}, None),
+        ({}, REGION, {}, "a: shared memory is not served"),
+        ({}, {"shared_memory_region": ""}, {}, "a: shared memory is not served"),
+        ({}, {}, REGION, "output 'y': shared memory is not served"),
+        ({}, {}, {**REGION, "classification": 1}, "output 'y': shared memory is not served"),
+        ({"sequence_id": 1}, REGION, REGION, "sequences are not served"),
+        ({}, REGION, REGION, "a: shared memory is not served"),
+        ({}, {"shared_memory_byte_size": 8}, {"shared_memory_offset": 8}, None),
+        ({"nobody": 1, "knows": "this", "one": True}, {"nor": "that"}, {"or": 1.5}, None),
+        ({}, {}, {"classification": -1}, "output 'y': classification is -1"),
+        ({"priority": 3, "timeout": 5}, {}, {"classification": 1}, None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("raw", [True, False])
+def test_parameters_are_honoured_or_refused_as_over_rest(
+    said: dict[str, Any],
+    of_input: dict[str, Any],
+    of_output: dict[str, Any],
+    words: str | None,
+    *,
+    raw: bool,
+) -> None:
+    asked = put(asking(), "FP32", np.array([[1, 2]], np.float32), raw=raw, name="a")
+    put(asked, "INT8", np.array([1, 2], np.int8), raw=raw, name="b")
+    put_parameters(asked.parameters, said)
+    put_parameters(asked.inputs[0].parameters, of_input)
+    put_parameters(asked.outputs.add(name="y").parameters, of_output)
+    body = {
+        "inputs": [{**A, "parameters": of_input}, B],
+        "outputs": [{"name": "y", "parameters": of_output}],
+        "parameters": said,
+    }
+    over_rest, over_grpc = oip_rest.TensorCodec("m", 3, TWO), TensorCodec("m", 3, TWO)
+    if words is None:
+        one = over_rest.decode(json.dumps(body).encode())
+        other = over_grpc.decode(asked.SerializeToString())
+        assert one.classes == other.classes
+        assert one.request.priority == other.request.priority
+        assert one.request.queue_seconds == other.request.queue_seconds
+        return
+    with pytest.raises(Refused, match=words) as there:
+        over_rest.decode(json.dumps(body).encode())
+    assert refusal(asked) == there.value.message
+
+
+def test_what_lies_in_shared_memory_has_no_raw_contents() -> None:
+    asked = put(asking(), "INT8", np.array([1, 2], np.int8), raw=True, name="b")
+    elsewhere = asked.inputs.add(name="a", datatype="FP32", shape=[1, 2])
+    put_parameters(elsewhere.parameters, REGION)
+    assert refusal(asked).startswith("a: shared memory is not served")
+
+
+def test_a_sequence_is_refused_whatever_its_name_is_written_as() -> None:
+    asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
+    for value in (True, 1.5):
+        put_parameters(asked.parameters, {"sequence_id": value})
+        assert refusal(asked, signature("FP32")).startswith("sequences are not served")
+    asked.parameters["sequence_id"].uint64_param = 1 << 63
+    assert refusal(asked, signature("FP32")).startswith("sequences are not served")
+    asked.parameters["sequence_id"].Clear()
+    TensorCodec("m", 3, signature("FP32")).decode(asked.SerializeToString())
+
+
+def test_how_many_classes_is_a_whole_number() -> None:
+    asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
+    parameter = asked.outputs.add(name="y").parameters["classification"]
+    parameter.string_param = "1"
+    assert refusal(asked, signature("FP32")) == (
+        "output 'y': classification is no whole number; send it as int64_param"
+    )
+    parameter.uint64_param = 2
+    call = TensorCodec("m", 3, signature("FP32")).decode(asked.SerializeToString())
+    assert call.classes == {"y": 2}
+
+
 def refusal(asked: Any, about: TensorSignature = TWO) -> str:
     with pytest.raises(Refused) as caught:
         TensorCodec("m", 3, about).decode(asked.SerializeToString())
@@ -248,6 +340,13 @@ def test_documents_travel_as_texts() -> None:
     assert call.texts == [b'{"a":1}', b"{}"]
     answer = message("ModelInferResponse").FromString(codec.encode(call, [b"1", b'"\xc3\xbc"']))
     assert list(answer.outputs[0].contents.bytes_contents) == [b"1", b'"\xc3\xbc"']
+    put_parameters(asked.parameters, {"sequence_id": 7})
+    with pytest.raises(Refused, match="sequences are not served"):
+        codec.decode(asked.SerializeToString())
+    del asked.parameters["sequence_id"]
+    put_parameters(asked.inputs[0].parameters, REGION)
+    with pytest.raises(Refused, match="request: shared memory is not served"):
+        codec.decode(asked.SerializeToString())
 
 
 @pytest.mark.parametrize(
