@@ -191,6 +191,8 @@ def asked_by_triton(url: str, headers: dict[str, str]) -> None:
         assert client.is_server_ready()
         assert client.get_server_metadata().name == "fairlead"
         assert client.is_model_ready("scaled", headers=headers)
+        assert not client.is_model_ready("nobody", headers=headers)
+        assert not client.is_model_ready("scaled", "9", headers=headers)
         metadata = client.get_model_metadata("scaled", headers=headers, as_json=True)
         assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "3"]}]
         wanted = [triton.InferRequestedOutput("y")]
@@ -270,6 +272,33 @@ async def test_what_cannot_be_honoured_is_refused_as_over_rest(both: Both) -> No
 async def test_tritons_client_works_unchanged(both: Both) -> None:
     await asyncio.to_thread(asked_by_triton, both.gateway_url, dict(KEY))
     await asyncio.to_thread(asked_by_triton, f"127.0.0.1:{both.port}", {})
+
+
+async def test_statistics_without_a_name_are_those_of_all_models(both: Both) -> None:
+    def told() -> list[str]:
+        with triton.InferenceServerClient(f"127.0.0.1:{both.port}") as client:
+            counts = client.get_inference_statistics().model_stats
+            return sorted(f"{one.name}/{one.version}" for one in counts)
+
+    assert await asyncio.to_thread(told) == ["scaled/1", "scaled/2"]
+
+
+async def test_a_stream_says_what_is_missing_in_the_words_of_a_call(both: Both) -> None:
+    for name, version, words in (
+        ("scaled", "9", "scaled has no version '9' here; versions: 1, 2"),
+        ("nobody", "", "Request for unknown model: 'nobody' is not found; models: scaled"),
+    ):
+        asked = infer_request(name, {"x": np.ones((1, 3), np.float32)}, model_version=version)
+        asked.id = "7"
+        body = asked.SerializeToString()
+        assert await outcome(both.direct, body, ()) == (CODES[5], words, None, None)
+        streaming = stream(both.direct)(timeout=10)
+        await streaming.write(asked)
+        told = await streaming.read()
+        assert (told.error_message, told.infer_response.id) == (words, "7")
+        await streaming.write(infer_request("scaled", {"x": np.ones((1, 3), np.float32)}))
+        assert not (await streaming.read()).error_message
+        await streaming.done_writing()
 
 
 async def test_tritons_asyncio_client_works_unchanged(both: Both) -> None:

@@ -26,11 +26,13 @@ _WRAPPED: Mapping[str, str] = {"ModelConfig": "config", "RepositoryIndex": "mode
 # grpc.health.v1.Health: the messages, whose one field is the status.
 CHECK = "Check"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+_MODEL_READY = "ModelReady"
+_STATISTICS = "ModelStatistics"
 # Methods that ask yes or no: what HTTP says by its status, too, is an answer here.
 _YES_OR_NO: Mapping[str, str] = {
     "ServerLive": "live",
     "ServerReady": "ready",
-    "ModelReady": "ready",
+    _MODEL_READY: "ready",
     CHECK: "ready",
 }
 _METHODS = frozenset(pool().FindServiceByName(SERVICE).methods_by_name)
@@ -41,10 +43,10 @@ _BY_STATUS: Mapping[int, Kind] = {status: kind for kind, status in HTTP_STATUS.i
 # that names it, the method, the end of the path), of the server, of the repository.
 _OF_MODELS: Mapping[str, tuple[str, str]] = {
     "ModelInfer": ("POST", "/infer"),
-    "ModelReady": ("GET", "/ready"),
+    _MODEL_READY: ("GET", "/ready"),
     "ModelMetadata": ("GET", ""),
     "ModelConfig": ("GET", "/config"),
-    "ModelStatistics": ("GET", "/stats"),
+    _STATISTICS: ("GET", "/stats"),  # without a name those of all models
 }
 _OF_SERVER: Mapping[str, str] = {
     "ServerLive": "/v2/health/live",
@@ -89,6 +91,8 @@ def asks(method: str, body: bytes) -> tuple[str, str]:
         if method == "ModelInfer"
         else (asked.name, asked.version)
     )
+    if method == _STATISTICS and not (name or version):
+        return "GET", "/v2/models/stats"
     verb, end = _OF_MODELS[method]
     of_version = f"/versions/{_plain(version)}" if version else ""
     return verb, f"/v2/models/{_plain(name)}{of_version}{end}"
@@ -103,7 +107,7 @@ def _plain(name: str) -> str:
 
 def _checked(body: bytes) -> str:
     """Field 1 of a HealthCheckRequest, which has no other; ModelReadyRequest starts with the same."""
-    return str(_read("ModelReady", body).name)
+    return str(_read(_MODEL_READY, body).name)
 
 
 def _read(method: str, body: bytes) -> Any:  # noqa: ANN401 - a message's class is made at run time
@@ -135,7 +139,7 @@ def answer(method: str, status: int, error_code: str | None, body: bytes) -> Ans
     """What an HTTP answer is to the caller of a method. `error_code`: the header of that name."""
     document = _document(body)
     if method in _YES_OR_NO:
-        said = _yes_or_no(_YES_OR_NO[method], status, document)
+        said = _yes_or_no(method, status, document)
         if said is not None:
             return _ok(method, {_YES_OR_NO[method]: said})
     if status >= _FIRST_ERROR:
@@ -172,10 +176,13 @@ def _ok(method: str, document: Any) -> Answer:  # noqa: ANN401 - a JSON value
     return Answer(OK, "", answered.SerializeToString())
 
 
-def _yes_or_no(name: str, status: int, document: Any) -> bool | None:  # noqa: ANN401 - a JSON value
+def _yes_or_no(method: str, status: int, document: Any) -> bool | None:  # noqa: ANN401 - a JSON value
+    name = _YES_OR_NO[method]
     if isinstance(document, Mapping) and isinstance(document.get(name), bool):
         return bool(document[name])
-    return False if status == HTTP_STATUS[Kind.UNAVAILABLE] else None
+    # Who waits for a model asks until it is ready, beginning before it is known. Health has a code for that.
+    unknown = method == _MODEL_READY and status == HTTP_STATUS[Kind.NOT_FOUND]
+    return False if unknown or status == HTTP_STATUS[Kind.UNAVAILABLE] else None
 
 
 def _kind(status: int, error_code: str | None) -> Kind:

@@ -354,7 +354,10 @@ def test_documents_travel_as_texts() -> None:
     [
         ("ServerLive", 200, None, {"live": True}, (0, {"live": True})),
         ("ModelReady", 503, "unavailable", {"error": "starting"}, (0, {})),
-        ("ModelReady", 404, "not_found", {"error": "no m"}, (5, "no m")),
+        ("ModelReady", 404, "not_found", {"error": "no m"}, (0, {})),
+        ("ModelReady", 403, "forbidden", {"error": "not with this key"}, (7, "not with this key")),
+        ("ModelMetadata", 404, "not_found", {"error": "no m"}, (5, "no m")),
+        ("ServerReady", 404, "not_found", {"error": "no page"}, (5, "no page")),
         ("ModelConfig", 200, None, {"name": "m", "max_batch_size": 4, "extra": 1}, (0, {"config": {"name": "m", "max_batch_size": 4}})),
         ("RepositoryIndex", 200, None, [{"name": "m", "state": "READY"}], (0, {"models": [{"name": "m", "state": "READY"}]})),
         ("ModelStatistics", 200, None, {"model_stats": [{"name": "m", "inference_count": 7}]}, (0, {"model_stats": [{"name": "m", "inference_count": "7"}]})),
@@ -394,6 +397,24 @@ def test_an_http_answer_is_translated(
 def test_a_health_check_asks_for_the_server_or_one_model(name: str, path: str) -> None:
     asked = message("ModelReadyRequest")(name=name).SerializeToString()  # field 1, as there
     assert oip_grpc_calls.asks(oip_grpc_calls.CHECK, asked) == ("GET", path)
+
+
+def test_who_checks_the_health_of_what_is_not_there_is_told_so() -> None:
+    body = json.dumps({"error": "no m"}).encode()
+    said = oip_grpc_calls.answer(oip_grpc_calls.CHECK, 404, "not_found", body)
+    assert (said.code, said.message) == (5, "no m")
+
+
+def test_statistics_are_asked_of_one_model_or_of_all() -> None:
+    def path(**asked: str) -> tuple[str, str]:
+        body = message("ModelStatisticsRequest")(**asked).SerializeToString()
+        return oip_grpc_calls.asks("ModelStatistics", body)
+
+    assert path() == ("GET", "/v2/models/stats")
+    assert path(name="m") == ("GET", "/v2/models/m/stats")
+    assert path(name="m", version="2") == ("GET", "/v2/models/m/versions/2/stats")
+    with pytest.raises(Refused, match="do not name a model"):
+        path(version="2")
 
 
 @pytest.mark.parametrize(("method", "verb"), [("Load", "load"), ("Unload", "unload")])

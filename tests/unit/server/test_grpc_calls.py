@@ -103,6 +103,11 @@ async def test_other_methods_are_the_pages_that_http_has(server: InProcess) -> N
     assert about.headers["x-served-version"] == "v9.2"
     nobody = await call(server.client, "ModelMetadata", "/v2/models/nobody")
     assert said(nobody) == (5, "Request for unknown model: 'nobody' is not found; models: scaled")
+    for path in ("/v2/models/nobody/ready", "/v2/models/scaled/versions/9/ready"):
+        absent = await call(server.client, "ModelReady", path)
+        assert said(absent) == (0, "")
+        assert not message("ModelReadyResponse").FromString(absent.content).ready
+        assert said(await call(server.client, "Check", path))[0] == 5
     server.app.stop()
     stopped = await call(server.client, "ModelReady", "/v2/models/scaled/ready")
     assert not message("ModelReadyResponse").FromString(stopped.content).ready

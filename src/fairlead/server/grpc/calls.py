@@ -13,7 +13,6 @@ import grpc  # type: ignore[import-untyped] # it ships no types
 from fairlead.api import grpc_status
 from fairlead.api.oip_messages import files
 from fairlead.dialects import oip_grpc_calls
-from fairlead.dialects.oip_grpc import read_request
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits import reflection
 from fairlead.kits.clock import Clock
@@ -21,7 +20,7 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.called import ask
 from fairlead.server.http.exchange import Bodies, Holding, Message, Scope
 from fairlead.server.http.routes import GRPC, HeaderList
-from fairlead.server.http.streams import answer_message, refusal
+from fairlead.server.http.streams import answer_message, one_answer, refusal
 
 HEALTH = "grpc.health.v1.Health"
 _STATUS, _MESSAGE = grpc_status.STATUS.encode(), grpc_status.MESSAGE.encode()
@@ -41,7 +40,8 @@ _OURS = {
     b"content-encoding",
     b"te",
 }
-_BODIES = {f"/{grpc_status.SERVICE}/{name}" for name in ("ModelInfer", "ModelStreamInfer")}
+_INFER = "ModelInfer"
+_BODIES = {f"/{grpc_status.SERVICE}/{name}" for name in (_INFER, "ModelStreamInfer")}
 _MOST_MILLISECONDS = 99_999_999  # what eight digits can say
 _WATCH_SECONDS = 0.5
 Context = Any  # grpc.aio.ServicerContext, which has no types
@@ -145,28 +145,30 @@ class Calls:
             except Refused as full:
                 await context.abort(_CODES[grpc_status.GRPC_STATUS[full.kind]], full.message)
             try:
-                answered = await self._streamed(body, headers, until)
+                answered = await self._streamed(body, headers, until, context)
             finally:
                 holding.release()
             yield answered
 
-    async def _streamed(self, body: bytes, headers: dict[bytes, bytes], until: float) -> bytes:
+    async def _streamed(
+        self, body: bytes, headers: dict[bytes, bytes], until: float, context: Context
+    ) -> bytes:
         try:
-            route = self._stream_route(body, headers)
+            verb, path = oip_grpc_calls.asks(_INFER, body)
+            hot = self._app.hot_path(path.encode())
+            route = (hot.only or hot.choose(headers)).stream if hot is not None else None
         except FairleadError as error:
             return refusal(error, body)
-        return await answer_message(
-            route, body, headers, self._clock.monotonic, until, self._app.aside
-        )
-
-    def _stream_route(self, body: bytes, headers: dict[bytes, bytes]) -> Any:  # noqa: ANN401 - a GrpcRoute
-        _, path = oip_grpc_calls.asks("ModelInfer", body)
-        hot = self._app.hot_path(path.encode())
-        route = hot and (hot.only or hot.choose(headers)).stream
-        if route is None:
-            asked = read_request(body)
-            raise Refused(Kind.NOT_FOUND, f"no model {asked.model_name!r:.80} here")
-        return route
+        if route is not None:
+            return await answer_message(
+                route, body, headers, self._clock.monotonic, until, self._app.aside
+            )
+        # Why it is not here is said in the words of a call; and if it has come meanwhile, that is answered.
+        told, answered = await self._asked(_scope(_INFER, verb, path, context), body)
+        said = dict(told)
+        if said[_STATUS] == b"%d" % grpc_status.OK:
+            return one_answer(answered)
+        return refusal(Refused(Kind.NOT_FOUND, unquote(said[_MESSAGE].decode())), body)
 
     async def _watch(self, body: bytes, context: Context) -> AsyncIterator[bytes]:
         """What Check says, now and whenever it changes."""

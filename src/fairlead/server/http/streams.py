@@ -62,7 +62,7 @@ async def answer_message(
         ran = now()
         answered, _ = await aside.encode(route.handler, call, responses, last - ran)
         route.endpoint.answered(times, decoded, ran)
-        return _answer(joined(answered))
+        return one_answer(joined(answered))
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
         route.endpoint.executions.failed(now() - times.started)
         shown = route.noted(error, request_id(headers))
@@ -89,7 +89,7 @@ def refusal(error: FairleadError, body: bytes) -> bytes:
     return bytes(answer.SerializeToString())
 
 
-def _answer(answered: bytes) -> bytes:
+def one_answer(answered: bytes) -> bytes:
     """The bytes of a ModelInferResponse, the only one to its question, inside a ModelStreamInferResponse."""
     whole = answered + _final()
     wrapped = message("ModelStreamInferResponse")()
