@@ -98,10 +98,15 @@ def tensor_from_lists(spec: TensorSpec, value: Any) -> Tensor:  # noqa: ANN401 -
 def not_finite(request: Tensors, message: str) -> Refused:
     """The error for an answer that holds NaN or infinity: whose fault it is follows from what was asked.
 
-    Numbers that no feature has overflow in any model; a model that overflows on others has failed.
+    Numbers that no feature has overflow in any model, and NaN stays NaN; a model that overflows on others has failed.
+    BF16 must be given as the `numbers` it means.
     """
     for name, tensor in request.items():
-        if tensor.dtype.kind == "f" and (np.abs(tensor) > _LARGEST_SANE).any():
+        if tensor.dtype.kind != "f":
+            continue
+        if np.isnan(tensor).any():
+            return Refused(Kind.INVALID, f"{name}: the input itself holds NaN, so {message}")
+        if (np.abs(tensor) > _LARGEST_SANE).any():
             return Refused(Kind.INVALID, f"{name}: the numbers are so large that {message}")
     return Refused(Kind.MODEL, message)
 

@@ -114,7 +114,10 @@ class TensorCodec:
             data = encoded_in_pieces(next(iter(tensors.values())))
         if b"null" in data and any(_not_finite(tensor) for tensor in tensors.values()):
             message = "the answer holds NaN or infinity, which JSON cannot carry: use /v2/models/…/infer with binary_data"
-            raise not_finite(request.tensors, message)
+            given = request.tensors
+            raise not_finite(
+                {one.name: numbers(one.datatype, given[one.name]) for one in self._inputs}, message
+            )
         return b'{"predictions":%b}' % data
 
     def _readable(self, response: InferResponse) -> Tensors:

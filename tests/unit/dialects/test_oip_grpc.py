@@ -466,6 +466,20 @@ def test_the_highest_classes_are_told_as_over_rest(*, raw: bool) -> None:
         assert list(output.contents.bytes_contents) == [one.encode() for one in texts]
 
 
+@pytest.mark.parametrize("raw", [True, False])
+def test_nan_and_infinity_are_numbers_in_messages(*, raw: bool) -> None:
+    sent = np.array([[np.nan, -np.inf]], np.float32)
+    codec = TensorCodec("m", 3, signature("FP32"))
+    call = codec.decode(put(asking(), "FP32", sent, raw=raw).SerializeToString())
+    answer = answered(codec, call, call.request.tensors["x"])
+    found = (
+        np.frombuffer(answer.raw_output_contents[0], np.float32)
+        if raw
+        else np.array(answer.outputs[0].contents.fp32_contents)
+    )
+    assert np.array_equal(found, sent[0], equal_nan=True)
+
+
 def test_a_timeout_is_asked_for_as_over_rest() -> None:
     asked = put(asking(), "FP32", np.ones((1, 2), np.float32), raw=True)
     codec = TensorCodec("m", 3, signature("FP32"))

@@ -273,6 +273,37 @@ def test_nan_cannot_be_written_as_json_but_as_bytes() -> None:
     assert b'"null"' in CODEC.encode(CODEC.decode(body(X, T)), word)[0]
 
 
+@pytest.mark.parametrize(
+    ("datatype", "number", "words"),
+    [
+        ("FP32", np.nan, "x: the input itself holds NaN, so output y holds NaN"),
+        ("FP64", np.nan, "x: the input itself holds NaN, so"),
+        ("FP16", np.nan, "x: the input itself holds NaN, so"),
+        ("BF16", np.nan, "x: the input itself holds NaN, so"),
+        ("FP32", np.inf, "x: the numbers are so large that"),
+        ("FP32", -np.inf, "x: the numbers are so large that"),
+        ("FP32", 1.0, "output y holds NaN"),
+    ],
+)
+def test_nan_that_the_caller_sent_is_the_callers(datatype: str, number: float, words: str) -> None:
+    kind = DataType(datatype)
+    about = TensorSignature((TensorSpec("x", kind, (-1,)),), (TensorSpec("y", kind, (-1,)),))
+    codec = oip_rest.TensorCodec("one", 1, about)
+    values = np.array([0.5, number])
+    sent = from_floats(values) if datatype == "BF16" else values.astype(NUMPY_TYPES[datatype])
+    size = {"binary_data_size": sent.nbytes}
+    asked = body({"name": "x", "shape": [2], "datatype": datatype, "parameters": size})
+    call = codec.decode(asked + sent.tobytes(), b"%d" % len(asked))
+    out = np.array([0.5, np.nan])
+    nothing = InferResponse(
+        {"y": from_floats(out) if datatype == "BF16" else out.astype(np.float32)}
+    )
+    with pytest.raises(FairleadError) as caught:
+        codec.encode(call, nothing)
+    assert caught.value.message.startswith(words)
+    assert caught.value.kind is (Kind.INVALID if number != 1.0 else Kind.MODEL)
+
+
 def test_documents_travel_as_json_texts() -> None:
     codec = oip_rest.DocumentCodec("echo", 1)
     asked = body({"name": "request", "shape": [2], "datatype": "BYTES", "data": ['{"a":1}', "2"]})
@@ -449,3 +480,9 @@ def test_bf16_through_the_project_api_is_numbers_too() -> None:
     call = codec.decode(b'{"instances": [1.5, 2]}')
     answer = InferResponse({"y": from_floats(np.array([3.0, -0.25]))})
     assert json.loads(codec.encode(call, answer)) == {"predictions": [3.0, -0.25]}
+    endless = InferResponse({"y": from_floats(np.array([np.inf, 1.0]))})
+    for number, kind in ((1.5, Kind.MODEL), (1e30, Kind.INVALID)):
+        call = codec.decode(b'{"instances": [%b, 2]}' % json.dumps(number).encode())
+        with pytest.raises(FairleadError, match="NaN or infinity") as caught:
+            codec.encode(call, endless)
+        assert caught.value.kind is kind
