@@ -226,7 +226,7 @@ class TensorCodec:
             else:
                 tail = b',"data":%b}' % self._json(name, tensor, call.request)
             parts.append(head + shape + tail)
-        identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id is not None else b""
+        identity = b'"id":%b,' % msgspec.json.encode(call.id) if call.id else b""
         text = b'%b%b"outputs":[%b]}' % (self._head, identity, b",".join(parts))
         return (put_together([text, *blobs]), len(text)) if blobs else (text, None)
 

@@ -93,6 +93,13 @@ def test_the_answer_names_model_version_and_id_and_lies_flat_in_row_major_order(
     }
 
 
+def test_an_empty_id_is_none() -> None:
+    answer = InferResponse({"u": np.array(["a"], dtype=object)})
+    for more in ({"id": ""}, {"id": None}, {}):
+        text, _ = CODEC.encode(CODEC.decode(body(X, T, **more)), answer)
+        assert "id" not in json.loads(text)
+
+
 def test_requested_outputs_are_passed_on_in_the_callers_order() -> None:
     call = CODEC.decode(body(X, T, outputs=[{"name": "u"}, {"name": "y"}]))
     assert call.request.outputs == ("u", "y")
