@@ -31,8 +31,9 @@ def highest(spec: TensorSpec, tensor: Tensor, count: int, labels: Sequence[str])
     """The classes as an object array of str: [batch, K] where the batch is the caller's to choose, else [K].
 
     K is `count`, or all elements if there are fewer. Of equal values the first comes first; NaN comes last.
+    An output of one dimension is one list: rows of a single element have no highest.
     """
-    batched = bool(spec.shape) and spec.shape[0] == -1
+    batched = len(spec.shape) > 1 and spec.shape[0] == -1
     values = numbers(spec.datatype, tensor)
     rows = values.reshape(len(values), -1) if batched and values.size else values.reshape(1, -1)
     most = min(count, rows.shape[1])

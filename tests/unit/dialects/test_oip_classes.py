@@ -36,6 +36,12 @@ def test_an_output_without_a_batch_is_one_list() -> None:
     assert classes([[1, 3], [9, 7]], 3, "INT32", (2, 2)) == ["9:2", "7:3", "3:1"]
 
 
+def test_an_output_of_one_dimension_is_one_list_however_long() -> None:
+    assert classes([1, 3, 2], 2, shape=(-1,)) == ["3.000000:1", "2.000000:2"]
+    assert classes([1, 3, 2], 9, "INT32", (3,)) == ["3:1", "2:2", "1:0"]
+    assert classes(np.empty(0), 2, shape=(-1,)) == []
+
+
 def test_labels_follow_the_index_where_there_are_any() -> None:
     assert classes([[0.25, 0.5, 0.125, 0]], 3, "FP64", (-1, 4), "cat", "dog") == [
         ["0.500000:1:dog", "0.250000:0:cat", "0.125000:2"]

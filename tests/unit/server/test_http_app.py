@@ -14,9 +14,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
 from fairlead.dialects.oip_model import EXTENSIONS
+from fairlead.domain.batching import Batching
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.signature import DataType, element_schema
-from support.models import echo_artifact, example, make_artifact, scaled_artifact
+from support.models import echo_artifact, example, make_artifact, rebatched, scaled_artifact
 from support.serving import InProcess, eventually, in_process
 
 PREDICT = "/v1/model/scaled/predict"
@@ -167,6 +168,25 @@ async def test_metadata_is_what_the_protocol_asks_for(scaled: InProcess) -> None
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}],
     }
     assert model.headers["x-served-version"] == "v9.2"
+
+
+@pytest.mark.parametrize(
+    ("batching", "most", "dims"),
+    [
+        (Batching(), 64, [3]),  # in a turn of the event loop
+        (Batching(max_batch_size=8), 8, [3]),
+        (Batching(enabled=True, max_batch_size=16), 16, [3]),  # by a batcher
+        (Batching(enabled=False), 0, [-1, 3]),
+    ],
+)
+async def test_a_configuration_says_how_many_rows_share_a_run(
+    tmp_path: Path, batching: Batching, most: int, dims: list[int]
+) -> None:
+    spec = rebatched(scaled_artifact(tmp_path), batching).spec(SCALED)
+    async with in_process(spec) as running:
+        told = (await running.client.get("/v2/models/scaled/config")).json()
+    assert told["max_batch_size"] == most
+    assert [one["dims"] for one in (*told["input"], *told["output"])] == [dims, dims]
 
 
 async def test_nothing_is_ready_before_a_model_is(tmp_path: Path) -> None:

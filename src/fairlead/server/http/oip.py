@@ -29,6 +29,7 @@ from fairlead.domain.paths import (
 )
 from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
+from fairlead.server.endpoint import Endpoint
 from fairlead.server.executions import statistics, total
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.routes import HeaderList, ServedRevision
@@ -165,7 +166,7 @@ class OipPages:
             found.artifact.model.signature,
             manifest.labels,
             instances=max(1, endpoint.admission.slots),
-            max_batch_size=endpoint.batcher.most if endpoint.batcher is not None else 0,
+            max_batch_size=_most_rows(endpoint),
         )
         return oip_model.configuration(facts), found.headers()
 
@@ -220,6 +221,13 @@ class OipPages:
         else:
             await self.control.unload(name)
         return f"/v2/repository/models/{{m}}/{action}", ({}, [])
+
+
+def _most_rows(endpoint: Endpoint) -> int:
+    """Of one run; 0 if no two requests share any. On the event loop they do without a batcher."""
+    if endpoint.batcher is not None:
+        return endpoint.batcher.most
+    return endpoint.most_together if endpoint.most_together > 1 else 0
 
 
 _T = TypeVar("_T", _IndexBody, _ControlBody)
