@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -15,6 +16,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from support.oip import DIFFERENCES, MODELS, ROW, SUMS, served, write_models, write_releases
+from support.plain import NO_TLS
 from support.running import Fairlead, fairlead
 
 pytestmark = pytest.mark.timeout(120)
@@ -179,6 +181,28 @@ def test_the_statistics_count_what_was_asked(client: triton.InferenceServerClien
     assert sizes[4] >= 3
     everything = client.get_inference_statistics()["model_stats"]
     assert sorted(one["name"] for one in everything) == sorted(MODELS)
+
+
+def raw(address: str, model: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    """Triton's raw binary request: nothing but the bytes of the only input. Status, and the answer's bytes or words."""
+    answer = httpx.post(
+        f"http://{address}/v2/models/{model}/infer",
+        content=body,
+        headers={"Inference-Header-Content-Length": "0", **headers},
+        verify=NO_TLS,
+    )
+    length = int(answer.headers.get("Inference-Header-Content-Length", "0"))
+    return answer.status_code, answer.content[length:]
+
+
+def test_a_body_may_be_the_only_input(address: str, gateway: Fairlead) -> None:
+    row = np.array([1, 3, 2], np.int32).tobytes()
+    for url, headers in ((address, {}), (f"127.0.0.1:{gateway.port}", {"X-Api-Key": gateway.key})):
+        assert raw(url, "classes", row, **headers) == (200, row)
+        assert raw(url, "classes", 40_000 * row, **headers) == (200, 40_000 * row)
+        status, words = raw(url, "simple", row, **headers)
+        assert status == 400
+        assert b"is for models with one input and this one takes 'INPUT0', 'INPUT1'" in words
 
 
 def test_models_are_unloaded_and_loaded_again(client: triton.InferenceServerClient) -> None:

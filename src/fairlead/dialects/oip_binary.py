@@ -1,7 +1,7 @@
 """The binary tensor extension of the Open Inference Protocol: raw little-endian elements after the JSON.
 
 Numbers lie as numpy keeps them; BOOL is one byte, 0 or 1; each text of a BYTES tensor follows its length
-in four bytes.
+in four bytes. A body may also be nothing but the bytes of a model's only input (Triton's raw binary request).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from fairlead.domain.signature import DataType, TensorSpec
 
 _LENGTH = struct.Struct("<I")
 _LARGE_BYTES = 256 * 1024
+
+_SAY_MORE = "describe the input in JSON before its bytes, and give that JSON's length in Inference-Header-Content-Length"
 
 Body = bytes | tuple[bytes | memoryview, ...]  # a large one in pieces, each where it lies
 _WIRE_TYPES = {
@@ -36,6 +38,14 @@ def split(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview |
     length = int(digits)
     view = memoryview(body)
     return bytes(view[:length]), view[length:]
+
+
+def only_input(names: Sequence[str]) -> str:
+    """The input whose bytes a body without JSON is; raises Refused (INVALID) if it could be several."""
+    if len(names) != 1:
+        message = f"Inference-Header-Content-Length is 0, but a body without JSON is for models with one input and this one takes {', '.join(map(repr, names))}; {_SAY_MORE}"
+        raise Refused(Kind.INVALID, message)
+    return names[0]
 
 
 def chunk(name: str, size: int, binary: memoryview | None, at: int) -> memoryview:
@@ -68,6 +78,32 @@ def tensor_from_binary(spec: TensorSpec, shape: Sequence[int], data: memoryview)
     return array.reshape(tuple(shape))
 
 
+def tensor_of_all(spec: TensorSpec, data: memoryview) -> Tensor:
+    """The tensor whose bytes are all there is, without a word about its shape; raises Refused (INVALID).
+
+    As in Triton the shape follows from their number: one dimension may be open, or two if one of them is the first,
+    which then is 1. Of BYTES they are one text, and its length does not stand before it.
+    """
+    if spec.datatype is DataType.BYTES:
+        return _only_text(spec, data)
+    shape = list(spec.shape)
+    open_ones = [at for at, size in enumerate(shape) if size == -1]
+    if len(open_ones) > 1 and not open_ones[0]:
+        shape[open_ones.pop(0)] = 1
+    if len(open_ones) > 1:
+        message = f"{spec.name}: the model takes {list(spec.shape)}, and bytes alone do not say which shape of that they have; {_SAY_MORE}"
+        raise Refused(Kind.INVALID, message)
+    # A product of what is known: -1 stands for the one that is not.
+    size = abs(math.prod(shape)) * _WIRE_TYPES[spec.datatype].itemsize
+    if open_ones:
+        shape[open_ones[0]] = len(data) // size if size else 0
+    if len(data) != size * (shape[open_ones[0]] if open_ones else 1):
+        times = "a multiple of " if open_ones else ""
+        message = f"{spec.name}: the body has {len(data)} bytes, a {spec.datatype} tensor of shape {list(spec.shape)} has {times}{size}"
+        raise Refused(Kind.INVALID, message)
+    return tensor_from_binary(spec, shape, data)
+
+
 def tensor_to_binary(tensor: Tensor) -> bytes | memoryview:
     """A tensor's bytes; a large one's where they lie."""
     if tensor.dtype != np.object_:
@@ -87,6 +123,14 @@ def put_together(parts: Sequence[bytes | memoryview]) -> Body:
     if all(isinstance(part, bytes) for part in parts):
         return b"".join(parts)
     return tuple(parts)
+
+
+def _only_text(spec: TensorSpec, data: memoryview) -> Tensor:
+    shape = [1 if size == -1 else size for size in spec.shape]
+    if math.prod(shape) != 1:
+        message = f"{spec.name}: a body without JSON is one text, the model takes {list(spec.shape)} of them; {_SAY_MORE}"
+        raise Refused(Kind.INVALID, message)
+    return _texts(spec, 1, memoryview(_LENGTH.pack(len(data)) + data)).reshape(shape)
 
 
 def _texts(spec: TensorSpec, count: int, data: memoryview) -> Tensor:

@@ -27,9 +27,11 @@ from fairlead.dialects.json_bodies import NotJson, place, read
 from fairlead.dialects.oip_binary import (
     Body,
     chunk,
+    only_input,
     put_together,
     split,
     tensor_from_binary,
+    tensor_of_all,
     tensor_to_binary,
 )
 from fairlead.dialects.oip_classes import class_problem, highest
@@ -188,6 +190,10 @@ class TensorCodec:
     def decode(self, body: bytes, header_length: bytes | None = None) -> Call:
         """Read a request; `header_length` is the header Inference-Header-Content-Length, if sent."""
         text, binary = split(body, header_length)
+        if binary is not None and not text:
+            name = only_input(list(self._inputs))
+            tensors = {name: tensor_of_all(self._inputs[name].spec, binary)}
+            return Call(InferRequest(tensors), None, frozenset(self._outputs))
         try:
             parsed = read(_body_decoder, text)
         except NotJson as error:

@@ -208,7 +208,7 @@ def test_what_is_wrong_is_said_and_what_would_be_right(data: bytes, message: str
         (8, b"12345678", b"9" * 400, "must be a number of bytes"),
         (8, b"12345678", b"\xb2", "must be a number of bytes"),
         (8, b"12345678", b"999999", "must be a number of bytes"),
-        (8, b"12345678", b"0", "not JSON"),
+        (8, b"12345678", b"1", "not JSON"),
     ],
 )
 def test_binary_data_that_does_not_add_up_is_refused(
@@ -236,6 +236,80 @@ def test_binary_texts_that_do_not_add_up_are_refused(blob: bytes, message: str) 
     spec = TensorSpec("t", DataType.BYTES, (-1,))
     with pytest.raises(FairleadError, match=message):
         tensor_from_binary(spec, [1], memoryview(blob))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "count", "found"),
+    [
+        ("FP32", [-1], 3, [3]),
+        ("FP32", [-1], 0, [0]),
+        ("FP32", [1, 3], 3, [1, 3]),
+        ("INT8", [-1, 3], 3, [1, 3]),
+        ("FP32", [-1, 3], 6, [2, 3]),
+        ("FP64", [2, -1], 6, [2, 3]),
+        ("INT16", [-1, -1], 4, [1, 4]),
+        ("INT16", [-1, 2, -1], 4, [1, 2, 2]),
+        ("BOOL", [], 1, []),
+        ("FP32", [-1, 0], 0, [0, 0]),
+    ],
+)
+def test_a_body_without_json_is_the_only_input(
+    datatype: str, shape: list[int], count: int, found: list[int]
+) -> None:
+    about = TensorSpec("x", DataType(datatype), tuple(shape))
+    codec = oip_rest.TensorCodec("one", 1, TensorSignature((about,), (about,)))
+    values = np.arange(count).astype(NUMPY_TYPES[datatype]).reshape(found)
+    for header in (b"0", b" 0"):
+        call = codec.decode(values.tobytes(), header)
+        tensor = call.request.tensors["x"]
+        assert (tensor.dtype, list(tensor.shape)) == (values.dtype, found)
+        assert tensor.tolist() == values.tolist()
+    answer, length = codec.encode(call, InferResponse({"x": values}))  # its answer is bytes, too
+    assert isinstance(answer, bytes)
+    assert answer[length:] == values.tobytes()
+    assert "id" not in json.loads(answer[:length])
+
+
+@pytest.mark.parametrize("shape", [[-1], [1], [-1, 1], [-1, -1], []])
+def test_a_body_without_json_is_one_text_without_its_length(shape: list[int]) -> None:
+    for text in ("grüße", "", "{}"):
+        tensor = one("BYTES", shape).decode(text.encode(), b"0").request.tensors["x"]
+        assert tensor.shape == (1,) * len(shape)
+        assert tensor.reshape(-1).tolist() == [text]
+
+
+def test_a_document_may_be_the_whole_body() -> None:
+    call = oip_rest.DocumentCodec("echo", 1).decode(b'{"a": 1}', b"0")
+    assert call.texts == [b'{"a": 1}']
+    assert call.call.binary == {"response"}
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data", "message"),
+    [
+        ("FP32", [1, 3], b"1234", r"x: the body has 4 bytes, a FP32 tensor of shape \[1, 3\] has 12"),
+        ("FP32", [1, 3], bytes(24), r"x: the body has 24 bytes, a FP32 tensor of shape \[1, 3\] has 12"),
+        ("FP32", [-1, 3], bytes(16), r"16 bytes, a FP32 tensor of shape \[-1, 3\] has a multiple of 12"),
+        ("INT8", [-1, 0], b"1", r"1 bytes, a INT8 tensor of shape \[-1, 0\] has a multiple of 0"),
+        ("INT8", [2, -1, -1], bytes(8), "bytes alone do not say which shape of that they have; describe the input in JSON"),
+        ("INT8", [-1, -1, -1], bytes(8), "bytes alone do not say which shape"),
+        ("BOOL", [-1], b"\x02", "a BOOL is one byte, 0 or 1"),
+        ("BYTES", [-1, 16], b"a", r"a body without JSON is one text, the model takes \[-1, 16\] of them; describe"),
+        ("BYTES", [0], b"a", "a body without JSON is one text"),
+        ("BYTES", [-1], b"\xff\xd8", "x: text 0 is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_body_without_json_whose_shape_does_not_follow_is_refused(
+    datatype: str, shape: list[int], data: bytes, message: str
+) -> None:
+    assert re.search(message, refusal(data, b"0", one(datatype, shape)))
+
+
+def test_a_body_without_json_is_for_one_input() -> None:
+    assert refusal(b"1234", b"0") == (
+        "Inference-Header-Content-Length is 0, but a body without JSON is for models with one input and this one takes "
+        "'x', 't'; describe the input in JSON before its bytes, and give that JSON's length in Inference-Header-Content-Length"
+    )
 
 
 def test_a_bool_is_zero_or_one() -> None:

@@ -268,6 +268,24 @@ async def test_a_body_that_lies_about_its_json_is_answered(tmp_path: Path) -> No
         writer.close()
 
 
+@pytest.mark.parametrize("rows", [1, ROWS])
+async def test_a_body_may_be_nothing_but_bytes(tmp_path: Path, rows: int) -> None:
+    values = np.arange(rows * 3, dtype=np.float32)
+    header = ("Inference-Header-Content-Length", "0")
+    async with standing(tmp_path) as (running, path):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        for body, expected in ((values.tobytes(), 200), (values.tobytes()[1:], 400)):
+            writer.write(Asked("POST", INFER, (header,), (body,)).wire())
+            status, headers, answered = await read_answer(reader)
+            assert status == expected
+            if expected == 200:
+                length = int(headers["inference-header-content-length"])
+                assert json.loads(answered[:length])["outputs"][0]["shape"] == [rows, 3]
+                assert (np.frombuffer(answered[length:], np.float32) == 2 * values).all()
+        await eventually(lambda: running.app.blocks.lent == 0)
+        writer.close()
+
+
 # The memory itself.
 
 
