@@ -93,8 +93,10 @@ def create(
     """
     control = _control(home, create=True)
     secret = control.keys.create(name, scopes, Quota(_rate(rate, burst), concurrency))
-    _live(control)
-    click.echo(secret)
+    try:
+        _live(control, name)
+    finally:  # nobody can show it again, whatever becomes of the wait
+        click.echo(secret)
     return 0
 
 
@@ -114,8 +116,10 @@ def rotate(name: str, overlap: float, home: Path | None) -> int:
     """
     control = _control(home)
     secret = control.keys.rotate(name, overlap)
-    _live(control)
-    click.echo(secret)
+    try:
+        _live(control, name)
+    finally:  # nobody can show it again, whatever becomes of the wait
+        click.echo(secret)
     return 0
 
 
@@ -132,7 +136,7 @@ def allow(name: str, scopes: tuple[Scope, ...], home: Path | None) -> int:
     """
     control = _control(home)
     control.keys.allow(name, scopes)
-    _live(control)
+    _live(control, name)
     click.echo(f"{name} may ask {' '.join(map(str, scopes))}")
     return 0
 
@@ -171,7 +175,7 @@ def limit(
         return quota if concurrency is None else replace(quota, concurrency=most)
 
     quota = control.keys.limit(name, changed)
-    _live(control)
+    _live(control, name)
     click.echo(f"{name}: {quota}")
     return 0
 
@@ -187,7 +191,7 @@ def kill(name: str, message: str, home: Path | None) -> int:
     """
     control = _control(home)
     control.keys.kill(name, message)
-    _live(control)
+    _live(control, name)
     click.echo(f"killed {name}")
     return 0
 
@@ -199,7 +203,7 @@ def revive(name: str, home: Path | None) -> int:
     """Let the killed key NAME work again."""
     control = _control(home)
     control.keys.revive(name)
-    _live(control)
+    _live(control, name)
     click.echo(f"revived {name}")
     return 0
 
@@ -211,7 +215,7 @@ def revoke(name: str, home: Path | None) -> int:
     """Take the key NAME away."""
     control = _control(home)
     control.keys.revoke(name)
-    _live(control)
+    _live(control, name)
     click.echo(f"revoked {name}")
     return 0
 
@@ -316,7 +320,9 @@ def _control(home: Path | None, *, create: bool = False) -> Control:
     return control_for(home, say, create=create)
 
 
-def _live(control: Control) -> None:
+def _live(control: Control, client: str) -> None:
+    from fairlead.domain.superseded import Made
     from fairlead.wiring.settle import settle
 
-    settle(control, (), 10.0, say)
+    made = Made(control.catalogs.read(), keys=frozenset({client}))
+    settle(control, made, 10.0, say)

@@ -71,21 +71,23 @@ def apply(
 ) -> int:
     """Apply release files: create their revisions, move traffic once they are proved ready.
 
-    A file whose content is what was last applied changes nothing.
+    A file whose content is what was last applied changes nothing. Fails if somebody moves or deletes what it has
+    changed before that is live.
     """
     from fairlead.control import releases
+    from fairlead.domain.superseded import Made
     from fairlead.wiring.control import control_for
     from fairlead.wiring.homes import read_releases
     from fairlead.wiring.settle import settle
 
     control = control_for(home, say)
     sourced = read_releases(list(files), variables)
-    made, _ = releases.apply(
+    made, catalog = releases.apply(
         control.catalogs, control.artifacts, control.clock, sourced, control.in_use()
     )
     _print_plan(made)
-    touched = {one.release.service or "" for one in sourced}
-    if wait and not settle(control, touched, timeout, say):
+    lines = frozenset(one.release.revision_id.line_id for one in sourced)
+    if wait and not settle(control, Made(catalog, lines=lines), timeout, say):
         raise FairleadError(
             "the change is in the catalog but not live yet; `fairlead status` says why",
             kind=Kind.DEADLINE,

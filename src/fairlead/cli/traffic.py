@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import LineId
 from fairlead.domain.reading import Node
 from fairlead.domain.release import TrafficShare, check_traffic
+from fairlead.domain.superseded import Made
 
 _SHARE = re.compile(r"([^=]+)=([0-9]{1,3})%?")
 
@@ -36,8 +38,8 @@ def pin(service: str, line: str, home: Path | None) -> int:
     """
     return _change(
         home,
-        service,
         lambda catalog: with_pin(catalog, LineId(service, line)),
+        lambda catalog: Made(catalog, pins=frozenset({service})),
         f"pin {service} {line}",
     )
 
@@ -52,11 +54,11 @@ def traffic(service: str, line: str, shares: tuple[str, ...], home: Path | None)
 
     Example: fairlead traffic sentiment v1 1=90 2=10
     """
-    wanted = _shares(shares)
+    wanted, moved = _shares(shares), LineId(service, line)
     return _change(
         home,
-        service,
-        lambda catalog: with_traffic(catalog, LineId(service, line), wanted),
+        lambda catalog: with_traffic(catalog, moved, wanted),
+        lambda catalog: Made(catalog, lines=frozenset({moved})),
         f"traffic {service} {line} {' '.join(shares)}",
     )
 
@@ -82,7 +84,7 @@ def kill(service: str, message: str, home: Path | None) -> int:
     def killed(catalog: Catalog) -> Catalog:
         return with_kill(catalog, service, Kill(told, at))
 
-    return _change(home, service, killed, f"kill {service}")
+    return _change(home, killed, _switch(service), f"kill {service}")
 
 
 @click.command()
@@ -91,11 +93,20 @@ def kill(service: str, message: str, home: Path | None) -> int:
 def revive(service: str, home: Path | None) -> int:
     """Switch SERVICE on again."""
     return _change(
-        home, service, lambda catalog: with_kill(catalog, service, None), f"revive {service}"
+        home,
+        lambda catalog: with_kill(catalog, service, None),
+        _switch(service),
+        f"revive {service}",
     )
 
 
-def _change(home: Path | None, service: str, change: Change, message: str) -> int:
+def _switch(service: str) -> Callable[[Catalog], Made]:
+    return lambda catalog: Made(catalog, switches=frozenset({service}))
+
+
+def _change(
+    home: Path | None, change: Change, made: Callable[[Catalog], Made], message: str
+) -> int:
     from fairlead.control import catalogs
     from fairlead.wiring.control import control_for
     from fairlead.wiring.settle import settle
@@ -106,7 +117,7 @@ def _change(home: Path | None, service: str, change: Change, message: str) -> in
     if catalog.generation == before:
         click.echo("nothing to change")
         return 0
-    if not settle(control, {service}, 30.0, say):
+    if not settle(control, made(catalog), 30.0, say):
         raise FairleadError(
             "the change is in the catalog but not live yet; `fairlead status` says why",
             kind=Kind.DEADLINE,

@@ -93,6 +93,7 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
         (
             "an artifact is published under that version with other bytes",
             "Fairlead runs here already, or something else has the port",
+            "a command waited until its change was live, and somebody moved or deleted it meanwhile",
             "a document was written by a newer Fairlead, or is damaged",
         ),
         "The message names what is in the way. Give a new version, another port or another home; `fairlead doctor` finds "
