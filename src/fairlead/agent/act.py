@@ -191,6 +191,8 @@ class Actor:
             company = await self._ask(ready[0], self.settings.health_seconds) if ready else None
             if company is not None:
                 process.counted = company.counted
+                for worker in ready:
+                    self._look_at_runs(worker, company)
             if not ready or company is not None:
                 answered = clock.monotonic()
             elif clock.monotonic() - answered >= self.settings.hung_seconds:
@@ -198,6 +200,17 @@ class Actor:
                     if worker.replica.state is State.READY:
                         self._fail(worker, f"no answer for {self.settings.hung_seconds:g} s")
                 return
+
+    def _look_at_runs(self, worker: Worker, company: Company) -> None:
+        """One that answers, and whose model does not, has to go too, once its runs have had all the time there is."""
+        said = company.replicas.get(worker.replica.worker)
+        held = said.held if said is not None else None
+        beyond = held.beyond(worker.spec.drain_seconds) if held is not None else 0.0
+        if held is not None and beyond >= self.settings.held_seconds:
+            reason = f"a run went on for {held.seconds:.0f} s, and nobody else was answered"
+            self._fail(worker, reason)
+            return
+        self.table.held(worker, held.seconds if held is not None and beyond else 0.0)
 
     async def _ask(self, worker: Worker, seconds: float) -> Company | None:
         async with WorkerClient(socket_of(worker.spec), seconds) as client:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from fairlead.api.held import Held, held_from_json
 from fairlead.api.load import LOAD_PATH, Load, loads_from_json
 from fairlead.api.worker import (
     IDENTITY_PATH,
@@ -38,6 +39,7 @@ class Identity:
     digest: str
     ready: bool
     failed: str = ""  # why it will never be
+    held: Held | None = None  # runs that do not end hold it
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def _identity(document: Mapping[str, Any]) -> Identity:
         str(document.get("digest")),
         document.get("ready") is True,
         str(document.get("failed") or ""),
+        held_from_json(document.get("held")),
     )
 
 

@@ -38,6 +38,10 @@ class AgentSettings:
     health_seconds: float = 2.0  # between two looks whether a ready worker still answers
     # Long, because a worker that is only busy must not be taken for one that hangs.
     hung_seconds: float = 15.0
+    # A worker that answers while runs of its model which do not end hold it is replaced when they have gone on for so
+    # long after nobody waited for them any more, and beyond the time a request may take (its drain time). Long,
+    # because code that is only slow ends by itself.
+    held_seconds: float = 30.0
 
     retire_pause_seconds: float = 1.0  # without a gateway to ask: after a replacement is ready
     # A worker's own limit for what it still has in hand, where the endpoint has no `timeoutSeconds`: longer than

@@ -174,10 +174,18 @@ class Table:
     def became(self, worker: Worker, state: State, reason: str = "") -> None:
         """A worker is in another state."""
         worker.replica = replace(
-            worker.replica, state=state, reason=reason, since=self._clock.now()
+            worker.replica, state=state, reason=reason, since=self._clock.now(), held_since=0.0
         )
         worker.since = self._clock.monotonic()
         self.changed.set()
+
+    def held(self, worker: Worker, seconds: float) -> None:
+        """Runs that do not end have held a ready worker for so long; 0: they do not."""
+        before, now = worker.replica.held_since, self._clock.now()
+        if bool(before) != bool(seconds):
+            since = now - seconds if seconds else 0.0
+            worker.replica = replace(worker.replica, held_since=since)
+            self.changed.set()
 
     def proved(self, worker: Worker) -> None:
         """A worker has answered its golden examples: it is ready, and whatever stood in the way is over."""

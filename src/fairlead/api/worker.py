@@ -18,7 +18,7 @@ from fairlead.domain.ids import DEFAULT_ENDPOINT, EndpointId, RevisionId
 from fairlead.domain.reading import Node
 
 IDENTITY_PATH = "/internal/identity"  # GET: {"worker", "digest", "ready"}
-# GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed"}]}: everybody in the process, at any socket.
+# GET: {"counted", "replicas": [{"worker", "digest", "ready", "failed", "held"}]}: everybody in the process, at any socket.
 REPLICAS_PATH = "/internal/replicas"
 # GET: {"serves": [{"service", "line", "revision", "digest", "batching"}]}: everybody in the process, at any socket.
 BATCHING_PATH = "/internal/batching"

@@ -11,6 +11,7 @@ import click
 
 from fairlead.cli.common import home_option, json_option, say, table
 from fairlead.domain.catalog import Line, Revision, Service
+from fairlead.domain.health import held_units
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.versions import natural_key
 from fairlead.kits.terminal import one_line
@@ -186,6 +187,9 @@ def _state(seen: Observed, service: Service, revision: Revision) -> tuple[str, s
         names = ", ".join(one.endpoint.endpoint for one in off)
         there = "ready" if revision.id in seen.node.ready() else "cold"
         state = "switched off" if any(one.whole for one in off) else there
+        held = [why for unit, why in held_units(seen.node).items() if unit.revision == revision.id]
+        if held and not off:
+            return "held", held[0]
         return state, f"too many failures: {names}" if off else ""
     return "not ready", seen.node.reasons().get(revision.id, "not started")
 

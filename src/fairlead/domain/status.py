@@ -40,7 +40,8 @@ _STATES = tuple(str(state) for state in State)
 class Replica:
     """One worker of one revision. `worker` is unique over the node's life; `socket` is its unix socket.
 
-    `endpoint` is the one it serves; empty if it serves every endpoint of the revision.
+    `endpoint` is the one it serves; empty if it serves every endpoint of the revision. `held_since`: when runs began
+    that do not end, though nobody waits for them, and that leave no place for others; 0 if there are none.
     """
 
     worker: str
@@ -52,11 +53,18 @@ class Replica:
     pid: int = 0
     since: float = 0.0
     endpoint: str = ""
+    held_since: float = 0.0
 
     @property
     def unit(self) -> ScaleUnit:
         """What it is a replica of."""
         return ScaleUnit(self.revision, self.endpoint)
+
+    def held(self, now: float) -> str:
+        """What there is to say of runs that hold it; empty if none does."""
+        if not self.held_since or self.state is not State.READY:
+            return ""
+        return f"a run has gone on for {now - self.held_since:.0f} s; nobody else is answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +378,7 @@ def _replica(node: Node) -> Replica:
         pid=node.child("pid").integer(0),
         since=node.child("since").number(),
         endpoint=str(node.child("endpoint").value or ""),
+        held_since=node.child("held_since").number() if node.has("held_since") else 0.0,
     )
 
 

@@ -111,7 +111,8 @@ async def load_artifact(
         await asyncio.to_thread(check_files, directory, [file.path for file in manifest.files])
     golden = golden_from_bytes((directory / manifest.golden).read_bytes(), manifest.golden)
     # A plain model is loaded in a thread of its pool: some libraries want to stay in theirs.
-    pool = Threads(manifest.ref.name, 1)
+    # Named by the digest, so that whoever sees a thread knows whose it is (`server/held.py`).
+    pool = Threads(manifest.digest, 1)
     engine = f"{manifest.engine} {version(_LIBRARIES.get(manifest.engine, 'fairlead'))}"
     record = Record(measured, Conditions(cores(), threads, engine))
     known = record.read()
@@ -123,7 +124,7 @@ async def load_artifact(
     model = await asyncio.wrap_future(pool.submit(lambda: load(first)))
     if model.concurrent:
         pool.close()
-        pool = Threads(manifest.ref.name, _runs_at_once(model))
+        pool = Threads(manifest.digest, _runs_at_once(model))
     try:
         _check_signature(model, manifest)
         profile = await _proved(model, golden, pool, clock)
@@ -138,7 +139,7 @@ async def load_artifact(
     if model.concurrent:
         # Fresh ones, which start when they are needed: a model that runs on the event loop never has any.
         pool.close()
-        pool = Threads(manifest.ref.name, _runs_at_once(model))
+        pool = Threads(manifest.digest, _runs_at_once(model))
     example = golden.examples[0]
     return LoadedArtifact(
         directory,

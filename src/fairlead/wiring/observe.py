@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from fairlead.domain.catalog import Catalog, Service, ordered_traffic
 from fairlead.domain.errors import FairleadError
-from fairlead.domain.health import health_problems
+from fairlead.domain.health import health_problems, held_problems
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.status import (
     GatewayStatus,
@@ -45,7 +45,9 @@ class Observed:
 
     def problems(self) -> list[str]:
         """Why not everything serves; empty if everything does."""
-        return [*self._not_settled(), *(one.what for one in self.switches() if one.whole)]
+        off = (one.what for one in self.switches() if one.whole)
+        held = held_problems(self.catalog, self.node) if self.node is not None else ()
+        return [*self._not_settled(), *off, *held]
 
     def switches(self) -> tuple[OpenSwitch, ...]:
         """The kill switches that are open."""

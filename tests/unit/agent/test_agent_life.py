@@ -19,8 +19,10 @@ from fairlead.adapters.memory.workers import Behaviour
 from fairlead.agent import records
 from fairlead.agent.loop import run_agent
 from fairlead.agent.ports import Ports
+from fairlead.api.held import Held
 from fairlead.domain.catalog_file import catalog_from_bytes
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.health import held_units
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.manifest import Manifest
 from fairlead.domain.status import NodeStatus, State
@@ -254,6 +256,32 @@ class TestDeath:
             world.launcher.running()[0].behaviour.silent = True
             await eventually(lambda: world.ready().get(str(revision)) not in (None, [first]))
             assert world.launcher.workers[0].exit
+
+    async def test_a_worker_whose_runs_do_not_end_is_told_of_and_replaced(
+        self, world: Any, eventually: Eventually
+    ) -> None:
+        world.settings = replace(world.settings, health_seconds=0.05, held_seconds=5.0)
+        revision = world.release("digits/v1.1", world.publish("digits"))
+
+        def held() -> Any:
+            found = held_units(world.status()).items()
+            return [why for unit, why in found if unit.revision == revision]
+
+        async with world.agent():
+            (first,) = (await eventually(world.ready))[str(revision)]
+            behaviour = world.launcher.running()[0].behaviour
+            behaviour.held = Held(0.2, 10.0)  # as long as a request may take
+            await asyncio.sleep(0.2)
+            assert held() == []
+            behaviour.held = Held(41.0, 3.0)
+            assert await eventually(held) == ["a run has gone on for 41 s; nobody else is answered"]
+            behaviour.held = None
+            await eventually(lambda: not held())
+            assert world.ready()[str(revision)] == [first]
+            behaviour.held = Held(41.0, 7.0)
+            await eventually(lambda: world.ready().get(str(revision)) not in (None, [first]))
+            assert world.launcher.workers[0].exit
+            assert len(world.launcher.workers) == 2
 
     async def test_the_next_agent_adopts_what_a_killed_one_left(
         self, world: Any, eventually: Eventually

@@ -19,7 +19,8 @@ from fairlead.cli.guard import guarded
 from fairlead.cli.main import cli
 from fairlead.control import releases
 from fairlead.domain.findings import Finding
-from fairlead.domain.status import NodeStatus, node_status_to_bytes
+from fairlead.domain.ids import RevisionId
+from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
 from fairlead.kits import files, processes
 from fairlead.kits.clock import SystemClock
 from fairlead.kits.interpreter import built_without_optimisations
@@ -255,6 +256,23 @@ def test_an_agent_that_has_fallen_silent_is_found(control: Control) -> None:
     home.node_status.write_bytes(b"{")
     assert "cannot be read" in one(homes.statuses(home, now)).wrong
     os.close(handle)
+
+
+def test_a_worker_that_a_run_holds_is_found(control: Control) -> None:
+    home, now = control.home, SystemClock().now()
+    there = Replica(
+        "w1", RevisionId("echo", "v1", "1"), "d", State.READY, "", "/w", 4321, held_since=now - 40
+    )
+    status = NodeStatus("n", now, os.getpid(), 1, (there,))
+    home.node_status.write_bytes(node_status_to_bytes(status))
+    found = one(homes.held_workers(home, now))
+    assert found.wrong == (
+        "worker w1 (pid 4321, echo/v1.1): a run has gone on for 40 s; nobody else is answered"
+    )
+    assert "kill -9 4321" in found.mend
+    assert homes.held_workers(home, now + 60) == []  # an old word
+    home.node_status.write_bytes(b"{")
+    assert homes.held_workers(home, now) == []
 
 
 def _found(control: Control, *, deep: bool) -> list[Finding]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fairlead.cli.status import _rows
 from fairlead.domain import catalog as catalogs
 from fairlead.domain.catalog import Catalog, Kill, Revision
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
-from fairlead.domain.status import GatewayStatus, NodeStatus, Replica, State
+from fairlead.domain.status import (
+    GatewayStatus,
+    NodeStatus,
+    Replica,
+    State,
+    node_status_from_bytes,
+    node_status_to_bytes,
+)
 from fairlead.wiring.observe import Observed
 
 ALL = (TrafficShare("1", 100),)
@@ -93,3 +101,23 @@ def test_whoever_waits_for_keys_only_is_told_of_processes_generation_and_keys() 
         "the agent does not run",
         "the gateway does not run",
     ]
+
+
+def test_what_is_held_by_a_run_that_does_not_end_is_a_problem_and_keeps_nobody_waiting() -> None:
+    live = seen()
+    assert live.node is not None
+    held, free = (replace(one, held_since=1.0) for one in live.node.replicas)
+    node = replace(live.node, written_at=42.0, replicas=(held, replace(free, held_since=0.0)))
+    told = replace(live, node=node)
+    assert told.problems() == ["a/v1.1: a run has gone on for 41 s; nobody else is answered"]
+    assert told.unsettled({"a"}) == []
+    assert node_status_from_bytes(node_status_to_bytes(node)) == node
+    (row,) = _rows(told, told.catalog.services["a"], {})
+    assert (row["state"], row["why"]) == (
+        "held",
+        "a run has gone on for 41 s; nobody else is answered",
+    )
+    beside = replace(node, replicas=(*node.replicas, replace(held, worker="w2", held_since=0.0)))
+    assert replace(told, node=beside).problems() == [], "another replica answers"
+    off = replace(told, catalog=catalogs.with_kill(told.catalog, "a", Kill("later", 1.0)))
+    assert off.problems() == []

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from fairlead.api.held import Held, held_to_json
 from fairlead.api.load import LOAD_PATH, Load, loads_to_json
 from fairlead.api.worker import (
     IDENTITY_PATH,
@@ -47,6 +48,7 @@ class Behaviour:
     metrics: str | None = None  # instead of a valid exposition
     busy: float = 0.0  # requests that it says it works on, for as long as this says so
     memory: int | None = None  # bytes its process has
+    held: Held | None = None  # says that runs which do not end hold it
 
 
 @dataclass(slots=True)
@@ -259,6 +261,7 @@ def _identity(worker: FakeWorker) -> dict[str, Any]:
         "digest": behaviour.digest or worker.spec.digest,
         "ready": behaviour.loads and not behaviour.fails,
         "failed": behaviour.fails,
+        "held": held_to_json(behaviour.held),
     }
 
 

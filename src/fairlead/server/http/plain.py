@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from fairlead.api.cancellation import UnderWay
+from fairlead.api.held import held_to_json
 from fairlead.api.load import LOAD_PATH, loads_to_json
 from fairlead.api.speech import speaks
 from fairlead.api.worker import (
@@ -27,6 +29,7 @@ from fairlead.domain.errors import FairleadError
 from fairlead.kits.timeouts import timeout
 from fairlead.server.dataplane import Counted, DataPlane
 from fairlead.server.endpoint import Endpoint
+from fairlead.server.held import abandoned, held
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 
@@ -124,10 +127,11 @@ class PlainRoutes:
         stats = self._plane.stats.route(RETIRE_PATH, "POST")
         self._paths[RETIRE_PATH.encode()] = Plain(stats, retired, [], ("POST",))
 
-    def replica(self) -> Mapping[str, object]:
-        """How far this one is."""
+    def replica(self, runs: Sequence[UnderWay] = ()) -> Mapping[str, object]:
+        """How far this one is, and whether such runs of the process hold it: those that nobody waits for."""
         of = {name: self._identity.get(name) for name in ("worker", "digest")}
-        return {**of, "ready": self.ready, "failed": self.failed}
+        kept = held(list(self._endpoints()), runs) if runs else None
+        return {**of, "ready": self.ready, "failed": self.failed, "held": held_to_json(kept)}
 
     def batching(self) -> list[dict[str, object]]:
         """How each endpoint of what is served here batches, and why."""
@@ -192,10 +196,11 @@ class PlainRoutes:
                 yield self._plane.find(one.spec.endpoint_id(endpoint.name))
 
     async def _replicas(self) -> Reply:
+        runs = abandoned()
         return _json(
             {
                 "counted": self._plane.stats.counted,
-                "replicas": [one.replica() for one in self.company()],
+                "replicas": [one.replica(runs) for one in self.company()],
             }
         )
 

@@ -143,6 +143,27 @@ def statuses(home: Home[Path], now: float) -> list[Finding]:
     return found
 
 
+def held_workers(home: Home[Path], now: float) -> list[Finding]:
+    """Do runs that do not end keep workers from answering anybody?"""
+    try:
+        node = node_status_from_bytes(home.node_status.read_bytes())
+    except (OSError, FairleadError):
+        return []  # `statuses` tells what can be told of that
+    if now - node.written_at > SILENT_SECONDS:
+        return []
+    why = "its code does not come back, and a thread cannot be ended from outside"
+    return [
+        Finding(
+            "workers",
+            f"worker {one.worker} (pid {one.pid}, {one.unit}): {said}",
+            why,
+            f"wait: it is replaced by itself; or run: kill -9 {one.pid}; what hung: fairlead logs --home {home.root}",
+        )
+        for one in node.replicas
+        if (said := one.held(node.written_at))
+    ]
+
+
 def held(lock: Path) -> bool:
     """Does a running process hold this lock?"""
     try:
