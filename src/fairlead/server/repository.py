@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fairlead.api.speech import speaks
 from fairlead.api.worker import WorkerSpec
 from fairlead.dialects.oip_model import LOADING, READY, UNAVAILABLE, UNLOADING, index_entry
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -20,7 +21,9 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.endpoints import endpoints_of
 from fairlead.server.http.app import ServerApp
+from fairlead.server.http.oip import unavailable
 from fairlead.server.http.routes import ServedRevision
+from fairlead.server.http.speech import PATHS
 from fairlead.server.loading import LoadedArtifact, load_artifact
 
 _log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class Repository:
         self._served: list[ServedRevision] = []
         self._states: dict[str, tuple[str, str]] = {}
         self._versions: dict[RevisionId, int] = {}
+        self._named_by: dict[str, str] = {}  # the models that own paths beside Open Inference's
         self._changing = asyncio.Lock()
 
     def start(self, served: Sequence[ServedRevision]) -> None:
@@ -87,6 +91,7 @@ class Repository:
         self._served = list(served)
         self._states = {spec.revision.service: (READY, "") for spec in self._specs}
         self._versions = {one.revision: one.artifact.manifest.ref.version for one in served}
+        self._named_by = {path: one.revision.service for one in served for path in _paths(one)}
 
     def index(self) -> list[dict[str, str]]:
         return [
@@ -101,6 +106,12 @@ class Repository:
     def missing(self, name: str) -> str | None:
         state, reason = self._states.get(name, (READY, ""))
         return None if state == READY else reason or state.lower()
+
+    def missing_at(self, path: str) -> str | None:
+        """The same in words, for who asked at a path that belongs to such a model."""
+        name = self._named_by.get(path, "")
+        reason = self.missing(name)
+        return None if reason is None else unavailable(name, reason)
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Load every version of a model; nothing to do if it is loaded, for artifacts never change."""
@@ -183,6 +194,20 @@ class Repository:
         for digest, artifact in loaded.items():
             if digest not in kept:
                 await asyncio.to_thread(artifact.close)
+
+
+def _paths(served: ServedRevision) -> Iterator[str]:
+    """Where its model is asked besides /v2, which finds models by name."""
+    spec, settings = served.spec, served.spec.settings
+    own = f"{settings.root}/model/{served.revision.service}"
+    if settings.add_model_predict:
+        yield f"{own}/predict"
+    if settings.add_model_bio:
+        yield f"{own}/bio"
+    for one in spec.endpoints:
+        yield from one.paths
+    if speaks(served.artifact.model):
+        yield from PATHS
 
 
 def _why(error: Exception | None) -> str:

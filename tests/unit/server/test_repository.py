@@ -99,7 +99,13 @@ async def test_unloading_takes_every_version_away_and_loading_brings_them_back(
         ):
             answer = await client.request(method, f"/v2/models/scaled{path}", json=ROW)
             assert (answer.status_code, answer.json()) == (503, {"error": gone}), path
-        assert (await client.post("/v1/model/scaled/predict", json=ROW)).status_code == 404
+        for method, path in (("POST", "predict"), ("GET", "bio")):
+            answer = await client.request(method, f"/v1/model/scaled/{path}", json=ROW)
+            told = {"detail": "'scaled' has no available versions: unloaded"}
+            assert (answer.status_code, answer.json()) == (503, told), path
+            assert answer.headers["x-error-code"] == "unavailable"
+        for path in ("/v1/model/scaled/other", "/v1/model/nope/predict", "/v1/model/scaled"):
+            assert (await client.post(path, json=ROW)).status_code == 404, path
         assert (await client.post("/v1/model/echo/predict", json={"text": "a"})).is_success
         assert (await client.get("/v2/health/ready")).is_success
         assert await one.change("scaled", "load") == (200, {})
@@ -135,12 +141,34 @@ async def test_a_request_under_way_is_answered_before_its_model_goes(tmp_path: P
         unloading = group.create_task(one.change("slow", "unload"))
         await eventually(lambda: gone(one, "slow"))
         for _ in range(5):  # time enough for one that does not wait
-            assert (await client.post("/v1/model/slow/predict", json="/")).status_code == 404
+            refused = await client.post("/v1/model/slow/predict", json="/")
+            assert refused.status_code == 503
+            assert refused.json() == {"detail": "'slow' has no available versions: unloading"}
         assert (await one.states())[-1] == ("slow", "1", "UNLOADING")
         assert not unloading.done()
         gate.touch()
         assert (await asked).json() == "done"
         assert (await unloading) == (200, {})
+
+
+async def test_a_model_that_is_loaded_again_is_unavailable_until_it_is_proved(
+    tmp_path: Path,
+) -> None:
+    async with started(tmp_path) as one, asyncio.TaskGroup() as group:
+        client = one.running.client
+        await one.change("scaled", "unload")
+        loading = group.create_task(one.change("scaled", "load"))
+
+        async def loads() -> bool:
+            return ("scaled", "1", "LOADING") in await one.states()
+
+        await eventually(loads)
+        refused = await client.post("/v1/model/scaled/predict", json=ROW)
+        assert refused.status_code == 503
+        assert refused.json() == {"detail": "'scaled' has no available versions: loading"}
+        assert await loading == (200, {})
+        answer = await client.post("/v1/model/scaled/predict", json={"instances": [[1, 2, 3]]})
+        assert answer.is_success
 
 
 def under_way(one: Started) -> bool:

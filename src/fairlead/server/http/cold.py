@@ -80,6 +80,8 @@ class Cold:
             await self.refuse(scope, error, send)
         elif plain is None and self.oip.answers(scope["raw_path"]):
             await self._tell_oip(scope, receive, send)
+        elif plain is None and (missing := self.oip.missing_at(scope["raw_path"])) is not None:
+            await self.refuse(scope, Refused(Kind.UNAVAILABLE, missing), send)
         elif plain is None:
             await self._browse(scope, receive, send)
         elif scope["method"] not in plain.methods:

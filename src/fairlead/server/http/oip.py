@@ -61,6 +61,15 @@ class Control(Protocol):
         """Why a known model is not served right now; None if it is unknown, or is served."""
         ...
 
+    def missing_at(self, path: str) -> str | None:
+        """The same in words, for a path that is such a model's outside /v2."""
+        ...
+
+
+def unavailable(name: str, reason: str) -> str:
+    """What a caller is told of a known model that is not served right now."""
+    return f"{name!r} has no available versions: {reason}"
+
 
 class _IndexBody(msgspec.Struct):
     ready: bool = False
@@ -89,6 +98,12 @@ class OipPages:
 
     def serve(self, served: Sequence[ServedRevision], *, versioned: bool) -> None:
         self._shelf = Shelf(served, versioned=versioned)
+
+    def missing_at(self, path: bytes) -> str | None:
+        """Why nobody answers at a path outside /v2, if it belongs to a model that is not served right now."""
+        if self.control is None:
+            return None
+        return self.control.missing_at(path.decode("latin-1"))
 
     @staticmethod
     def answers(path: bytes) -> bool:
@@ -137,9 +152,7 @@ class OipPages:
     def _find(self, match: ModelPath, headers: Headers) -> ServedRevision:
         reason = self.control.missing(match.service) if self.control is not None else None
         if reason is not None:
-            message = (
-                f"Request for unknown model: {match.service!r} has no available versions: {reason}"
-            )
+            message = f"Request for unknown model: {unavailable(match.service, reason)}"
             raise Refused(Kind.UNAVAILABLE, message)
         return self._shelf.find(headers, match.service, match.artifact_version)
 

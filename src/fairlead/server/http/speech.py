@@ -20,7 +20,8 @@ from fairlead.server.http.routes import ByVersion, ServedRevision, in_order
 from fairlead.server.http.streamed import Call, Encoder, StreamedHandler, StreamedRoute
 from fairlead.server.stream_counts import StreamCounts
 
-_PATHS = (
+# A server without a gateway knows no release, and so no paths of its endpoints: these are a speech model's there.
+PATHS = (
     "/api/text_to_speech/stream",
     "/api/text_to_speech/input_validated",
     "/openai/v1/audio/speech",
@@ -49,8 +50,7 @@ def _routes(served: ServedRevision, plane: DataPlane) -> Iterator[tuple[str, Str
     served.artifact.threads.submit(audio.warm)
     for one in served.spec.endpoints:
         endpoint = plane.find(served.spec.endpoint_id(one.name))
-        # A server without a gateway knows no release, and so no paths.
-        alone = _PATHS if one.name == DEFAULT_ENDPOINT and served.spec.socket is None else ()
+        alone = PATHS if one.name == DEFAULT_ENDPOINT and served.spec.socket is None else ()
         for path in one.paths or alone:
             voice = _Voice(model, endpoint.streams, _door(served))
             handler = _handler(path, one.name, voice, served.revision.service)
