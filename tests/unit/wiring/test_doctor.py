@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -175,6 +176,29 @@ def test_a_directory_that_takes_no_file_is_found(control: Control) -> None:
     assert (
         f"{control.home.store}/catalog cannot be written" in one(homes.writable(control.home)).wrong
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "findings", "mend"),
+    [
+        (errno.ENOSPC, 1, "free some room; what is large here: du -xh "),
+        (errno.EDQUOT, 1, "free some room; what is large here: du -xh "),
+        (errno.EROFS, 5, "see how it is mounted: findmnt -T "),
+        (errno.EACCES, 5, "run: sudo chown -R $(id -u) "),
+        (errno.ENOTDIR, 5, "restore the home from a backup"),
+    ],
+)
+def test_what_is_told_to_do_mends_what_is_wrong(
+    control: Control, monkeypatch: pytest.MonkeyPatch, number: int, findings: int, mend: str
+) -> None:
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    for path in (control.home.gateway, control.home.root / "node"):
+        path.mkdir(exist_ok=True)
+    monkeypatch.setattr(homes.files, "write_atomic", refused)
+    found = homes.writable(control.home)
+    assert [one.mend.startswith(mend) for one in found] == [True] * findings
 
 
 @pytest.mark.timeout(20)

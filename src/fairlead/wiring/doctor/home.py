@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import socket
@@ -22,6 +23,7 @@ _LOCK_SECONDS = 1.0  # a healthy writer holds the store's lock for milliseconds
 _LOOK_SECONDS = 0.05
 SILENT_SECONDS = 10.0
 _PRIVATE_BITS = 0o077
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def writable(home: Home[Path]) -> list[Finding]:
@@ -42,10 +44,23 @@ def writable(home: Home[Path]) -> list[Finding]:
             probe.unlink()
         except OSError as error:
             wrong = f"{directory} cannot be written: {error.strerror or error}"
-            owner = shlex.quote(str(directory))
-            mend = f"run: sudo chown -R $(id -u) {owner} && chmod -R u+rwX {owner}"
+            mend = mending(error, directory)
             found.append(Finding("home", wrong, "commands and processes write there", mend))
+            if error.errno in _FULL:
+                break  # what else lies there cannot be written either, and room mends it all
     return found
+
+
+def mending(error: OSError, directory: Path) -> str:
+    """What lets a directory be used again: that depends on why it cannot be."""
+    there = shlex.quote(str(directory))
+    if error.errno in _FULL:
+        return f"free some room; what is large here: du -xh {there} | sort -h | tail"
+    if error.errno in (errno.EROFS, errno.EIO):
+        return f"see how it is mounted: findmnt -T {there}; and what the system says of it: dmesg | tail"
+    if isinstance(error, PermissionError):
+        return f"run: sudo chown -R $(id -u) {there} && chmod -R u+rwX {there}"
+    return "restore the home from a backup, or name another with --home"
 
 
 def store_lock(home: Home[Path], clock: Clock) -> list[Finding]:

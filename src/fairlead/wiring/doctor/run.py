@@ -67,9 +67,7 @@ def _opened(root: Path, found: list[Finding]) -> Control | None:
     try:
         return open_home(root)
     except (FairleadError, OSError) as error:
-        mend = "restore the home from a backup, or name another with --home"
-        if isinstance(error, PermissionError):
-            mend = f"run: sudo chown -R $(id -u) {root} && chmod -R u+rwX {root}"
+        mend = homes.mending(error if isinstance(error, OSError) else OSError(), root)
         found.append(Finding("home", str(error), "no command can use this home", mend))
         return None
 
