@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +84,21 @@ class TestObjects:
         assert [(one.key, one.size) for one in store.list("a/")] == [("a/10", 1), ("a/2", 5)]
         assert [one.key for one in store.list("a/2")] == ["a/2"]
         assert list(store.list("none/")) == []
+
+    def test_a_file_that_the_disk_refuses_is_named_and_leaves_nothing(self, tmp_path: Path) -> None:
+        store = DirectoryObjectStore(tmp_path / "store", create=True)
+        (tmp_path / "file").write_bytes(b"x" * 8192)
+        kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, kept[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as caught:
+                store.put_file("blobs/1", tmp_path / "file")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert caught.value.filename == str(tmp_path / "store" / "blobs" / "1")
+        assert list((tmp_path / "store" / "blobs").iterdir()) == []
 
     def test_what_is_deleted_while_it_is_listed_is_not_there_or_was(
         self, store: ObjectStore

@@ -34,11 +34,16 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             Path(beside).unlink()
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say whose write it refused
+        name_it(error, path)
         raise
     if durable:
         sync_directory(path.parent)
+
+
+def name_it(error: BaseException, path: Path) -> None:
+    """Let what the system refused name the file that was written: a full disk does not say whose write it refused."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def shift(path: Path, keep: int) -> None:

@@ -24,6 +24,7 @@ from fairlead.control.publish import DESCRIPTION, Published, Publisher, publish
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
 from fairlead.domain.manifest import Manifest
 from fairlead.engines.pickles import refuse_pickles
+from fairlead.kits.files import name_it
 from fairlead.kits.supervise import ending
 from fairlead.wiring.settings import child_environment, environment
 
@@ -98,8 +99,12 @@ class ProverInChild:
             said = order_for(
                 directory, manifest, report.fileno(), self.log, allow_pickle=self.allow_pickle
             )
-            order.write(said)
-            order.seek(0)
+            try:
+                order.write(said)
+                order.seek(0)
+            except OSError as error:
+                name_it(error, Path(tempfile.gettempdir()))
+                raise
             code = self._run(directory, manifest, order, report.fileno())
             report.seek(0)
             proof = proof_from_report(report.read())

@@ -81,8 +81,9 @@ class DirectoryObjectStore:
                 os.fsync(written.fileno())
             Path(beside).chmod(0o644)
             Path(beside).replace(target)
-        except BaseException:
+        except BaseException as error:
             Path(beside).unlink(missing_ok=True)
+            files.name_it(error, target)
             raise
         files.sync_directory(target.parent)
 
