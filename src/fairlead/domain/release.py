@@ -95,12 +95,12 @@ _NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 ENDPOINT_KEYS = (
     Key(
         "minScale",
-        {"type": "integer", "minimum": 0},
+        {"type": "integer", "minimum": 0, "maximum": _MAX_REPLICAS},
         "replicas kept even without requests (default 1)",
     ),
     Key(
         "maxScale",
-        {"type": "integer", "minimum": 0},
+        {"type": "integer", "minimum": 0, "maximum": _MAX_REPLICAS},
         "most replicas; 0 is no limit (default: minScale, at least 1)",
     ),
     Key(

@@ -307,3 +307,21 @@ def test_an_endpoint_that_contradicts_itself_is_refused(
 def test_a_text_with_half_a_character_is_refused() -> None:
     with pytest.raises(InvalidInput, match="holds half a character; write it whole"):
         release_from_document({**WHOLE, "artifact": "speech\ud800/1"}, "file")
+
+
+def _numbers(schema: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The schemas of an endpoint's whole numbers, by key."""
+    endpoint = schema["properties"]["endpoints"]["additionalProperties"]["properties"]
+    return {name: one for name, one in endpoint.items() if one.get("type") == "integer"}
+
+
+@pytest.mark.parametrize("key", _numbers(json_schema()))
+def test_both_ends_of_a_number_are_told_and_are_what_is_read(key: str) -> None:
+    bounds = _numbers(json_schema())[key]
+    least, most = bounds["minimum"], bounds["maximum"]
+    for wrong in (least - 1, most + 1):
+        with pytest.raises(InvalidInput, match=f"{key}: is {wrong}; write a whole number from "):
+            release_from_document(WHOLE | {"endpoints": {"predict": {key: wrong}}}, "f")
+    for right in (least, most):
+        ends = {"maxScale": 0, key: right}
+        release_from_document(WHOLE | {"endpoints": {"predict": ends}}, "f")
