@@ -21,7 +21,7 @@ def abandoned() -> list[UnderWay]:
 
 def held(endpoints: Sequence[Endpoint], runs: Sequence[UnderWay]) -> Held | None:
     """What these endpoints of one artifact have to tell of such `runs`; None while there is a place for others."""
-    if not runs or not endpoints:
+    if not endpoints:
         return None
     mine = [one for one in runs if one.thread.rpartition("-")[0] == endpoints[0].artifact.digest]
     most = max(map(_places, endpoints))

@@ -136,3 +136,13 @@ def test_where_nothing_runs_there_is_nothing_to_wait_for(control: Control) -> No
     made = Made(control.catalogs.commit(two(NEW), "apply"), lines=frozenset({LINE}))
     assert settle(control, made, 5.0, told.append)
     assert told == ["nothing runs here; it takes effect with the next `fairlead up`"]
+
+
+def test_what_does_not_get_live_in_time_is_told(control: Control) -> None:
+    made, told = applied(control), list[str]()
+    assert not settle(control, made, 2.0, told.append)
+    missing = [
+        "sl/v1.2 is not ready (not started)",
+        "traffic of sl/v1 has not moved yet",
+    ]
+    assert told == [f"{what}: {one}" for what in ("waiting", "not live") for one in missing]
