@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,33 +13,30 @@ import pytest
 
 from fairlead.api.cancellation import Cancellation, running, under_way
 from fairlead.api.held import Held, held_from_json, held_to_json
+from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.ids import RevisionId
 from support.models import example, make_artifact
 from support.serving import InProcess, eventually, in_process
 
 WAITS = """
-import threading
+import os, time
 class Model:
-    def predict(self, request: float) -> str:
-        threading.Event().wait(request)
+    def predict(self, until: str) -> str:
+        while not os.path.exists(until):
+            time.sleep(0.005)
         return "done"
 """
 SEVERAL_AT_ONCE = WAITS.replace("class Model:", "class Model:\n    concurrent = True")
-BATCHED = """
-import threading
-class Model:
-    def predict(self, request: float) -> str:
-        return self.predict_batch([request])[0]
-    def predict_batch(self, requests: list[float]) -> list[str]:
-        threading.Event().wait(max(requests))
-        return ["done"] * len(requests)
+BATCHED = f"""{WAITS}
+    def predict_batch(self, gates: list[str]) -> list[str]:
+        return [self.predict(one) for one in gates]
 """
 REVISION = RevisionId("code", "v1", "1")
 
 
 def serves(tmp_path: Path, code: str) -> WorkerSpec:
-    made = make_artifact(tmp_path, {"model.py": code}, [example(0, "done")])
+    made = make_artifact(tmp_path, {"model.py": code}, [example("/", "done")])
     spec = made.spec(REVISION)
     if code is not BATCHED:
         return spec
@@ -51,52 +49,63 @@ async def replica(serving: InProcess) -> Mapping[str, Any]:
     return dict(found["replicas"][0])
 
 
-async def given_up(serving: InProcess, seconds: str) -> None:
-    """A request whose caller stops waiting long before its run ends."""
-    answer = await serving.client.post(
-        "/v1/model/code/predict",
-        content=seconds.encode(),
-        headers={"X-Request-Timeout-Ms": "50"},
-    )
-    assert answer.status_code == 504
+async def begun(serving: InProcess, gate: Path) -> asyncio.Task[InferResponse]:
+    """A request whose run goes on until there is a file `gate`."""
+    before = len(under_way())
+    one = serving.plane.endpoints()[0]
+    asked = asyncio.ensure_future(one.infer(InferRequest(document=str(gate)), 60))
+    await eventually(lambda: len(under_way()) > before)
+    return asked
+
+
+async def given_up(serving: InProcess, gate: Path) -> None:
+    """The same, and its caller leaves."""
+    asked = await begun(serving, gate)
+    asked.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asked
 
 
 @pytest.mark.parametrize("code", [WAITS, BATCHED])
 async def test_a_run_that_nobody_waits_for_and_that_leaves_no_place_is_told(
     tmp_path: Path, code: str
 ) -> None:
+    gate = tmp_path / "gate"
     async with in_process(serves(tmp_path, code)) as serving:
         assert bool(serving.plane.endpoints()[0].batcher) == (code is BATCHED)
         assert (await replica(serving))["held"] is None
-        await given_up(serving, "0.8")
+        await given_up(serving, gate)
         first = held_from_json((await replica(serving))["held"])
+        then = held_from_json((await replica(serving))["held"])
         assert first is not None
-        assert 0.05 <= first.seconds < 0.8
-        assert 0 < first.left_seconds < first.seconds
+        assert then is not None
+        assert 0 < first.left_seconds < first.seconds < then.seconds
+        gate.touch()
         await eventually(lambda: not under_way())
         assert (await replica(serving))["held"] is None, "it came back"
 
 
 async def test_a_run_that_somebody_waits_for_holds_nothing(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     async with in_process(serves(tmp_path, WAITS)) as serving:
-        waiting = asyncio.ensure_future(
-            serving.client.post("/v1/model/code/predict", content=b"0.3")
-        )
-        await eventually(lambda: bool(under_way()))
+        asked = await begun(serving, gate)
         assert (await replica(serving))["held"] is None
-        assert (await waiting).json() == "done"
+        gate.touch()
+        assert (await asked).document == "done"
 
 
 async def test_a_place_that_is_left_is_enough(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     async with in_process(serves(tmp_path, SEVERAL_AT_ONCE)) as serving:
-        limit = serving.artifacts[0].threads.limit
-        for _ in range(limit - 1):
-            await given_up(serving, "2")
+        for _ in range(serving.artifacts[0].threads.limit - 1):
+            await given_up(serving, gate)
         assert (await replica(serving))["held"] is None
-        await given_up(serving, "2")
+        await given_up(serving, gate)
         told = held_from_json((await replica(serving))["held"])
         assert told is not None
-        assert told.left_seconds < 0.05 * limit, "since the last place was taken"
+        now = [one.left_seconds for one in under_way()]
+        assert told.left_seconds <= min(now), "since the last place was taken"
+        gate.touch()
         await eventually(lambda: not under_way())
 
 
