@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from fairlead.domain.health import held_problems
 from fairlead.domain.status import NodeStatus, Replica
 from fairlead.domain.table import told
 from fairlead.gateway.state import View
@@ -67,7 +68,8 @@ class Health:
         for switch in view.switches:
             (problems if switch.whole else warnings).append(switch.what)
         if view.node is not None:
-            problems = [*self._not_ready(view.node), *problems]
+            held = held_problems(view.catalog, view.node)
+            problems = [*self._not_ready(view.node), *held, *problems]
             # A clock that was set back leaves a status of the future: that says nothing either.
             age = abs(self._clock.now() - view.node.written_at)
             if age > STALE_SECONDS:

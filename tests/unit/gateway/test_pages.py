@@ -162,6 +162,20 @@ async def test_health_tells_strangers_how_far_things_are_and_never_why(place: Pl
     assert "secret" not in str(body)
 
 
+async def test_health_tells_of_a_model_whose_runs_do_not_end(place: Place) -> None:
+    async with place.workers():
+        node = place.view.node
+        assert node is not None
+        one = next(one for one in node.replicas if one.revision.line == "v10")
+        hung = replace(one, held_since=node.written_at - 41)
+        there = tuple(hung if replica is one else replica for replica in node.replicas)
+        place.view.node = replace(node, replicas=there)
+        status, body = await place.get("healthz")
+    assert status == 503
+    (problem,) = body["problems"]
+    assert "a run has gone on for 41 s; nobody else is answered" in problem
+
+
 async def test_health_of_many_workers_is_as_quick_as_of_few(place: Place) -> None:
     one = next(iter(WANTED.live()))
     workers = [
