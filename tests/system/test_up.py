@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from support.models import FLOAT, example, identity
 from support.running import FAIRLEAD, ROOT, Fairlead, until
 
 
@@ -448,3 +450,24 @@ def test_python_can_be_asked_for_the_module_too(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.startswith("fairlead 0.")
+
+
+def test_a_model_whose_input_is_one_number_is_served_shown_and_asked(project: Fairlead) -> None:
+    model = identity(FLOAT, [])
+    folder = project.directory / "models" / "scalar" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "model.yaml").write_text("name: scalar\nversion: 1\nengine: onnx\n")
+    golden = {"examples": [example({"x": 1.5}, {"y": 1.5})]}
+    (folder / "golden.json").write_text(json.dumps(golden))
+    (project.directory / "releases" / "scalar.yaml").write_text(
+        'service: scalar\nmodel: v1\nversion: "1"\nartifact: scalar/1\n'
+    )
+    project.start()
+    (line,) = [one for one in project.told().splitlines() if "/v2/models/scalar/infer" in one]
+    tried = subprocess.run(shlex.split(line), check=True, timeout=30, capture_output=True)
+    answered = json.loads(tried.stdout), json.loads(project.cli("predict", "scalar").stdout)
+    for answer in answered:
+        assert [one["data"] for one in answer["outputs"]] == [[1.5]]
+    assert "scalar" in project.cli("verify", "releases").stdout
+    assert project.healthy()

@@ -131,12 +131,7 @@ class WorkerClient:
         self, path: str, signature: TensorSignature, request: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Open Inference Protocol: nested lists by tensor name in, nested lists by tensor name out."""
-        inputs = [
-            _tensor(spec.name, spec.datatype, request[spec.name])
-            for spec in signature.inputs
-            if spec.name in request
-        ]
-        answer = await self._post(path, {"inputs": inputs})
+        answer = await self._post(path, open_inference(signature, request))
         try:
             return {
                 tensor["name"]: nested(list(tensor["data"]), list(tensor["shape"]))
@@ -182,6 +177,16 @@ def _identity(document: Mapping[str, Any]) -> Identity:
         str(document.get("failed") or ""),
         held_from_json(document.get("held")),
     )
+
+
+def open_inference(signature: TensorSignature, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The Open Inference Protocol's request for nested lists by tensor name."""
+    inputs = [
+        _tensor(spec.name, spec.datatype, request[spec.name])
+        for spec in signature.inputs
+        if spec.name in request
+    ]
+    return {"inputs": inputs}
 
 
 def shape_of(values: Any) -> list[int]:  # noqa: ANN401 - nested lists of any depth

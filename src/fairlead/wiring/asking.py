@@ -10,7 +10,7 @@ import httpx
 
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DocumentSignature
-from fairlead.wiring.banner import first_example
+from fairlead.wiring.examples import Asking, first_example
 from fairlead.wiring.homes import Control
 from fairlead.wiring.observe import running
 from fairlead.wiring.settings import environment
@@ -78,11 +78,11 @@ def ask(  # noqa: PLR0913 - each is an option of the command
         headers["Accept-Version"] = accept_version
     if sticky_key:
         headers["X-Sticky-Key"] = sticky_key
-    body = _body(control, service, instances)
+    asking = _asking(control, service, instances)
     try:
         answer = httpx.post(
-            f"{way.base}{way.root}/model/{service}/predict",
-            json=body,
+            f"{way.base}{asking.path(service, way.root)}",
+            json=asking.body,
             headers=headers,
             timeout=_TIMEOUT_SECONDS,
             verify=way.verify,
@@ -105,17 +105,17 @@ def _content(answer: httpx.Response) -> Any:  # noqa: ANN401 - a JSON value
     return answer.text
 
 
-def _body(control: Control, service: str, instances: list[Any]) -> Any:  # noqa: ANN401 - a JSON value
+def _asking(control: Control, service: str, instances: list[Any]) -> Asking:
     known = control.catalogs.read().services.get(service)
     live = known.lines[known.pin.line].live() if known else ()
     manifest = control.artifacts.manifest(live[-1].artifact) if live else None
     if not instances and manifest is not None:
         return first_example(control, manifest)
     if manifest is not None and isinstance(manifest.signature, DocumentSignature):
-        return instances[0]
+        return Asking(instances[0])
     if len(instances) == 1 and isinstance(instances[0], dict) and "instances" in instances[0]:
-        return instances[0]
-    return {"instances": instances}
+        return Asking(instances[0])
+    return Asking({"instances": instances})
 
 
 def _sendable(key: str) -> str:

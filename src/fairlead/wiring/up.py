@@ -246,7 +246,7 @@ class _Watch:
             if not announced and self._ready():
                 announced = True
                 self.tell_events()
-                ready(self.control.clock.monotonic() - started)
+                announce(ready, self.control.clock.monotonic() - started, self.tell)
             elif not announced and self.control.clock.monotonic() - started > _PATIENCE_SECONDS:
                 told = self._tell_problems(told)
             with contextlib.suppress(TimeoutError):
@@ -275,6 +275,18 @@ class _Watch:
             return False
         ours = (seen.node.pid, seen.gateway.pid) == (self.agent.pid, self.gateway.pid)
         return ours and seen.serves_everything()
+
+
+def announce(ready: Callable[[float], None], seconds: float, tell: Tell) -> None:
+    """Say that everything is ready. What serves goes on, whatever becomes of what is only words."""
+    try:
+        ready(seconds)
+    except Exception as error:  # noqa: BLE001 - see above
+        _log.warning("the banner failed", exc_info=True)
+        why = f"{type(error).__name__}: {error}"
+        tell(
+            f"Ready after {seconds:.1f} s. Lines to try cannot be shown ({why}): see `fairlead status`"
+        )
 
 
 def _children(home: Home[Path], options: UpOptions, life: int) -> tuple[ChildSpec, ChildSpec]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -17,8 +16,8 @@ from fairlead.domain.release import Release
 from fairlead.kits.clock import Clock
 from fairlead.kits.timeouts import timeout
 from fairlead.wiring.asking import Way, way_to
-from fairlead.wiring.banner import first_example
 from fairlead.wiring.bumping import release_files_in
+from fairlead.wiring.examples import Asking, first_example
 from fairlead.wiring.homes import Control, read_releases
 from fairlead.wiring.settings import shared_key
 
@@ -84,7 +83,7 @@ def prepare(
     calls: dict[Call, None] = {}
     silent = []
     for one in chosen:
-        found = _calls(control, way, one.release)
+        found = calls_of(control, way, one.release)
         if not found:
             silent.append(one.source)
         calls.update(dict.fromkeys(found))
@@ -142,22 +141,28 @@ async def _made(client: httpx.AsyncClient, way: Way, call: Call, clock: Clock) -
     return replace(result, seconds=clock.monotonic() - began)
 
 
-def _calls(control: Control | None, way: Way, release: Release) -> list[Call]:
+def calls_of(control: Control | None, way: Way, release: Release) -> list[Call]:
+    """What can be asked of a release: each of its own paths, else the service as a whole."""
     example = _example(control, release)
+    # A release's own paths speak the project API, which some models have no requests in.
+    sent = example if example is not None and not example.tensors else None
     found = [
         Call(
             release.line,
             path,
-            _spoken(release, path) if endpoint.name in _SPEECH else json.dumps(example),
+            _spoken(release, path) if endpoint.name in _SPEECH else json.dumps(sent and sent.body),
         )
         for endpoint in release.endpoints
         for path in endpoint.paths
-        if endpoint.name in _SPEECH or example is not None
+        if endpoint.name in _SPEECH or sent is not None
     ]
-    whole = any(one.name == DEFAULT_ENDPOINT and not one.paths for one in release.endpoints)
+    whole = any(
+        one.name == DEFAULT_ENDPOINT and (sent is None or not one.paths)
+        for one in release.endpoints
+    )
     if whole and release.service and example is not None:
-        path = f"{way.root}/model/{release.service}/predict"
-        found.append(Call(release.line, path, json.dumps(example)))
+        path = example.path(release.service, way.root)
+        found.append(Call(release.line, path, json.dumps(example.body)))
     return found
 
 
@@ -168,7 +173,7 @@ def _spoken(release: Release, path: str) -> str:
     return json.dumps(_SPOKEN)
 
 
-def _example(control: Control | None, release: Release) -> Any:  # noqa: ANN401 - a JSON value
+def _example(control: Control | None, release: Release) -> Asking | None:
     """The first golden example of what is released; None if this home does not have it."""
     if control is None or release.artifact is None:
         return None
