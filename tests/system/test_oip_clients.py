@@ -263,6 +263,8 @@ def test_the_same_client_through_the_gateway(gateway: Fairlead) -> None:
     key = {"X-Api-Key": gateway.key}
     assert client.is_server_ready()
     assert "model_repository" not in client.get_server_metadata()["extensions"]
+    with pytest.raises(InferenceServerException, match="Request for unknown model"):
+        client.get_model_metadata("wrong_model_name", headers=key)
     assert right(client.infer("simple", given(), outputs=wanted(), headers=key))
     packed = {"request_compression_algorithm": "gzip", "response_compression_algorithm": "gzip"}
     assert right(client.infer("simple", given(), headers=key, **packed))

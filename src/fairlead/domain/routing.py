@@ -125,7 +125,7 @@ def choose(table: RoutingTable, ask: Ask) -> Choice | Open | Refusal:
     else:
         owners = table.owners(path.path)
     if not owners:
-        return _no_path(ask.path)
+        return _nobody(path)
     if ask.method not in path.methods:
         return _wrong_method(ask, path.methods)
     return _choose_service(table, ask, path, owners)
@@ -295,10 +295,12 @@ def _forward(choice: Choice, index: int, bucket: int | None) -> Forward | Refusa
     return Forward(endpoint, revision.digest, bucket)
 
 
-def _no_path(path: str) -> Refusal:
-    return Refusal(
-        Kind.NOT_FOUND, f"nothing answers {path.partition('?')[0]}; GET / tells what is here"
-    )
+def _nobody(path: ModelPath | CustomPath) -> Refusal:
+    if isinstance(path, ModelPath) and path.path.startswith("/v2/models/"):
+        # Clients of this protocol look for these words. They may have come by gRPC, so no HTTP path is named.
+        message = f"Request for unknown model: {path.service!r:.80} is not found; the repository index lists what is here"
+        return Refusal(Kind.NOT_FOUND, message)
+    return Refusal(Kind.NOT_FOUND, f"nothing answers {path.path}; GET / tells what is here")
 
 
 def _wrong_method(ask: Ask, methods: Iterable[str]) -> Refusal:

@@ -167,6 +167,16 @@ def test_a_path_nobody_owns_is_refused_whatever_the_method(path: str) -> None:
         assert refused(ask(path, method=method))[0] is Kind.NOT_FOUND
 
 
+@pytest.mark.parametrize("end", ["", "/infer", "/ready", "/config", "/stats", "/versions/1/infer"])
+def test_an_unknown_model_is_refused_in_the_words_clients_look_for(end: str) -> None:
+    for client in ("all", "narrow"):
+        outcome = ask(f"/v2/models/nobody{end}?a=b", client=client)
+        words = "Request for unknown model: 'nobody' is not found; the repository index lists what is here"
+        assert refused(outcome) == (Kind.NOT_FOUND, words)
+    words = "nothing answers /v1/model/nobody/predict; GET / tells what is here"
+    assert refused(ask("/v1/model/nobody/predict?a=b")) == (Kind.NOT_FOUND, words)
+
+
 def test_the_query_is_no_part_of_the_path() -> None:
     assert served(ask(PREDICT + "?a=/v1/model/other/predict", "v9.1")) == "v9.1"
 
