@@ -141,6 +141,32 @@ async def test_every_refusal_has_its_code_and_its_words(asked: GrpcWorld) -> Non
     assert (await ended(garbage))[0] is Code.INVALID_ARGUMENT
 
 
+async def test_statistics_without_a_name_are_those_of_every_model_the_key_may_read(
+    asked: GrpcWorld,
+) -> None:
+    statistics = call(asked.channel, "ModelStatistics")
+    request = message("ModelStatisticsRequest")
+
+    async def named(secret: str, **of: str) -> list[str]:
+        answer = await statistics(request(**of), metadata=(("x-api-key", secret),), timeout=10)
+        return sorted({one.name for one in answer.model_stats})
+
+    for secret, names in (
+        ("demo-secret", ["boom", "scaled"]),
+        ("reader-secret", ["boom", "scaled"]),
+        ("other-secret", ["boom"]),
+    ):
+        assert await named(secret) == names
+        assert await named(secret, version="1") == names
+    assert await named("demo-secret", name="scaled") == ["scaled"]
+    nobody = statistics(request(), timeout=10)
+    assert await ended(nobody) == (Code.UNAUTHENTICATED, "No API key found in request")
+    for wrong in (b"\xff\xff", b"\x0a\x40scaled", b"\x0b"):
+        path = "/inference.GRPCInferenceService/ModelStatistics"
+        garbage = asked.channel.unary_unary(path)(wrong, metadata=KEY, timeout=10)
+        assert (await ended(garbage))[0] is Code.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("how", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 async def test_compressed_messages_are_read_as_if_they_were_not(
     asked: GrpcWorld, how: grpc.Compression

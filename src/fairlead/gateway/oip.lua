@@ -33,6 +33,7 @@ local MODEL = {
   ModelConfig = {1, "GET", "/config"},
   ModelStatistics = {1, "GET", "/stats"},
 }
+local EVERY_MODEL = {ModelStatistics = "/v2/models/stats"} -- asked if no model is named
 -- Methods that are answered for all.
 local SERVER = {
   ServerLive = "/v2/health/live",
@@ -58,12 +59,13 @@ local function varint(bytes, at)
   return nil
 end
 
--- The texts of fields 1 and 2 of a message; of each the first. A message that has more is refused by who reads it whole.
+-- The texts of fields 1 and 2 of a message, of each the first, and whether all of it was read. A message that has
+-- more is refused by who reads it whole.
 local function texts(bytes)
   local found = {}
   local at, size = 1, #bytes
   for _ = 1, MOST_FIELDS do
-    if at > size then return found end
+    if at > size then return found, at == size + 1 end
     local tag, after = varint(bytes, at)
     if not tag then return found end
     local field, kind = math.floor(tag / 8), tag % 8
@@ -167,7 +169,8 @@ local function ask(handle, name, version, call)
   end
 end
 
-local function to_model(handle, call)
+local function to_model(handle, method)
+  local call = MODEL[method]
   local headers = handle:headers()
   local name, version = headers:get(NAMED), headers:get(NAMED_VERSION)
   local encoding = headers:get("grpc-encoding")
@@ -176,8 +179,12 @@ local function to_model(handle, call)
     local message = message_of(handle)
     if not message then return end
     if not name then
-      local found = texts(message)
+      local found, whole = texts(message)
       name, version = found[1], found[2]
+      if whole and (name or "") == "" and EVERY_MODEL[method] then
+        go(handle, call[2], EVERY_MODEL[method])
+        return
+      end
     end
   end
   ask(handle, name, version, call)
@@ -235,7 +242,7 @@ function envoy_on_request(handle)
   elseif method == "ModelStreamInfer" then
     to_stream(handle)
   elseif MODEL[method] then
-    to_model(handle, MODEL[method])
+    to_model(handle, method)
   elseif REPOSITORY[method] then
     to_repository(handle, REPOSITORY[method])
   end
