@@ -141,6 +141,45 @@ async def test_every_refusal_has_its_code_and_its_words(asked: GrpcWorld) -> Non
     assert (await ended(garbage))[0] is Code.INVALID_ARGUMENT
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field with a length, as protobuf writes it."""
+    found, rest = bytearray(), [number << 3 | 2, len(content)]
+    for value in rest:
+        while value >= 0x80:
+            found.append(value & 0x7F | 0x80)
+            value >>= 7  # noqa: PLW2901 - what is left of it
+        found.append(value)
+    return bytes(found) + content
+
+
+async def test_the_fields_of_a_message_may_come_in_any_order(asked: GrpcWorld) -> None:
+    infer = asked.channel.unary_unary(INFER)
+    answer = message("ModelInferResponse").FromString
+    name, version = field(1, b"scaled"), field(2, b"2")
+    rest = infer_request("", {"x": np.ones((1, 3), np.float32)}).SerializeToString()
+    unknown = (
+        field(1000, b"x" * 500) + b"\xf8\x3e\x07" + b"\xfd\x3e" + bytes(4) + b"\xf9\x3e" + bytes(8)
+    )
+    for whole, version_of in (
+        (rest + name, None),
+        (unknown + name + rest, None),
+        (rest + version + name, "2"),
+        (version + unknown + name + rest, "2"),
+        (name + version + unknown + rest, "2"),
+    ):
+        told = answer(await infer(whole, metadata=KEY, timeout=10))
+        assert told.model_name == "scaled"
+        assert version_of in (None, told.model_version)
+    about = asked.channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
+    told = await about(name + unknown + version, metadata=KEY, timeout=10)
+    assert message("ModelMetadataResponse").FromString(told).versions == ["2"]
+    # What would take too long to look at, or goes beyond what is looked at, names nothing.
+    for wrong in (b"\xf8\x3e\x07" * 20 + name + rest, field(1000, b"x" * 5000) + name + rest):
+        code, words = await ended(infer(wrong, metadata=KEY, timeout=10))
+        assert code is Code.INVALID_ARGUMENT
+        assert "first fields do not name a model" in words
+
+
 async def test_statistics_without_a_name_are_those_of_every_model_the_key_may_read(
     asked: GrpcWorld,
 ) -> None:

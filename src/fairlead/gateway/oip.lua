@@ -60,8 +60,9 @@ local function varint(bytes, at)
 end
 
 -- The texts of fields 1 and 2 of a message, of each the first, and whether all of it was read. A message that has
--- more is refused by who reads it whole.
-local function texts(bytes)
+-- more is refused by who reads it whole. Fields may come in any order, but nearly always they come by number: unless
+-- `thorough`, whoever has found field 1 reads past a larger one no more.
+local function texts(bytes, thorough)
   local found = {}
   local at, size = 1, #bytes
   for _ = 1, MOST_FIELDS do
@@ -87,7 +88,7 @@ local function texts(bytes)
     else
       return found
     end
-    if field > 2 then return found end
+    if found[1] and not thorough and (found[2] or field > 2) then return found end
   end
   return found
 end
@@ -179,7 +180,7 @@ local function to_model(handle, method)
     local message = message_of(handle)
     if not message then return end
     if not name then
-      local found, whole = texts(message)
+      local found, whole = texts(message, call[2] == "GET") -- of those nobody reads more
       name, version = found[1], found[2]
       if whole and (name or "") == "" and EVERY_MODEL[method] then
         go(handle, call[2], EVERY_MODEL[method])
