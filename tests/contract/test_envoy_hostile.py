@@ -161,7 +161,14 @@ def _requests(front: Front) -> int:
 
 
 @pytest.mark.parametrize(
-    "path", ["/internal/identity", "/internal/retire", "/metrics/x", "//internal/identity"]
+    "path",
+    [
+        "/internal/identity",
+        "/internal/retire",
+        "/internal/proved",
+        "/metrics/x",
+        "//internal/identity",
+    ],
 )
 @pytest.mark.parametrize(
     "form",

@@ -268,7 +268,8 @@ class Actor:
         reasons: list[str] = []
         # Whoever starts proves itself whole; what answered all of them here before is asked one, through its socket.
         known = self.table.demands.of(worker.unit).proved
-        work = prove(spec, self.settings, examples=1 if known else self.settings.golden_examples)
+        examples = 1 if known else self.settings.golden_examples
+        work = prove(spec, self.settings, examples=examples, fresh=True)
         proved = await self._contained(work, reasons.append)
         worker.proving = False
         process = worker.process.record.process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fairlead.api.load import LOAD_PATH, Load, loads_from_json
 from fairlead.api.worker import (
     IDENTITY_PATH,
     METRICS_PATH,
+    PROVED_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
     WorkerSpec,
@@ -107,6 +109,11 @@ class WorkerClient:
         except httpx.HTTPError:
             return False
         return answer.status_code == _OK
+
+    async def proved(self) -> None:
+        """Tell the replica of this socket that its examples are over; one that does not hear it counts them."""
+        with contextlib.suppress(httpx.HTTPError):
+            await self._http.post(PROVED_PATH)
 
     async def _body(self, path: str) -> bytes | None:
         try:

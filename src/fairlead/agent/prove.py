@@ -38,8 +38,12 @@ def read_exam(directory: Path) -> Exam:
         raise FairleadError(f"{error.filename}: {error.strerror}") from None
 
 
-async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> int:
+async def prove(
+    spec: WorkerSpec, settings: AgentSettings, *, examples: int, fresh: bool = False
+) -> int:
     """Ask a loaded worker the first `examples` golden examples; returns how many there were.
+
+    One that is `fresh`, which nobody else has asked yet, leaves them out of its model's statistics.
 
     Raises FairleadError that says which example was answered how; a worker it is raised for is never
     routed. Kind UNAVAILABLE, DEADLINE or CONFLICT: nobody there answered; any other: the answer is wrong.
@@ -57,6 +61,8 @@ async def prove(spec: WorkerSpec, settings: AgentSettings, *, examples: int) -> 
                 if wrong is not None:
                     message = f"golden example {number} of {total}: {wrong.message}"
                     raise FairleadError(message, kind=wrong.kind)
+            if fresh:
+                await client.proved()
     except TimeoutError:
         message = f"the golden examples took more than {settings.proof_seconds:g} s"
         raise FairleadError(message, kind=Kind.DEADLINE) from None

@@ -23,6 +23,9 @@ REPLICAS_PATH = "/internal/replicas"
 # GET: {"serves": [{"service", "line", "revision", "digest", "batching"}]}: everybody in the process, at any socket.
 BATCHING_PATH = "/internal/batching"
 RETIRE_PATH = "/internal/retire"  # POST: answered when the replica of this socket is gone
+# POST: the golden examples were answered at the socket of this replica, which nobody else has asked yet: what it has
+# counted of them is nobody's traffic.
+PROVED_PATH = "/internal/proved"
 # POST: the model of a revision without the endpoint `predict`, asked through its first one.
 PREDICT_PATH = "/internal/predict"
 INFER_PATH = "/internal/infer"

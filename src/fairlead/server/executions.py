@@ -81,6 +81,12 @@ class Executions:
         self.failed_requests += 1
         self.failed_seconds += seconds
 
+    def forget(self) -> None:
+        """Begin anew: who asked so far was nobody's caller."""
+        fresh = Executions()
+        for name in Executions.__slots__:
+            setattr(self, name, getattr(fresh, name))
+
 
 def total(parts: list[Executions]) -> Executions:
     """Several endpoints' counts as one."""

@@ -75,6 +75,7 @@ class _Pool:
         )
         for one in self.replicas:
             one.way.app.plain.retire_by(functools.partial(self._retire, one, server))
+            one.way.app.plain.forget_proofs()
         return server
 
     async def load(self) -> None:

@@ -132,6 +132,8 @@ async def serve_revisions(
     refused = no_control(listen, first.settings)
     outcome = _Outcome(None if refused else Repository(specs, plane, app, clock))
     app.give_control(None, refused)
+    if listen.uds is not None:  # an agent's, which nobody else can reach
+        app.plain.forget_proofs()
     at = Socket(listen)
     try:
         calls = _grpc(app, first, listen, clock)

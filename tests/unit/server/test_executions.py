@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given, strategies as st
 
+from fairlead.api.worker import PROVED_PATH
 from fairlead.dialects.oip_model import merged, model_statistics
 from fairlead.domain.ids import RevisionId
 from fairlead.server.executions import Executions, statistics, total
@@ -38,6 +39,21 @@ async def stats(client: httpx.AsyncClient, path: str = "/v2/models/scaled/stats"
 
 def counts(found: Any) -> dict[str, int]:
     return {name: part["count"] for name, part in found["inference_stats"].items()}
+
+
+def test_what_is_forgotten_was_never_counted() -> None:
+    executions = Executions()
+    executions.ran(8, 0.5, 3)
+    executions.answered(10.0, (2.0,), 0.5, 0.125, 0.25)
+    executions.failed(1.0)
+    executions.forget()
+    assert statistics(executions, 3.0, 1000.0) == statistics(Executions(), 3.0, 1000.0)
+    executions.ran(1, 0.5)
+    assert statistics(executions, 3.0, 1000.0)["inference_count"] == 1
+
+
+async def test_nobody_can_have_a_server_forget_but_an_agent(scaled: InProcess) -> None:
+    assert (await scaled.client.post(PROVED_PATH)).status_code == 404
 
 
 def test_a_run_that_requests_shared_is_one_execution_of_its_batch() -> None:

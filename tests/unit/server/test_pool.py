@@ -291,6 +291,26 @@ async def test_a_retired_model_leaves_nothing_in_memory(pool: Pool) -> None:
         await eventually(lambda: left() == before - 1)
 
 
+async def test_examples_are_forgotten_once_the_agent_says_so_and_others_requests_are_not(
+    pool: Pool,
+) -> None:
+    async def counted(number: int) -> tuple[int, int]:
+        _, found = await pool.ask(number, "GET", f"/v2/models/s{number}/stats")
+        (one,) = found["model_stats"]
+        return one["inference_count"], one["last_inference"]
+
+    async with served(pool):
+        for number in (1, 2):
+            assert (await pool.predict(number))[0] == 200
+        asked = await counted(2)
+        assert asked[0] == 1
+        assert await pool.ask(1, "POST", "/internal/proved") == (200, {"proved": True})
+        assert (await counted(1), await counted(2)) == ((0, 0), asked)
+        assert (await pool.predict(1))[0] == 200
+        assert (await counted(1))[0] == 1
+        assert (await pool.ask(1, "GET", "/internal/proved"))[0] == 405
+
+
 async def test_only_a_post_retires(pool: Pool) -> None:
     async with served(pool):
         assert (await pool.ask(1, "GET", "/internal/retire"))[0] == 405

@@ -19,6 +19,7 @@ from fairlead.api.load import LOAD_PATH, Load, loads_to_json
 from fairlead.api.worker import (
     IDENTITY_PATH,
     METRICS_PATH,
+    PROVED_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
     WorkerSpec,
@@ -223,6 +224,8 @@ def _handler(worker: FakeWorker) -> type[BaseHTTPRequestHandler]:  # noqa: C901 
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.path == RETIRE_PATH:
                 self._answer(worker.retire())
+            elif self.path == PROVED_PATH:
+                self._answer({"proved": True})
             elif self.path in _paths(worker.spec):
                 worker.requests += 1
                 self._answer(_answer(worker, json.loads(body)))

@@ -21,6 +21,7 @@ from fairlead.api.worker import (
     BATCHING_PATH,
     IDENTITY_PATH,
     METRICS_PATH,
+    PROVED_PATH,
     REPLICAS_PATH,
     RETIRE_PATH,
     ServingSettings,
@@ -124,8 +125,17 @@ class PlainRoutes:
             await retire()
             return _json({"retired": True})
 
-        stats = self._plane.stats.route(RETIRE_PATH, "POST")
-        self._paths[RETIRE_PATH.encode()] = Plain(stats, retired, [], ("POST",))
+        self._do(RETIRE_PATH, retired)
+
+    def forget_proofs(self) -> None:
+        """Let the agent say that it has proved what is served here: its examples are in no model's statistics."""
+
+        async def proved() -> Reply:
+            for endpoint in self._endpoints():
+                endpoint.executions.forget()
+            return _json({"proved": True})
+
+        self._do(PROVED_PATH, proved)
 
     def replica(self, runs: Sequence[UnderWay] = ()) -> Mapping[str, object]:
         """How far this one is, and whether such runs of the process hold it: those that nobody waits for."""
@@ -148,6 +158,10 @@ class PlainRoutes:
             }
             for one in self._served
         ]
+
+    def _do(self, path: str, reply: Callable[[], Awaitable[Reply]]) -> None:
+        stats = self._plane.stats.route(path, "POST")
+        self._paths[path.encode()] = Plain(stats, reply, [], ("POST",))
 
     def _add(
         self,
