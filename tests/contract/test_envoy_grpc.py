@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from fairlead.api.oip_messages import message
 from fairlead.domain.keys import KeyRecord, Quota, Rate, Scope
-from fairlead.gateway.replies import UNNAMED
+from fairlead.gateway.replies import NOT_WHOLE, TOO_LONG, UNNAMED
 from fairlead.kits import reflection
 from support.effort import PATIENCE
 from support.gateway import eventually
@@ -461,6 +461,41 @@ async def test_a_stream_is_answered_message_by_message_and_survives_a_bad_one(
     async with asyncio.timeout(5 * PATIENCE):  # also before anything is sent
         assert (await named.initial_metadata())["x-served-version"].startswith("v1.")
     named.cancel()
+
+
+async def test_a_stream_with_nothing_in_it_ends_well_for_who_has_a_key(asked: GrpcWorld) -> None:
+    for metadata in (KEY, (*KEY, ("x-model-name", "scaled"))):
+        empty = stream(asked.channel)(metadata=metadata, timeout=10)
+        await empty.done_writing()
+        assert await empty.read() is grpc.aio.EOF
+        assert await empty.code() is Code.OK
+    keyless = stream(asked.channel)(timeout=10)
+    assert await keyless.code() is Code.UNAUTHENTICATED
+
+
+async def test_a_first_message_that_cannot_be_read_is_told_in_words_that_say_why(
+    asked: GrpcWorld,
+) -> None:
+    port, path = asked.world.settings.port, "/inference.GRPCInferenceService/ModelStreamInfer"
+    frame = packed_frame(asked.scaled().SerializeToString(), 0)
+    for sent, metadata, words in (
+        (frame[:-1], KEY, NOT_WHOLE),
+        (frame[:3], KEY, NOT_WHOLE),
+        (b"\2" + frame[1:], KEY, NOT_WHOLE),
+        (b"\1" + frame[1:], (*KEY, ("grpc-encoding", "gzip")), UNNAMED),
+    ):
+        code, told, *_ = await raw_call(port, path, sent, metadata)
+        assert (code, told) == (Code.INVALID_ARGUMENT.value[0], words)
+    huge = infer_request("scaled", {"x": np.ones((6 << 20, 3), np.float32)})  # 72 MB
+
+    def refused() -> tuple[grpc.StatusCode, str]:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            streaming = stream(channel)(iter([huge]), metadata=KEY, timeout=30)
+            with contextlib.suppress(grpc.RpcError):
+                list(streaming)
+            return streaming.code(), streaming.details()
+
+    assert await asyncio.to_thread(refused) == (Code.RESOURCE_EXHAUSTED, TOO_LONG)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,19 @@ CONCURRENCY_EXCEEDED = "API concurrency limit exceeded"
 SWITCHED_OFF = (
     "This endpoint is switched off after too many failures; it is tried again within {seconds} s"
 )
-# What finds a stream's first message cannot unpack it, and says no more than that it is wrong.
-UNNAMED = "Bad request; a stream whose messages are compressed names its model in the metadata x-model-name"
+# What finds a stream's first message says what was wrong only in Envoy's details of the reply.
+_NAMING_FAILED = "grpc_field_extraction_{status}{{{why}}}"
+_NO_MESSAGE = _NAMING_FAILED.format(status="INVALID_ARGUMENT", why="REQUEST_OUT_OF_DATA")
+_NO_FRAME = _NAMING_FAILED.format(status="INVALID_ARGUMENT", why="REQUEST_BUFFER_CONVERSION_FAIL")
+_TOO_LONG = _NAMING_FAILED.format(
+    status="FAILED_PRECONDITION", why="REQUEST_BUFFER_CONVERSION_FAIL"
+)
+UNNAMED = "a stream whose messages are compressed names its model in the metadata x-model-name"
+NOT_WHOLE = "the stream's first message is not whole, or not framed as gRPC has it"
+TOO_LONG = (
+    "the stream's first message is too large to be looked at; "
+    "name the stream's model in the metadata x-model-name, or send less at once"
+)
 GATEWAY_TEXTS: Mapping[int, str] = {
     400: "Bad request",
     404: "Not found",
@@ -79,7 +90,7 @@ def local_reply_config(off_seconds: float) -> Document:
 
     `off_seconds`: how long the kill switch stays open.
     """
-    mappers = [_unnamed()]
+    mappers = _streams_without_a_name()
     shapes = ((_GRPC, _grpc_filter()), ("error", _path_filter(_OPEN_INFERENCE)), ("message", None))
     for key, path in shapes:
         mappers += [
@@ -111,9 +122,21 @@ def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> 
     return mapper
 
 
-def _unnamed() -> Document:
+def _streams_without_a_name() -> list[Document]:
+    """A stream whose first message was not found. One that was opened and closed ends well, as with every server."""
     packed = {"header_filter": {"header": {"name": "grpc-encoding", "present_match": True}}}
-    return _mapper(_GRPC, [_grpc_filter(), _status_filter(400), packed], UNNAMED, 400)
+    found = []
+    for details, also, text, status in (
+        (_NO_MESSAGE, _expression("request.size == 0"), "", 0),
+        (_NO_MESSAGE, None, NOT_WHOLE, 400),
+        (_NO_FRAME, packed, UNNAMED, 400),
+        (_NO_FRAME, None, NOT_WHOLE, 400),
+        (_TOO_LONG, None, TOO_LONG, 413),
+    ):
+        which = _expression(f"response.code_details == '{details}'")
+        found.append(_mapper(_GRPC, [_grpc_filter(), which, also], text, status))
+    found[0]["headers_to_add"] = [_header("grpc-status", "0")]
+    return found
 
 
 def _too_many_at_once(key: str, path: Document | None) -> Document:
@@ -170,6 +193,13 @@ def _body_format(key: str) -> Document:
 def _status_filter(status: int, operator: str = "EQ") -> Document:
     value = {"default_value": status, "runtime_key": "fairlead.none"}
     return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _expression(text: str) -> Document:
+    kind = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    config = {"@type": kind, "expression": text}
+    name = "envoy.access_loggers.extension_filters.cel"
+    return {"extension_filter": {"name": name, "typed_config": config}}
 
 
 def _grpc_filter() -> Document:
