@@ -117,7 +117,6 @@ REFUSED = {
     "a zero byte": post("x-a: b\0c\r\n"),
     "a fragment": post(LENGTH, BODY, f"{PREDICT}#x"),
     "connect": f"CONNECT here:80 HTTP/1.1\r\nhost: here\r\n{KEY}\r\n",
-    "a websocket": post("connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\n"),
 }
 
 
@@ -239,8 +238,25 @@ async def test_trailers_are_not_headers(front: Front) -> None:
 async def test_an_upgrade_to_http2_is_an_ordinary_request(front: Front) -> None:
     upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
     found = await send(front, post(upgrade + LENGTH, BODY), 1)
-    assert statuses(found)[0] in (200, 403)
-    assert b"101 Switching" not in found
+    assert statuses(found) == [200]
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "TLS/1.0", "h2c, websocket", "nobody-knows"])
+async def test_an_offer_of_another_protocol_is_not_taken_and_its_body_stays_a_body(
+    front: Front, protocol: str
+) -> None:
+    upgrade = f"connection: upgrade\r\nupgrade: {protocol}\r\n"
+    whole = f"{len(BODY):x}\r\n{BODY}\r\n0\r\n\r\n"
+    for sent in (post(upgrade + LENGTH, BODY), post(upgrade + CHUNKED, whole)):
+        before = _requests(front)
+        found = await send(front, sent + SMUGGLED, 2)  # which is the next request, without a key
+        assert statuses(found)[0] == 200
+        assert b"rss_bytes" not in found
+        assert 200 not in statuses(found)[1:]
+        assert _requests(front) == before + 1
+    empty = post(f"{upgrade}content-length: 0\r\n", path="/echo")
+    assert statuses(await send(front, empty, 1)) == [200]
+    assert "upgrade" not in front.world.workers["seen"].seen[-1][1]
 
 
 async def test_an_encoded_slash_is_another_path(front: Front) -> None:

@@ -116,7 +116,12 @@ def _connection_manager(settings: GatewaySettings, home: Home[Any]) -> Document:
         "normalize_path": False,
         "merge_slashes": False,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
-        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
+        "http_protocol_options": {
+            "accept_http_10": True,
+            "default_host_for_http_10": "localhost",
+            # No protocol but HTTP is spoken here; whoever offers to change it is answered without.
+            "ignore_http_11_upgrade": [{"safe_regex": {"regex": ".*"}}],
+        },
         # What a caller may send before anybody reads it, for one stream and for all of a connection.
         "http2_protocol_options": {
             "max_concurrent_streams": 1024,
