@@ -63,6 +63,14 @@ async def test_a_compressed_request_is_answered_like_any_other(
     assert scaled.app.bodies.held == 0
 
 
+async def test_a_gzip_of_several_members_is_one_body(scaled: InProcess) -> None:
+    parts = (ASKED[:20], b"", ASKED[20:])
+    packed_parts = b"".join(map(gzip.compress, parts))
+    answer = await post(scaled, packed_parts, content_encoding="gzip")
+    assert json.loads(raw(answer))["outputs"][0]["data"] == [2.0, 4.0, 6.0]
+    assert scaled.app.bodies.held == 0
+
+
 @pytest.mark.parametrize("name", PACK)
 async def test_who_asks_for_one_encoding_alone_gets_it(scaled: InProcess, name: str) -> None:
     answer = await post(scaled, ASKED, accept_encoding=name)
@@ -86,9 +94,13 @@ async def test_a_list_of_what_a_client_could_read_is_no_wish(scaled: InProcess, 
         (gzip.compress(ASKED) + b"more", "gzip", 400, "cannot be unpacked"),
         (b"", "deflate", 400, "cannot be unpacked"),
         (ASKED, "br", 415, "content-encoding 'br' is not read here; send gzip, deflate or none"),
+        (gzip.compress(bytes(LIMIT)) + gzip.compress(b"x"), "gzip", 413, "larger than 1048576 bytes once it is unpacked"),
+        (gzip.compress(ASKED) + gzip.compress(b"")[:-1], "gzip", 400, "cannot be unpacked"),
+        (gzip.compress(b"") * 20_000, "gzip", 400, "cannot be unpacked"),
+        (zlib.compress(ASKED) + zlib.compress(b""), "deflate", 400, "cannot be unpacked"),
         (gzip.compress(bytes(LIMIT + 1)), "gzip", 413, "larger than 1048576 bytes once it is unpacked"),
     ],
-    ids=["not packed", "cut short", "more behind it", "nothing", "unknown", "too large"],
+    ids=["not packed", "cut short", "more behind it", "nothing", "unknown", "too large in two", "cut short in two", "nothing again and again", "deflate twice", "too large"],
 )  # fmt: skip
 async def test_what_cannot_be_unpacked_is_refused(
     scaled: InProcess, body: bytes, encoding: str, status: int, text: str
@@ -118,6 +130,17 @@ async def test_what_is_encoded_here_is_decoded_here(body: bytes, times: int, nam
     assert await unpacked(small, {b"content-encoding": name.encode()}, 1 << 30, holding) == (
         body * times
     )
+
+
+@given(parts=st.lists(st.binary(max_size=3000), min_size=1, max_size=5), times=st.integers(1, 100))
+async def test_members_are_one_body(parts: list[bytes], times: int) -> None:
+    small = b"".join(gzip.compress(part * times) for part in parts)
+    holding = Holding(Bodies(1 << 30))
+    whole = b"".join(part * times for part in parts)
+    assert await unpacked(small, {b"content-encoding": b"gzip"}, 1 << 30, holding) == whole
+    if len(whole) > 1:
+        with pytest.raises(FairleadError, match="larger than"):
+            await unpacked(small, {b"content-encoding": b"gzip"}, len(whole) - 1, holding)
 
 
 @given(body=st.binary(max_size=300), name=st.sampled_from(["gzip", "deflate"]))

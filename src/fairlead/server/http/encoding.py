@@ -13,7 +13,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 from fairlead.domain.errors import Kind, Refused
-from fairlead.kits.compression import IDENTITY, WINDOWS
+from fairlead.kits.compression import IDENTITY, WINDOWS, Unpacker
 from fairlead.server.http.exchange import Holding
 from fairlead.server.http.handlers import Headers
 
@@ -51,14 +51,13 @@ async def pieces(body: bytes, encoding: bytes, limit: int) -> AsyncIterator[byte
 
     Raises Refused: INVALID if it is not what its encoding says, TOO_LARGE once there would be more than `limit` bytes.
     """
-    reader = zlib.decompressobj(WINDOWS[encoding])
-    size = 0
-    rest = body
+    reader = Unpacker(body, encoding)
+    size, most = 0, _ON_LOOP_BYTES
     while True:  # piece by piece: a small body may unpack to a huge one
         if size:
-            piece = await asyncio.to_thread(_unpack, reader, rest, _PIECE_BYTES)
+            piece = await asyncio.to_thread(_read, reader, most)
         else:
-            piece = _unpack(reader, rest, _ON_LOOP_BYTES)
+            piece = _read(reader, most)
         size += len(piece)
         if size > limit:
             message = (
@@ -66,10 +65,10 @@ async def pieces(body: bytes, encoding: bytes, limit: int) -> AsyncIterator[byte
             )
             raise Refused(Kind.TOO_LARGE, message)
         yield piece
-        rest = reader.unconsumed_tail
-        if reader.eof or not (rest or piece):
+        if len(piece) < most:
             break
-    if not reader.eof or reader.unused_data:
+        most = _PIECE_BYTES
+    if not reader.whole:
         raise _damaged()
 
 
@@ -85,10 +84,10 @@ async def packed(body: bytes, headers: Headers) -> tuple[bytes, list[tuple[bytes
     return smaller, [(CONTENT_ENCODING, wish), (b"vary", ACCEPT_ENCODING)]
 
 
-def _unpack(reader: zlib._Decompress, rest: bytes, most: int) -> bytes:
+def _read(reader: Unpacker, most: int) -> bytes:
     try:
-        return reader.decompress(rest, most)
-    except zlib.error:
+        return reader.read(most)
+    except ValueError:
         raise _damaged() from None
 
 
