@@ -178,7 +178,13 @@ def questions(table: RoutingTable) -> list[Question]:
 
 def right_method(path: str) -> str:
     found = parse_path(path, "v1")
-    return "-" if isinstance(found, OpenPath) else found.methods[-1]
+    return (
+        "-"
+        if isinstance(found, OpenPath)
+        else "GET"
+        if "HEAD" in found.methods
+        else found.methods[-1]
+    )
 
 
 def expected(ask: Question) -> tuple[int, str, str]:

@@ -339,3 +339,29 @@ async def test_admin_and_sockets_are_for_this_user_only(front: Front) -> None:
             front, f"POST {path} HTTP/1.1\r\nhost: here\r\n{KEY}content-length: 0\r\n\r\n", 1
         )
         assert statuses(found) == [404]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2",
+        "/v2/models/scaled",
+        "/v2/models/scaled/ready",
+        "/v2/models/scaled/versions/1",
+        "/v2/models/scaled/config",
+        "/v2/models/scaled/stats",
+        "/v2/models/stats",
+        "/v1/model/scaled/bio",
+    ],
+)
+async def test_head_is_get_without_a_body(front: Front, path: str) -> None:
+    async with front.world.client() as client:
+        key = {"x-api-key": "demo-secret"}
+        get = await client.get(path, headers=key)
+        for _ in range(2):  # on one connection: nothing of the first is left in it
+            head = await client.head(path, headers=key)
+            assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
+            assert head.headers["content-length"] == str(len(get.content))
+        assert (await client.head(path.replace("scaled", "nobody"), headers=key)).status_code in (
+            (404,) if "scaled" in path else (200,)
+        )

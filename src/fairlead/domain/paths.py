@@ -13,7 +13,6 @@ from functools import cache
 from fairlead.domain.keys import Verb
 
 GET = ("GET", "HEAD")
-READ = ("GET",)
 WRITE = ("POST",)
 CUSTOM = ("GET", "POST")  # S0-8
 OPENAI_SPEECH = (
@@ -85,10 +84,10 @@ NOT_SERVED: Mapping[str, str] = {
     "cudasharedmemory": "cuda_shared_memory",
 }
 _MODEL_METHODS: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    (): READ,
-    (READY,): READ,
-    (CONFIG,): READ,
-    (STATS,): READ,
+    (): GET,
+    (READY,): GET,
+    (CONFIG,): GET,
+    (STATS,): GET,
     (INFER,): WRITE,
 }
 
@@ -116,7 +115,7 @@ def open_paths(api_version: str) -> Mapping[str, OpenPath]:
     }
     found = {path: OpenPath(path, name, GET) for path, name in names.items()}
     for path, name, methods in (
-        ("/v2/models/stats", "v2_stats", READ),
+        ("/v2/models/stats", "v2_stats", GET),
         ("/v2/repository/index", "v2_index", WRITE),
     ):
         found[path] = OpenPath(path, name, methods, keyed=True)
@@ -153,7 +152,7 @@ STATIC_PREFIX = "/static-offline-docs/"  # the docs page's script and style
 
 
 def _project(path: str, service: str, action: str) -> PathMatch:
-    methods = {PREDICT: WRITE, BIO: READ}.get(action)
+    methods = {PREDICT: WRITE, BIO: GET}.get(action)
     return ModelPath(path, service, action, methods) if methods and service else CustomPath(path)
 
 

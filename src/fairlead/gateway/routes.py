@@ -19,7 +19,7 @@ from typing import Any
 from fairlead.api.http_status import NO_FAULT
 from fairlead.domain.ids import LATEST, EndpointId
 from fairlead.domain.keys import KeyRecord
-from fairlead.domain.paths import STATIC_PREFIX, OpenPath, open_paths, parse_path
+from fairlead.domain.paths import GET, STATIC_PREFIX, OpenPath, open_paths, parse_path
 from fairlead.domain.routing import Ask, Choice, choose
 from fairlead.domain.rules import rule_of
 from fairlead.domain.table import RoutingTable, ServiceRoute
@@ -311,19 +311,24 @@ def _worker_routes(
 ) -> list[Document]:
     routes = []
     for path, part in parts:
-        for method in parse_path(path, part.api_version).methods:
-            choice = choose(part, Ask(method, path, tree.client, version))
+        for methods in _alike(parse_path(path, part.api_version).methods):
+            choice = choose(part, Ask(methods[0], path, tree.client, version))
             if isinstance(choice, Choice):
                 rule = str(rule_of(choice, version))
                 routes += [
-                    {"name": rule, **route} for route in _routes_of_choice(tree, choice, method)
+                    {"name": rule, **route} for route in _routes_of_choice(tree, choice, methods)
                 ]
     return routes
 
 
-def _routes_of_choice(tree: _Tree, choice: Choice, method: str) -> list[Document]:
+def _alike(methods: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The methods of a path, those in one that the resolver answers alike: HEAD is GET without a body."""
+    return [methods] if methods == GET else [(method,) for method in methods]
+
+
+def _routes_of_choice(tree: _Tree, choice: Choice, methods: tuple[str, ...]) -> list[Document]:
     """One route; two for a split, because only a caller without a sticky key is known after the key check alone."""
-    route = worker_route(choice, method, tree.clusters, tree.settings)
+    route = worker_route(choice, methods, tree.clusters, tree.settings)
     if len(choice.targets) == 1:
         return [route]
     match = route["match"]

@@ -66,12 +66,18 @@ def _header(name: str, value: str) -> Document:
 
 
 def worker_route(
-    choice: Choice, method: str, clusters: Mapping[EndpointId, str], settings: GatewaySettings
+    choice: Choice,
+    methods: tuple[str, ...],
+    clusters: Mapping[EndpointId, str],
+    settings: GatewaySettings,
 ) -> Document:
-    """The route of one method and path to whom the resolver chose."""
+    """The route of one path, asked by any of these methods, to whom the resolver chose."""
+    several = {"safe_regex": {"regex": "|".join(methods)}}
     match = {
         "path": choice.path.path,
-        "headers": [{"name": ":method", "string_match": {"exact": method}}],
+        "headers": [
+            {"name": ":method", "string_match": several if methods[1:] else {"exact": methods[0]}}
+        ],
     }
     shares = [
         (endpoint, FRONT if endpoint is None else clusters[endpoint], weight)
