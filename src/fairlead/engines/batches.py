@@ -1,7 +1,8 @@
 """Several requests as one, and one answer as several: rows put behind each other, and taken apart again.
 
 Only for models whose every tensor counts rows in its first dimension. That a model treats each row by
-itself cannot be seen from its tensors: `engines/together.py` proves it.
+itself cannot be seen from its tensors: `engines/together.py` proves it. Nor can it be seen what of an answer is
+as long as a padded input: that must be learned (`engines/lengths.py`), and until then nothing is padded.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.api.bf16 import from_floats
 from fairlead.api.inference import NUMPY_TYPES, InferRequest, InferResponse, Model, Tensor
 from fairlead.domain.batching import Batching, PadValue
-from fairlead.domain.errors import Kind, Problem, Refused
+from fairlead.domain.errors import FairleadError, Kind, Problem, Refused
 from fairlead.domain.signature import TensorSignature, TensorSpec
-
-Lengths = tuple[
-    int, ...
-]  # of one request: the sizes of the dimensions that may be padded, in order
+from fairlead.engines.lengths import Learned, Lengths, learn, lengths_of, stretched
 
 
 class Rows:
@@ -27,12 +26,9 @@ class Rows:
     def __init__(self, signature: TensorSignature, batching: Batching) -> None:
         self._inputs = [spec.name for spec in signature.inputs]
         self._only = self._inputs[0] if len(self._inputs) == 1 else ""
-        self._outputs = {spec.name: spec for spec in signature.outputs}
         self._allowed = batching.allowed_batch_sizes or ()
         self._pads = {
-            spec.name: NUMPY_TYPES[spec.datatype].type(batching.pads[spec.name])
-            if spec.datatype != "BYTES"
-            else batching.pads[spec.name]
+            spec.name: _element(spec, batching.pads[spec.name])
             for spec in signature.inputs
             if spec.name in batching.pads
         }
@@ -50,6 +46,43 @@ class Rows:
             if spec.name not in self._pads
             for axis in _free(spec)
         ]
+        # By the sizes of what is not padded: the sizes of an answer may come from those too.
+        self._learned: dict[Lengths, Learned] = {}
+
+    def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
+        """Learn from golden examples what of an answer answers padding; why that cannot be known, in words.
+
+        Runs the model, in this thread. Requests of different lengths share no run before.
+        """
+        if not self.padded:
+            return None
+        alike: dict[Lengths, list[InferRequest]] = {}
+        for request in requests:
+            alike.setdefault(self._others(request), []).append(request)
+        learned = {}
+        for others, some in alike.items():
+            try:
+                found = learn(lambda request: self.run(model, [request])[0], some, self.padded)
+            except FairleadError as error:
+                return error.message
+            if isinstance(found, str):
+                return found
+            learned[others] = found
+        self._learned = learned
+        return None
+
+    def longer(self, request: InferRequest) -> list[InferRequest]:
+        """It with twice the length: of each input that is padded by itself, and of all."""
+        learned = self._learned.get(self._others(request))
+        if learned is None:
+            return []
+        own = self.lengths(request)
+        every = tuple(range(len(own)))
+        which = [every, *learned.groups] if len(learned.groups) > 1 else [every]
+        return [
+            stretched(request, self.padded, {place: 2 * own[place] for place in places})
+            for places in which
+        ]
 
     def count(self, request: InferRequest) -> int:
         """How many rows it has; 0 if its tensors disagree, or have none: it runs alone then."""
@@ -59,15 +92,20 @@ class Rows:
         return counts.pop() if len(counts) == 1 else 0
 
     def key(self, request: InferRequest) -> Hashable:
-        """Requests of the same key may share a run."""
-        if not self._free:
+        """Requests of the same key may share a run: lengths differ only where they are known to be padded well."""
+        if not self._free and not self.padded:
             return request.outputs
-        return request.outputs, tuple(
-            request.tensors[name].shape[axis] for name, axis in self._free
-        )
+        others = self._others(request)
+        lengths = self.lengths(request)
+        learned = self._learned.get(others)
+        padded = learned is not None and learned.covers(lengths)
+        return request.outputs, others, None if padded else lengths
 
     def lengths(self, request: InferRequest) -> Lengths:
-        return tuple(request.tensors[name].shape[axis] for name, axis in self.padded)
+        return lengths_of(request, self.padded)
+
+    def _others(self, request: InferRequest) -> Lengths:
+        return lengths_of(request, self._free)
 
     def run_size(self, rows: int) -> int:
         """With how many rows the model is run for `rows`: the next allowed size."""
@@ -92,19 +130,16 @@ class Rows:
             _check_rows(name, tensor, size)
         if len(requests) == 1 and size == counts[0]:
             return [response]
-        longest = self._longest(requests)
+        lengths = [self.lengths(request) for request in requests]
+        longest = tuple(map(max, zip(*lengths, strict=True)))
+        learned = None  # nothing was padded
+        if any(own != longest for own in lengths):
+            learned = self._learned[self._others(requests[0])]
+            _check_lengths(response, learned, longest)
         answers, start = [], 0
-        for request, count in zip(requests, counts, strict=True):
-            own = slice(start, start + count)
-            cuts = [] if not longest else list(zip(longest, self.lengths(request), strict=True))
-            answers.append(
-                InferResponse(
-                    {
-                        name: self._cut(name, tensor[own], cuts)
-                        for name, tensor in response.tensors.items()
-                    }
-                )
-            )
+        for own, count in zip(lengths, counts, strict=True):
+            rows = slice(start, start + count)
+            answers.append(InferResponse(_own(response, learned, rows, own)))
             start += count
         return answers
 
@@ -140,9 +175,6 @@ class Rows:
             start = end
         return answers
 
-    def _longest(self, requests: Sequence[InferRequest]) -> Lengths:
-        return tuple(map(max, zip(*map(self.lengths, requests), strict=True)))
-
     def _parts(self, name: str, requests: Sequence[InferRequest]) -> list[Tensor]:
         tensors = [request.tensors[name] for request in requests]
         if name not in self._pads:
@@ -150,15 +182,27 @@ class Rows:
         inner = tuple(map(max, zip(*(tensor.shape[1:] for tensor in tensors), strict=True)))
         return [_padded(tensor, inner, self._pads[name]) for tensor in tensors]
 
-    def _cut(self, name: str, tensor: Tensor, cuts: list[tuple[int, int]]) -> Tensor:
-        """An output's own part of a dimension that is as long as its padded input: what follows answers padding."""
-        for axis in _free(self._outputs[name]):
-            for longest, own in cuts:
-                if tensor.shape[axis] == longest:
-                    index = [slice(None)] * axis + [slice(0, own)]
-                    tensor = tensor[tuple(index)]
-                    break
-        return tensor
+
+def _own(
+    response: InferResponse, learned: Learned | None, rows: slice, lengths: Lengths
+) -> dict[str, Tensor]:
+    """A request's rows, and of each only what answers its own values, not what answers padding."""
+    if learned is None:
+        return {name: tensor[rows] for name, tensor in response.tensors.items()}
+    return {
+        name: tensor[rows, *map(slice, learned.shape(name, lengths))]
+        for name, tensor in response.tensors.items()
+    }
+
+
+def _check_lengths(response: InferResponse, learned: Learned, longest: Lengths) -> None:
+    """Nothing is cut off an answer of other sizes than were learned: alone, its requests are answered as they are."""
+    for name, tensor in response.tensors.items():
+        expected = learned.shape(name, longest)
+        if tensor.shape[1:] != expected:
+            shape = list(tensor.shape)
+            message = f"output {name} has the shape {shape} for padded requests, not rows of {list(expected)}"
+            raise Refused(Kind.MODEL, message)
 
 
 def _check_rows(name: str, tensor: Tensor, size: int) -> None:
@@ -217,6 +261,14 @@ def _fits(spec: TensorSpec, value: PadValue) -> bool:
 def _free(spec: TensorSpec) -> list[int]:
     """The dimensions behind the rows that the caller chooses."""
     return [axis for axis, size in enumerate(spec.shape) if axis and size == -1]
+
+
+def _element(spec: TensorSpec, value: PadValue) -> Any:  # noqa: ANN401 - an element
+    if spec.datatype == "BYTES":
+        return value
+    if spec.datatype == "BF16":
+        return from_floats(np.array([value], np.float32))[0]
+    return NUMPY_TYPES[spec.datatype].type(value)
 
 
 def _padded(tensor: Tensor, inner: tuple[int, ...], value: Any) -> Tensor:  # noqa: ANN401 - an element

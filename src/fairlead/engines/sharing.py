@@ -20,6 +20,14 @@ class Sharing(Protocol):
         """Inputs and their dimensions that are filled up."""
         ...
 
+    def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
+        """Learn from golden examples what sharing needs to know; why that cannot be known, in words."""
+        ...
+
+    def longer(self, request: InferRequest) -> list[InferRequest]:
+        """It with more values wherever requests are filled up, once that was learned."""
+        ...
+
     def count(self, request: InferRequest) -> int:
         """How much of a batch it is; 0 if it cannot be in one."""
         ...
@@ -37,6 +45,14 @@ class Documents:
     """Requests of code that answers a list of them: `predict_batch`."""
 
     padded: Sequence[tuple[str, int]] = ()
+
+    def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
+        del model, requests
+        return None
+
+    def longer(self, request: InferRequest) -> list[InferRequest]:
+        del request
+        return []
 
     def count(self, request: InferRequest) -> int:
         del request

@@ -2,13 +2,14 @@
 
 A model that normalises over its batch, or counts it, answers otherwise as soon as others share its run.
 So each golden example is run between neighbours that differ from it (other examples, examples turned
-around, longer ones where lengths are padded), and all of them must answer as they do alone.
+around, longer ones where lengths are padded), and all of them must answer as they do alone. Before, it is
+learned what of an answer is as long as what is padded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,12 @@ class _Company:
 
 def mixes(model: Model, golden: Golden, sharing: Sharing, most: int | None) -> str | None:
     """How answers differ in a batch of at most `most` rows; None if they do not. Runs the model, in this thread."""
+    requests = [request_of(model, example) for example in golden.examples[:_MOST_EXAMPLES]]
+    unknown = sharing.learn(model, [request for request in requests if sharing.count(request)])
+    if unknown is not None:
+        return unknown
     groups: dict[Hashable, list[_Company]] = {}
-    for one in _company(model, golden, sharing):
+    for one in _company(model, golden, requests, sharing):
         groups.setdefault(sharing.key(one.request), []).append(one)
     if not groups:
         return "no golden example has rows"
@@ -49,12 +54,13 @@ def mixes(model: Model, golden: Golden, sharing: Sharing, most: int | None) -> s
     return None
 
 
-def _company(model: Model, golden: Golden, sharing: Sharing) -> Iterator[_Company]:
+def _company(
+    model: Model, golden: Golden, requests: Sequence[InferRequest], sharing: Sharing
+) -> Iterator[_Company]:
     """Neighbours first, so that no example has the first row to itself."""
-    requests = [request_of(model, example) for example in golden.examples[:_MOST_EXAMPLES]]
     for request in requests:
-        for neighbour in (_turned(request), _longer(request, sharing)):
-            if neighbour is None or not sharing.count(neighbour):
+        for neighbour in (*_turned(request), *sharing.longer(request)):
+            if not sharing.count(neighbour):
                 continue
             try:
                 answer = model.infer(neighbour)
@@ -108,21 +114,13 @@ def _lists(answer: InferResponse) -> dict[str, Any]:
     return {name: tensor.tolist() for name, tensor in answer.tensors.items()}
 
 
-def _turned(request: InferRequest) -> InferRequest | None:
-    """The same values in another order within each row; None if a row has one value only."""
+def _turned(request: InferRequest) -> list[InferRequest]:
+    """The same values in another order within each row; nothing if a row has one value only."""
     turned = {name: _flipped(tensor) for name, tensor in request.tensors.items()}
     same = all(np.array_equal(turned[name], tensor) for name, tensor in request.tensors.items())
-    return None if same else InferRequest(turned)
+    return [] if same else [InferRequest(turned)]
 
 
 def _flipped(tensor: Tensor) -> Tensor:
     axes = tuple(range(1, tensor.ndim))
     return np.ascontiguousarray(np.flip(tensor, axes)) if axes else tensor
-
-
-def _longer(request: InferRequest, sharing: Sharing) -> InferRequest | None:
-    """Twice as long wherever lengths are padded."""
-    longer = dict(request.tensors)
-    for name, axis in sharing.padded:
-        longer[name] = np.concatenate([longer[name], longer[name]], axis=axis)
-    return InferRequest(longer) if sharing.padded else None
