@@ -142,8 +142,7 @@ def _sizes(
             group[0]
             for group in groups
             if all(
-                lengths[group[0]] == size
-                for (lengths, _), size in zip(seen, column, strict=True)
+                lengths[group[0]] == size for (lengths, _), size in zip(seen, column, strict=True)
             )
         ]
         if len(follows) == 1:

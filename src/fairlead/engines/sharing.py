@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain.batching import Batching
-from fairlead.domain.errors import Problem
+from fairlead.domain.errors import Kind, Problem, Refused
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines.batches import Rows, padding_problems, rows_problem
 
@@ -102,6 +105,20 @@ def rows_of(request: InferRequest, batched: str) -> int:
     """How many items a request brings: the size of the batch dimension of `batched_input`, 1 where there is none."""
     tensor = request.tensors.get(batched)
     return 1 if tensor is None else len(tensor)
+
+
+def fresh(request: InferRequest) -> InferRequest:
+    """It for one more run: code may change the document that it is given. To be asked for before the first run.
+
+    Tensors are only read. Raises Refused (MODEL) for a document that cannot be copied.
+    """
+    if request.document is None:
+        return request
+    try:
+        return msgspec.structs.replace(request, document=copy.deepcopy(request.document))
+    except Exception as error:  # noqa: BLE001 - a user's types may raise anything
+        message = f"the model's request type cannot be copied ({type(error).__name__}: {error})"
+        raise Refused(Kind.MODEL, message) from None
 
 
 def cannot_share(model: Model) -> str | None:

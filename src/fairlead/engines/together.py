@@ -9,8 +9,9 @@ learned what of an answer is as long as what is padded.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,13 @@ _DEFAULT_ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Company:
-    """One request of a batch, what it must answer there, and its name in an error."""
+    """One request of a batch, what it must answer there, and its name in an error.
+
+    `again` makes it anew: code may change the document that it is given.
+    """
 
     request: InferRequest
+    again: Callable[[], InferRequest]
     expected: Any
     name: str
 
@@ -67,10 +72,16 @@ def _company(
             except FairleadError:
                 continue  # nobody said that the model can answer it
             assert isinstance(answer, InferResponse)
-            yield _Company(neighbour, _lists(answer), "a request made of one")
+            again = partial(_same, neighbour)  # tensors are only read
+            yield _Company(neighbour, again, _lists(answer), "a request made of one")
     for number, (request, example) in enumerate(zip(requests, golden.examples, strict=False), 1):
         if sharing.count(request):
-            yield _Company(request, example.response, f"golden example {number}")
+            again = partial(request_of, model, example)
+            yield _Company(request, again, example.response, f"golden example {number}")
+
+
+def _same(request: InferRequest) -> InferRequest:
+    return request
 
 
 def _batches(group: list[_Company], sharing: Sharing, most: int) -> Iterator[list[_Company]]:
@@ -90,9 +101,8 @@ def _batches(group: list[_Company], sharing: Sharing, most: int) -> Iterator[lis
 def _differs(
     model: Model, batch: list[_Company], tolerance: Mapping[str, float], sharing: Sharing
 ) -> str | None:
-    requests = [one.request for one in batch]
     try:
-        answers = sharing.run(model, requests)
+        answers = sharing.run(model, [one.again() for one in batch])
     except FairleadError as error:
         return f"in a batch of {len(batch)}: {error.message}"
     for one, answer in zip(batch, answers, strict=True):

@@ -22,10 +22,10 @@ import numpy as np
 from fairlead.api.inference import InferRequest, Model
 from fairlead.dialects import project
 from fairlead.domain.errors import FairleadError, Kind, Refused
-from fairlead.domain.golden import Golden, golden_from_bytes
+from fairlead.domain.golden import Example, Golden, golden_from_bytes
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
 from fairlead.domain.measured import Conditions, Measured
-from fairlead.domain.signature import TensorSignature
+from fairlead.domain.signature import DocumentSignature, TensorSignature
 from fairlead.engines.loading import load_model
 from fairlead.engines.pickles import check_files
 from fairlead.engines.proof import differences, prove, request_of
@@ -217,7 +217,7 @@ async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> 
     if inspect.iscoroutinefunction(model.infer):
         await prove(model, golden)
         return Profile(
-            await _time_async(model, requests[0], clock),
+            await _time_async(model, golden.examples[0], clock),
             inline=False,
             inline_elements=0,
             inline_bytes=0,
@@ -225,7 +225,7 @@ async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> 
 
     def in_thread() -> float:
         asyncio.run(prove(model, golden))
-        return max(_time(model, request, clock) for request in requests)
+        return max(_time(model, example, clock) for example in golden.examples)
 
     microseconds = await asyncio.wrap_future(pool.submit(in_thread))
     inline = (
@@ -243,19 +243,23 @@ async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> 
     )
 
 
-def _time(model: Model, request: InferRequest, clock: Clock) -> float:
+def _time(model: Model, example: Example, clock: Clock) -> float:
     """The median of some runs, in microseconds; the proof was the warm-up."""
     seconds: list[float] = []
     stop = clock.monotonic() + _TIMING_SECONDS
+    request = request_of(model, example)
     while len(seconds) < _RUNS and (not seconds or clock.monotonic() < stop):
+        if seconds and isinstance(model.signature, DocumentSignature):
+            request = request_of(model, example)  # code may change the document it is given
         start = clock.monotonic()
         model.infer(request)
         seconds.append(clock.monotonic() - start)
     return float(np.median(seconds)) * 1e6
 
 
-async def _time_async(model: Model, request: InferRequest, clock: Clock) -> float:
+async def _time_async(model: Model, example: Example, clock: Clock) -> float:
     """One run, in microseconds: somebody may be waiting for a model that speaks."""
+    request = request_of(model, example)
     start = clock.monotonic()
     answer = model.infer(request)
     if inspect.isawaitable(answer):

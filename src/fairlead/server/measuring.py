@@ -33,6 +33,9 @@ from fairlead.kits.files import write_atomic
 from fairlead.server.batch_queue import DEFAULT_MOST
 from fairlead.server.threads import Threads
 
+# Makes ready what is timed, anew for each time: code may change the document that it is given.
+_Work = Callable[[], Callable[[], object]]
+
 _log = logging.getLogger(__name__)
 _SECONDS = 1.0  # for all sizes together: a first start must not take long
 _SIZE_SECONDS = 0.2  # for one of them
@@ -134,7 +137,7 @@ class Measuring:
         if mixed is not None:
             return Measured(mixed)
         sample = self._sample(model, sharing)
-        works: list[Callable[[], object]] = [partial(model.infer, sample)]
+        works: list[_Work] = [lambda: partial(model.infer, sample())]
         once = partial(self._in_turn, works[:1], timer, _ALONE_TIMES, _SIZE_SECONDS)
         began, quickest = self._clock.monotonic(), once()
         for work, seconds in self._climb(model, sample, sharing, timer):
@@ -146,13 +149,13 @@ class Measuring:
         else:  # too slow for that
             quickest[0] = min(quickest[0], *once())
         alone, *batches = quickest
-        step = sharing.count(sample)
+        step = sharing.count(sample())
         sizes = {step << place: (step << place) / one for place, one in enumerate(batches)}
         return Measured("", step / alone, sizes)
 
     def _widened(self, model: Model, sharing: Sharing, found: Measured) -> tuple[Model, Measured]:
         """For all cores: one batch that has them all, or its parts abreast, one on each, if that is clearly quicker."""
-        sample = self._sample(model, sharing)
+        sample = self._sample(model, sharing)()
         batch = [sample] * max(1, found.best // sharing.count(sample))
         most = cores()
         part = batch[: max(1, len(batch) // most)]
@@ -186,7 +189,10 @@ class Measuring:
     ) -> tuple[float, float, float]:
         """Seconds of a batch on one thread, of one with all cores, and of its part when one runs on every core."""
         most, now = cores(), self._clock.monotonic
-        works = [lambda: sharing.run(model, batch), lambda: sharing.run(wide, batch)]
+        works: list[_Work] = [
+            lambda: partial(sharing.run, model, batch),
+            lambda: partial(sharing.run, wide, batch),
+        ]
         if not model.concurrent:
             one, all_of_them = self._in_turn(works, now, _TURNS, _WAYS_SECONDS)
             return one, all_of_them, math.inf
@@ -196,25 +202,35 @@ class Measuring:
                 for future in [pool.submit(sharing.run, model, part) for _ in range(most)]:
                     future.result()
 
-            one, all_of_them, each = self._in_turn([*works, abreast], now, _TURNS, _WAYS_SECONDS)
+            one, all_of_them, each = self._in_turn(
+                [*works, lambda: abreast], now, _TURNS, _WAYS_SECONDS
+            )
         return one, all_of_them, each
 
-    def _sample(self, model: Model, sharing: Sharing) -> InferRequest:
-        """The golden example with the fewest rows."""
-        requests = [request_of(model, example) for example in self._golden.examples]
-        return min((one for one in requests if sharing.count(one)), key=sharing.count)
+    def _sample(self, model: Model, sharing: Sharing) -> Callable[[], InferRequest]:
+        """Makes the golden example with the fewest rows; tensors are only read, so they are made once."""
+        requests = [(request_of(model, one), one) for one in self._golden.examples]
+        with_rows = [(sharing.count(request), request, one) for request, one in requests]
+        _, request, example = min((one for one in with_rows if one[0]), key=lambda one: one[0])
+        if isinstance(model.signature, TensorSignature):
+            return lambda: request
+        return partial(request_of, model, example)
 
     def _climb(
-        self, model: Model, sample: InferRequest, sharing: Sharing, timer: Callable[[], float]
-    ) -> Iterator[tuple[Callable[[], object], float]]:
+        self,
+        model: Model,
+        sample: Callable[[], InferRequest],
+        sharing: Sharing,
+        timer: Callable[[], float],
+    ) -> Iterator[tuple[_Work, float]]:
         """Batches of 1, 2, 4 … requests and the seconds of a run, until the time is over."""
-        most, step = self._batching.most or DEFAULT_MOST, sharing.count(sample)
+        most, step = self._batching.most or DEFAULT_MOST, sharing.count(sample())
         began, count, seconds = self._clock.monotonic(), 1, 0.0
         while count == 1 or count * step <= most:
             few = count <= _FEW and seconds < _SLOW_SECONDS
             if self._passed(began) >= _SECONDS and not few:
                 break
-            work = partial(sharing.run, model, [sample] * count)
+            work = partial(_batch, model, sample, sharing, count)
             (seconds,) = self._in_turn([work], timer, _TIMES, _SIZE_SECONDS)
             yield work, seconds
             count *= 2
@@ -224,7 +240,7 @@ class Measuring:
 
     def _in_turn(
         self,
-        works: Sequence[Callable[[], object]],
+        works: Sequence[_Work],
         timer: Callable[[], float],
         turns: int,
         seconds: float,
@@ -236,10 +252,17 @@ class Measuring:
             if turn and self._passed(began) >= seconds:
                 break
             for place, work in enumerate(works):
+                run = work()
                 start = timer()
-                work()
+                run()
                 quickest[place] = min(quickest[place], timer() - start)
         return [max(one, _SHORTEST) for one in quickest]
+
+
+def _batch(
+    model: Model, sample: Callable[[], InferRequest], sharing: Sharing, count: int
+) -> Callable[[], object]:
+    return partial(sharing.run, model, [sample() for _ in range(count)])
 
 
 def _speedup(measured: float, most: int) -> float:

@@ -14,7 +14,7 @@ from fairlead.api.worker import ServedEndpoint
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.engines.python import PythonModel, load_python_model
-from fairlead.engines.sharing import cannot_share, misfits
+from fairlead.engines.sharing import cannot_share, fresh, misfits
 from fairlead.kits.clock import SystemClock
 from fairlead.server.endpoints import endpoints_of
 from fairlead.server.loading import load_artifact
@@ -132,3 +132,47 @@ async def test_code_that_answers_otherwise_in_a_list_is_never_batched(tmp_path: 
     assert one.batcher is None
     assert "golden example 1 is answered otherwise in a batch of 2" in one.batching
     loaded_artifact.close()
+
+
+CHANGING = """
+import time
+
+
+class Model:
+    def predict(self, request: dict[str, int]) -> dict[str, int]:
+        time.sleep(0.001)
+        return {"y": 2 * request.pop("x")}
+"""
+LISTED = """
+    def predict_batch(self, requests):
+        time.sleep(0.001)
+        return [{"y": 2 * request.pop("x")} for request in requests]
+"""
+
+
+@pytest.mark.parametrize("code", [CHANGING, CHANGING + LISTED])
+async def test_code_that_changes_what_it_is_given_is_given_it_anew(
+    tmp_path: Path, code: str
+) -> None:
+    """Proved, timed and measured: each runs the same example again and again."""
+    made = make_artifact(tmp_path / "a", {"model.py": code}, [example({"x": 1}, {"y": 2})])
+    loaded_artifact = await load_artifact(made.directory, made.digest, 0, SystemClock())
+    measured = loaded_artifact.measured
+    assert (measured is not None and measured.helps) == ("predict_batch" in code)
+    loaded_artifact.close()
+
+
+class Uncopyable:
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise RuntimeError("there is only one")
+
+
+def test_a_request_is_copied_for_another_run_and_tensors_are_not() -> None:
+    asked = InferRequest(document={"x": [1]}, priority=2)
+    copied = fresh(asked)
+    asked.document["x"].pop()
+    assert (copied.document, copied.priority) == ({"x": [1]}, 2)
+    tensors = InferRequest({})
+    assert fresh(tensors) is tensors
+    with pytest.raises(FairleadError, match=r"cannot be copied .RuntimeError: there"):
+        fresh(InferRequest(document=Uncopyable()))

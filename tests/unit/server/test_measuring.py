@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,13 @@ from fairlead.domain.measured import (
     measured_from_bytes,
     measured_to_bytes,
 )
-from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
+from fairlead.domain.signature import (
+    DataType,
+    DocumentSignature,
+    Signature,
+    TensorSignature,
+    TensorSpec,
+)
 from fairlead.engines.onnx import OnnxModel
 from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.server.endpoint import Endpoint
@@ -376,6 +382,45 @@ async def test_a_machine_that_slows_down_meanwhile_does_not_decide_whether_to_ba
 ) -> None:
     measured = await measured_alone(lambda clock: Slowed(clock, after))
     assert measured.gain == pytest.approx(1.97, rel=0.05)
+
+
+class Reading:
+    """Takes documents, which cost a hundred times as much to read as to answer."""
+
+    signature: Signature = DocumentSignature()
+    concurrent = False
+    answers_lists = True
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        return self.infer_together([request])[0]
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        self._clock.advance(0.001)
+        return [InferResponse(document=request.document.pop("x")) for request in requests]
+
+    def parse_document(self, data: bytes) -> Any:
+        self._clock.advance(0.1)
+        return json.loads(data)
+
+    def dump_document(self, document: Any) -> bytes:
+        return json.dumps(document).encode()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+async def test_what_is_measured_is_given_anew_each_time_and_only_its_runs_are_timed() -> None:
+    clock = FakeClock()
+    model = Reading(clock)
+    golden = Golden((Example({"x": 1}, 1),), {})
+    pool = Threads("test", 1)
+    _, measured = await Measuring(golden, Batching(), lambda _: model, clock).of(model, pool, 1)
+    pool.close()
+    assert measured.alone == pytest.approx(1000)
+    assert measured.helps
 
 
 async def measured_alone(make: Callable[[FakeClock], Model]) -> Measured:
