@@ -58,7 +58,7 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
     golden = golden_from_bytes(path.read_bytes(), str(path))
     model = load_model(directory, manifest, threads=1)
     try:
-        await prove(model, golden)
+        await prove(model, golden, manifest.batching)
         _check_tolerance(manifest, golden, model.signature)
         batching = manifest.batching
         problems = misfits(batching, model)

@@ -27,6 +27,7 @@ class Rows:
         self._inputs = [spec.name for spec in signature.inputs]
         self._only = self._inputs[0] if len(self._inputs) == 1 else ""
         self._allowed = batching.allowed_batch_sizes or ()
+        self.largest = self._allowed[-1] if self._allowed else None
         self._pads = {
             spec.name: _element(spec, batching.pads[spec.name])
             for spec in signature.inputs
@@ -108,8 +109,19 @@ class Rows:
         return lengths_of(request, self._free)
 
     def run_size(self, rows: int) -> int:
-        """With how many rows the model is run for `rows`: the next allowed size."""
-        return next((size for size in self._allowed if size >= rows), rows)
+        """With how many rows the model is run for `rows`: the next allowed size. Raises Refused (INVALID) if none is.
+
+        Nothing is split: whoever sends too much may rely on one run.
+        """
+        if not self._allowed:
+            return rows
+        if not 0 < rows <= self._allowed[-1]:
+            sizes = list(self._allowed)
+            has = f"it has {rows} rows" if rows else "its tensors have no rows, or not equally many"
+            right = f"send 1 to {sizes[-1]} rows at once"
+            message = f"{has}; the model is run with allowedBatchSizes {sizes} only: {right}"
+            raise Refused(Kind.INVALID, message)
+        return next(size for size in self._allowed if size >= rows)
 
     def merge(self, requests: Sequence[InferRequest]) -> InferRequest:
         """One request of all their rows, in order, padded as the settings say."""
@@ -144,7 +156,7 @@ class Rows:
         return answers
 
     def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
-        """Each request's answer, from one run; raises what the model raises."""
+        """Each request's answer, from one run, also of one only, filled up to an allowed size; raises what the model raises."""
         if self._as_they_are and len(requests) > 1:
             return self._run_as_they_are(model, requests)
         answer = model.infer(self.merge(requests))

@@ -11,27 +11,38 @@ from typing import Any
 
 from fairlead.api.inference import InferRequest, Model
 from fairlead.api.tensors import numbers, tensor_from_lists
+from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.golden import Example, Golden, difference
 from fairlead.domain.signature import DocumentSignature
+from fairlead.engines.sharing import Infer, infer_of
+
+_NOTHING_SAID = Batching()
 
 
-async def prove(model: Model, golden: Golden) -> None:
-    """Raise FairleadError (MODEL) naming every example that is not answered as it should be."""
-    found = await differences(model, golden)
+async def prove(model: Model, golden: Golden, batching: Batching = _NOTHING_SAID) -> None:
+    """Raise FairleadError (MODEL) naming every example that is not answered as it should be.
+
+    Each runs alone, filled up if `batching` allows some sizes only.
+    """
+    found = await differences(model, golden, batching)
     if found:
         raise Refused(Kind.MODEL, "\n".join(found))
 
 
-async def differences(model: Model, golden: Golden) -> list[str]:
+async def differences(
+    model: Model, golden: Golden, batching: Batching = _NOTHING_SAID
+) -> list[str]:
     """What is wrong with each example's answer, one line each; empty if the model is proved.
 
     A plain model runs in the calling thread.
     """
+    infer = infer_of(model, batching)
     found = []
     for number, example in enumerate(golden.examples, 1):
         try:
-            problem = difference(example.response, await _answer(model, example), golden.tolerance)
+            answer = await _answer(model, infer, example)
+            problem = difference(example.response, answer, golden.tolerance)
         except FairleadError as error:
             problem = error.message
         if problem is not None:
@@ -51,8 +62,8 @@ def request_of(model: Model, example: Example) -> InferRequest:
     return InferRequest({name: tensor_from_lists(known[name], given[name]) for name in known})
 
 
-async def _answer(model: Model, example: Example) -> Any:  # noqa: ANN401 - a JSON value
-    answer = model.infer(request_of(model, example))
+async def _answer(model: Model, infer: Infer, example: Example) -> Any:  # noqa: ANN401 - a JSON value
+    answer = infer(request_of(model, example))
     response = await answer if inspect.isawaitable(answer) else answer
     if isinstance(model.signature, DocumentSignature):
         return json.loads(model.dump_document(response.document))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -21,6 +21,11 @@ class Sharing(Protocol):
     @property
     def padded(self) -> Sequence[tuple[str, int]]:
         """Inputs and their dimensions that are filled up."""
+        ...
+
+    @property
+    def largest(self) -> int | None:
+        """How much one run takes at most; None if there is no such limit."""
         ...
 
     def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
@@ -48,6 +53,7 @@ class Documents:
     """Requests of code that answers a list of them: `predict_batch`."""
 
     padded: Sequence[tuple[str, int]] = ()
+    largest: int | None = None
 
     def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
         del model, requests
@@ -137,14 +143,46 @@ def sharing_of(model: Model, batching: Batching) -> Sharing:
     return Documents()
 
 
+Infer = Callable[[InferRequest], InferResponse | Awaitable[InferResponse]]
+
+
+def infer_of(model: Model, batching: Batching) -> Infer:
+    """How the model answers one request: as `model.infer`, filled up where only some sizes are allowed."""
+    rows = _sized(model, batching)
+    if rows is None:
+        return model.infer
+    return lambda request: rows.run(model, [request])[0]
+
+
+def filled(model: Model, batching: Batching, request: InferRequest) -> InferRequest:
+    """One request as the model may be given it; raises Refused (INVALID) if it has more rows than any allowed size."""
+    rows = _sized(model, batching)
+    return request if rows is None else rows.merge([request])
+
+
+def _sized(model: Model, batching: Batching) -> Rows | None:
+    if not batching.allowed_batch_sizes or not isinstance(model.signature, TensorSignature):
+        return None
+    return Rows(model.signature, batching) if rows_problem(model.signature) is None else None
+
+
 def misfits(batching: Batching, model: Model) -> list[Problem]:
     """What the settings say that the model does not have."""
     reason = cannot_share(model)
+    cannot = f"the model cannot be batched: {reason}"
     if reason is not None and batching.enabled:
-        return [Problem("batching.enabled", "is true", f"the model cannot be batched: {reason}")]
+        return [Problem("batching.enabled", "is true", cannot)]
     if isinstance(model.signature, TensorSignature):
-        return padding_problems(batching, model.signature)
+        problems = padding_problems(batching, model.signature)
+        if reason is not None and batching.allowed_batch_sizes:
+            problems.append(Problem("batching.allowedBatchSizes", "names sizes", cannot))
+        return problems
+    documents = "the model takes documents: leave it out"
+    problems = []
     if batching.pads:
         where = "batching.padVariableLengthInputs"
-        return [Problem(where, "names tensors", "the model takes documents: leave it out")]
-    return []
+        problems.append(Problem(where, "names tensors", documents))
+    if batching.allowed_batch_sizes:
+        where = "batching.allowedBatchSizes"
+        problems.append(Problem(where, "counts rows of tensors", documents))
+    return problems

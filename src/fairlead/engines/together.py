@@ -50,6 +50,8 @@ def mixes(model: Model, golden: Golden, sharing: Sharing, most: int | None) -> s
     for one in _company(model, golden, requests, sharing):
         groups.setdefault(sharing.key(one.request), []).append(one)
     if not groups:
+        if sharing.largest is not None:
+            return f"no two requests made of golden examples fit into {sharing.largest} rows, the largest of allowedBatchSizes"
         return "no golden example has rows"
     for group in groups.values():
         for batch in _batches(group, sharing, most or _DEFAULT_ROWS):
@@ -64,20 +66,38 @@ def _company(
 ) -> Iterator[_Company]:
     """Neighbours first, so that no example has the first row to itself."""
     for request in requests:
-        for neighbour in (*_turned(request), *sharing.longer(request)):
-            if not sharing.count(neighbour):
+        neighbours = [*_turned(request), *sharing.longer(request)]
+        if sharing.count(request) > 1 and sharing.largest is not None:
+            # Those that fill a run by themselves say nothing of those that are filled up.
+            neighbours += [row for one in (request, *neighbours) for row in _rows(one)]
+        for neighbour in neighbours:
+            if not _has_room(neighbour, sharing):
                 continue
             try:
-                answer = model.infer(neighbour)
+                (answer,) = sharing.run(model, [neighbour])
             except FairleadError:
                 continue  # nobody said that the model can answer it
-            assert isinstance(answer, InferResponse)
             again = partial(_same, neighbour)  # tensors are only read
             yield _Company(neighbour, again, _lists(answer), "a request made of one")
     for number, (request, example) in enumerate(zip(requests, golden.examples, strict=False), 1):
-        if sharing.count(request):
+        if _has_room(request, sharing):
             again = partial(request_of, model, example)
             yield _Company(request, again, example.response, f"golden example {number}")
+
+
+def _has_room(request: InferRequest, sharing: Sharing) -> bool:
+    """Do two like it fit into a run?"""
+    count = sharing.count(request)
+    return count > 0 and (sharing.largest is None or 2 * count <= sharing.largest)
+
+
+def _rows(request: InferRequest) -> list[InferRequest]:
+    """Its first rows, each by itself."""
+    count = len(next(iter(request.tensors.values())))
+    return [
+        InferRequest({name: tensor[row : row + 1] for name, tensor in request.tensors.items()})
+        for row in range(min(count, _MOST_EXAMPLES))
+    ]
 
 
 def _same(request: InferRequest) -> InferRequest:

@@ -21,6 +21,7 @@ import numpy as np
 
 from fairlead.api.inference import InferRequest, Model
 from fairlead.dialects import project
+from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.golden import Example, Golden, golden_from_bytes
 from fairlead.domain.manifest import Manifest, manifest_from_bytes
@@ -29,7 +30,7 @@ from fairlead.domain.signature import DocumentSignature, TensorSignature
 from fairlead.engines.loading import load_model
 from fairlead.engines.pickles import check_files
 from fairlead.engines.proof import differences, prove, request_of
-from fairlead.engines.sharing import cannot_share
+from fairlead.engines.sharing import cannot_share, infer_of
 from fairlead.kits.clock import Clock
 from fairlead.server.measuring import Measuring, Record, cores
 from fairlead.server.threads import Threads
@@ -127,7 +128,7 @@ async def load_artifact(
         pool = Threads(manifest.digest, _runs_at_once(model))
     try:
         _check_signature(model, manifest)
-        profile = await _proved(model, golden, pool, clock)
+        profile = await _proved(model, golden, pool, clock, manifest.batching)
         if known is None and _may_batch(model, manifest, profile):
             measuring = Measuring(golden, manifest.batching, load, clock)
             model, known = await measuring.of(model, pool, threads)
@@ -212,7 +213,9 @@ def _verify_file(path: Path, size: int, sha256: str) -> None:
         raise Damaged(f"{path} has the SHA-256 {digest.hexdigest()}, the manifest says {sha256}")
 
 
-async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> Profile:
+async def _proved(
+    model: Model, golden: Golden, pool: Threads, clock: Clock, batching: Batching
+) -> Profile:
     requests = [request_of(model, example) for example in golden.examples]
     if inspect.iscoroutinefunction(model.infer):
         await prove(model, golden)
@@ -224,15 +227,15 @@ async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> 
         )
 
     def in_thread() -> float:
-        asyncio.run(prove(model, golden))
-        return max(_time(model, example, clock) for example in golden.examples)
+        asyncio.run(prove(model, golden, batching))
+        return max(_time(model, example, clock, batching) for example in golden.examples)
 
     microseconds = await asyncio.wrap_future(pool.submit(in_thread))
     inline = (
         isinstance(model.signature, TensorSignature)
         and microseconds < INLINE_LIMIT_MICROSECONDS
         # Once more on the event loop's own thread, which not every library likes.
-        and not await differences(model, golden)
+        and not await differences(model, golden, batching)
     )
     sizes = [len(json.dumps(example.request)) for example in golden.examples]
     return Profile(
@@ -243,16 +246,16 @@ async def _proved(model: Model, golden: Golden, pool: Threads, clock: Clock) -> 
     )
 
 
-def _time(model: Model, example: Example, clock: Clock) -> float:
+def _time(model: Model, example: Example, clock: Clock, batching: Batching) -> float:
     """The median of some runs, in microseconds; the proof was the warm-up."""
     seconds: list[float] = []
     stop = clock.monotonic() + _TIMING_SECONDS
-    request = request_of(model, example)
+    infer, request = infer_of(model, batching), request_of(model, example)
     while len(seconds) < _RUNS and (not seconds or clock.monotonic() < stop):
         if seconds and isinstance(model.signature, DocumentSignature):
             request = request_of(model, example)  # code may change the document it is given
         start = clock.monotonic()
-        model.infer(request)
+        infer(request)
         seconds.append(clock.monotonic() - start)
     return float(np.median(seconds)) * 1e6
 

@@ -26,7 +26,7 @@ from fairlead.domain.golden import Golden
 from fairlead.domain.measured import Conditions, Measured, measured_from_bytes, measured_to_bytes
 from fairlead.domain.signature import TensorSignature
 from fairlead.engines.proof import prove, request_of
-from fairlead.engines.sharing import Sharing, cannot_share, sharing_of
+from fairlead.engines.sharing import Sharing, cannot_share, filled, infer_of, sharing_of
 from fairlead.engines.together import mixes
 from fairlead.kits.clock import Clock
 from fairlead.kits.files import write_atomic
@@ -114,7 +114,8 @@ class Measuring:
         served, found = await self._measured(model, pool, threads)
         if isinstance(served, Shrinks) and not (found.helps or self._batching.enabled):
             # The batches that were tried left memory behind that no run will need again.
-            first = request_of(served, self._golden.examples[0])
+            asked = request_of(served, self._golden.examples[0])
+            first = filled(served, self._batching, asked)
             await asyncio.wrap_future(pool.submit(lambda: served.shrink(first)))
         return served, found
 
@@ -137,7 +138,8 @@ class Measuring:
         if mixed is not None:
             return Measured(mixed)
         sample = self._sample(model, sharing)
-        works: list[_Work] = [lambda: partial(model.infer, sample())]
+        infer = infer_of(model, self._batching)
+        works: list[_Work] = [lambda: partial(infer, sample())]
         once = partial(self._in_turn, works[:1], timer, _ALONE_TIMES, _SIZE_SECONDS)
         began, quickest = self._clock.monotonic(), once()
         for work, seconds in self._climb(model, sample, sharing, timer):
@@ -161,7 +163,7 @@ class Measuring:
         part = batch[: max(1, len(batch) // most)]
         wide = self._load(most)
         try:
-            asyncio.run(prove(wide, self._golden))
+            asyncio.run(prove(wide, self._golden, self._batching))
             one, all_of_them, each = self._ways(model, wide, sharing, batch, part)
         except BaseException:
             wide.close()

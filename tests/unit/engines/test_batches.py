@@ -82,7 +82,20 @@ def test_a_batch_is_filled_up_to_an_allowed_size_with_its_last_row() -> None:
     assert len(alone.tensors["ids"]) == 4
     (only,) = one.split(requests[:1], answer(alone))
     assert only.tensors["sum"].tolist() == [1]
-    assert [one.run_size(count) for count in (1, 4, 5, 9)] == [4, 4, 8, 9]
+    assert [one.run_size(count) for count in (1, 4, 5, 8)] == [4, 4, 8, 8]
+
+
+@pytest.mark.parametrize(("count", "has"), [(9, "it has 9 rows"), (0, "its tensors have no rows")])
+def test_a_request_that_no_allowed_size_holds_is_refused_before_it_runs(
+    count: int, has: str
+) -> None:
+    one = rows(allowed_batch_sizes=(4, 8))
+    ids = np.zeros((count, 1), np.int64)
+    asked = InferRequest({"ids": ids, "scale": np.ones(count, np.float32)})
+    with pytest.raises(FairleadError, match=has) as caught:
+        one.run(Answering(), [asked])  # type: ignore[arg-type] # as above
+    assert caught.value.kind is Kind.INVALID
+    assert "allowedBatchSizes [4, 8] only: send 1 to 8 rows at once" in caught.value.message
 
 
 def test_one_request_alone_is_neither_copied_nor_cut() -> None:
