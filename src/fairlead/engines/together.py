@@ -121,14 +121,21 @@ def _batches(group: list[_Company], sharing: Sharing, most: int) -> Iterator[lis
 def _differs(
     model: Model, batch: list[_Company], tolerance: Mapping[str, float], sharing: Sharing
 ) -> str | None:
+    where = f"in a batch of {len(batch)}"
+    if isinstance(model.signature, DocumentSignature):
+        where += " (predict_batch)"
     try:
         answers = sharing.run(model, [one.again() for one in batch])
+        # Code may give anything: whether it can be written as an answer is seen only when that is tried.
+        every = [
+            _given(model, answer, one.expected) for one, answer in zip(batch, answers, strict=True)
+        ]
     except FairleadError as error:
-        return f"in a batch of {len(batch)}: {error.message}"
-    for one, answer in zip(batch, answers, strict=True):
-        problem = difference(one.expected, _given(model, answer, one.expected), tolerance)
+        return f"{where}: {error.message}"
+    for one, given in zip(batch, every, strict=True):
+        problem = difference(one.expected, given, tolerance)
         if problem is not None:
-            return f"{one.name} is answered otherwise in a batch of {len(batch)}: {problem}"
+            return f"{one.name} is answered otherwise {where}: {problem}"
     return None
 
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from fairlead.adapters.memory.store import MemoryObjectStore
+from fairlead.adapters.store.artifacts import StoredArtifacts
 from fairlead.api.inference import InferRequest
 from fairlead.api.worker import ServedEndpoint
+from fairlead.control.publish import publish
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.engines.python import PythonModel, load_python_model
@@ -132,6 +135,36 @@ async def test_code_that_answers_otherwise_in_a_list_is_never_batched(tmp_path: 
     assert one.batcher is None
     assert "golden example 1 is answered otherwise in a batch of 2" in one.batching
     loaded_artifact.close()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    ["[3 for text in texts]", "{n: 3 for n, _ in enumerate(texts)}", "[None] * len(texts)", "7"],
+)
+async def test_a_list_of_wrong_answers_is_told_and_never_batched(
+    tmp_path: Path, answers: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`predict` is right: the model serves, one by one, unless somebody insists on batches."""
+    code = f"""
+class Model:
+    def predict(self, text: str) -> dict[str, str]:
+        return {{"upper": text.upper()}}
+
+    def predict_batch(self, texts):
+        return {answers}
+"""
+    made = make_artifact(tmp_path / "a", {"model.py": code}, [example("hi", {"upper": "HI"})])
+    with caplog.at_level(logging.CRITICAL):
+        loaded_artifact = await load_artifact(made.directory, made.digest, 0, SystemClock())
+        (one,) = await endpoints_of(made.spec(), loaded_artifact, SystemClock())
+        assert one.batcher is None
+        assert one.batching.startswith("one by one: in a batch of 2 (predict_batch): the model's ")
+        loaded_artifact.close()
+        (made.directory / "manifest.json").unlink()
+        said = {"name": "m", "version": 1, "engine": "python", "batching": {"enabled": True}}
+        artifacts = StoredArtifacts(MemoryObjectStore())
+        with pytest.raises(FairleadError, match=r"batching\.enabled: is true, but .*predict_batch"):
+            await publish(made.directory, said, artifacts, lambda _: None)
 
 
 CHANGING = """
