@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from fairlead.control.labels import check_labels, read_labels
 from fairlead.control.proving import Prover, prove_model
-from fairlead.domain.batching import Batching, batching_from_json
+from fairlead.domain.batching import Batching, batching_from_json, contradictions
 from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
 from fairlead.domain.reading import Node, read_json
@@ -94,7 +94,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     bio = {"model_name": name, "model_card": _model_card(directory)}
     if node.has("description"):
         bio["description"] = node.child("description").text()
-    batching = batching_from_json(node.child("batching")) if node.has("batching") else Batching()
+    batching = _batching(node.child("batching")) if node.has("batching") else Batching()
     labels = read_labels(node.child("labels"), directory) if node.has("labels") else {}
     node.done(source)
     return Manifest(
@@ -108,6 +108,14 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
         batching,
         labels,
     )
+
+
+def _batching(node: Node) -> Batching:
+    before = len(node.problems)
+    found = batching_from_json(node)
+    if len(node.problems) == before:
+        node.problems.extend(contradictions(found, node.path))
+    return found
 
 
 def _files(node: Node, directory: Path) -> list[ManifestFile]:

@@ -165,17 +165,12 @@ def batching_to_json(batching: Batching) -> dict[str, Any]:
 
 
 def batching_from_json(node: Node) -> Batching:
-    """Read what a file says; mistakes and contradictions are noted on the node."""
-    before = len(node.problems)
+    """Read what a file says; mistakes are noted on the node, contradictions are for whoever knows what else was said."""
     if not node.mapping([key.name for key in _KEYS]):
         return Batching()
-    found = Batching(
+    return Batching(
         **{key.field: _value(node.child(key.name), key) for key in _KEYS if node.has(key.name)}
     )
-    if len(node.problems) == before:
-        for problem in contradictions(found, node.path):
-            node.problems.append(problem)
-    return found
 
 
 def checked(batching: Batching, where: str) -> Batching:
@@ -186,33 +181,53 @@ def checked(batching: Batching, where: str) -> Batching:
     return batching
 
 
-def contradictions(batching: Batching, path: str) -> list[Problem]:
-    """What cannot hold together."""
-    problems: list[Problem] = []
+def contradictions(batching: Batching, path: str, *, whole: bool = True) -> list[Problem]:
+    """What cannot hold together.
 
-    def wrong(key: str, what: str, right: str) -> None:
-        problems.append(Problem(f"{path}.{key}" if path else key, what, right))
+    Unless it is `whole`, it is said over a model's own file: then only what is wrong whatever that says.
+    """
+    told = _Told(path, [])
+    _sizes_clash(batching, told)
+    _levels_clash(batching, told, whole=whole)
+    return told.problems
 
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    path: str
+    problems: list[Problem]
+
+    def wrong(self, key: str, what: str, right: str) -> None:
+        self.problems.append(Problem(f"{self.path}.{key}" if self.path else key, what, right))
+
+
+def _sizes_clash(batching: Batching, told: _Told) -> None:
     most = batching.most
     allowed, preferred = batching.allowed_batch_sizes, batching.preferred_batch_sizes
     for key, sizes in (("allowedBatchSizes", allowed), ("preferredBatchSizes", preferred)):
         if sizes is not None and list(sizes) != sorted(set(sizes)):
-            wrong(key, f"{list(sizes)} does not rise", "each size once, the smallest first")
+            told.wrong(key, f"{list(sizes)} does not rise", "each size once, the smallest first")
     if allowed and allowed[-1] != most:
-        wrong("allowedBatchSizes", f"ends with {allowed[-1]}", f"end with maxBatchSize, {most}")
+        told.wrong(
+            "allowedBatchSizes", f"ends with {allowed[-1]}", f"end with maxBatchSize, {most}"
+        )
     for size in preferred or ():
         if most is not None and size > most:
-            wrong("preferredBatchSizes", f"names {size}", f"at most maxBatchSize, {most}")
+            told.wrong("preferredBatchSizes", f"names {size}", f"at most maxBatchSize, {most}")
         elif allowed and size not in allowed:
-            wrong("preferredBatchSizes", f"names {size}", f"one of allowedBatchSizes {[*allowed]}")
-    level, levels = batching.default_priority_level, batching.priority_levels or 0
-    if level is not None and level > levels:
+            right = f"one of allowedBatchSizes {[*allowed]}"
+            told.wrong("preferredBatchSizes", f"names {size}", right)
+
+
+def _levels_clash(batching: Batching, told: _Told, *, whole: bool) -> None:
+    level, levels = batching.default_priority_level, batching.priority_levels
+    if level is not None and level > (levels or 0) and (whole or levels is not None):
         right = f"at most priorityLevels, {levels}" if levels else "say priorityLevels too"
-        wrong("defaultPriorityLevel", f"is {level}", right)
-    if batching.timeout_action is not None and not batching.default_timeout_microseconds:
+        told.wrong("defaultPriorityLevel", f"is {level}", right)
+    action, timeout = batching.timeout_action, batching.default_timeout_microseconds
+    if action is not None and not timeout and (whole or timeout is not None):
         right = "say defaultTimeoutMicroseconds too"
-        wrong("timeoutAction", f"is {batching.timeout_action}, after no time", right)
-    return problems
+        told.wrong("timeoutAction", f"is {action}, after no time", right)
 
 
 def _value(node: Node, key: _Key) -> Any:  # noqa: ANN401 - as the key's schema says

@@ -19,6 +19,7 @@ from fairlead.domain.batching import (
     Batching,
     batching_from_json,
     batching_to_json,
+    contradictions,
 )
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, NAME, NAME_RULE, ArtifactRef, RevisionId
 from fairlead.domain.paths import CustomPath, parse_path
@@ -336,7 +337,7 @@ def _endpoints(node: Node) -> tuple[EndpointSpec, ...]:
     found: dict[str, EndpointSpec] = {}
     for shorthand in ("stream", "validate"):
         if node.has(shorthand):
-            found[shorthand] = read_endpoint(shorthand, node.child(shorthand))
+            found[shorthand] = _endpoint(shorthand, node.child(shorthand))
     endpoints = node.child("endpoints")
     if node.has("endpoints") and endpoints.mapping():
         for name, child in endpoints.items():
@@ -346,9 +347,19 @@ def _endpoints(node: Node) -> tuple[EndpointSpec, ...]:
                 child.wrong(
                     "is given twice", f"keep endpoints.{name} or the shorthand {name!r}, not both"
                 )
-            found[name] = read_endpoint(name, child)
+            found[name] = _endpoint(name, child)
     _check_paths(endpoints if node.has("endpoints") else node, found)
     return tuple(found[name] for name in sorted(found)) or (EndpointSpec(DEFAULT_ENDPOINT),)
+
+
+def _endpoint(name: str, node: Node) -> EndpointSpec:
+    """As its author writes it: what it says over the model's own file must not be wrong whatever that says."""
+    before = len(node.problems)
+    endpoint = read_endpoint(name, node)
+    if len(node.problems) == before:
+        where = f"{node.path}.batching"
+        node.problems.extend(contradictions(endpoint.batching, where, whole=False))
+    return endpoint
 
 
 def _check_paths(node: Node, endpoints: Mapping[str, EndpointSpec]) -> None:

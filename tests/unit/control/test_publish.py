@@ -91,6 +91,8 @@ async def test_what_the_models_file_says_of_batching_is_kept_and_checked(tmp_pat
     assert made.manifest.digest != published.manifest.digest
     with pytest.raises(InvalidInput, match=r"batching\.maxBatchSise: unknown key; did you mean"):
         read_folder(tmp_path, {**said, "batching": {"maxBatchSise": 4}})
+    with pytest.raises(InvalidInput, match=r"batching\.timeoutAction: is delay, after no time"):
+        read_folder(tmp_path, {**said, "batching": {"timeoutAction": "delay"}})
     padded = {**said, "batching": {"padVariableLengthInputs": {"x": 0}}}
     with pytest.raises(InvalidInput, match="only variable lengths are padded"):
         await publish(tmp_path, padded, artifacts, lambda _: None)

@@ -75,6 +75,21 @@ def test_batching_that_contradicts_what_the_model_says_is_refused_with_its_key(
     assert kept.endpoints[0].batching == Batching(preferred_batch_sizes=(16,))
 
 
+def test_batching_is_judged_by_what_it_is_over_what_the_model_says(
+    catalogs: StoredCatalogs,
+) -> None:
+    class Patient(MemoryArtifacts):
+        def manifest(self, ref: ArtifactRef) -> Manifest:
+            said = Batching(default_timeout_microseconds=1000, priority_levels=2)
+            return dataclasses.replace(super().manifest(ref), batching=said)
+
+    for version, said in enumerate(({"timeoutAction": "delay"}, {"defaultPriorityLevel": 2}), 1):
+        asked = release(str(version), endpoints={"predict": {"batching": said}})
+        releases.apply(catalogs, Patient(), FakeClock(), [asked])
+        with pytest.raises(InvalidInput, match=r"endpoints\.predict\.batching\.\w+: is .*say"):
+            apply(catalogs, release(str(version + 2), endpoints={"predict": {"batching": said}}))
+
+
 def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(
     catalogs: StoredCatalogs,
 ) -> None:

@@ -12,6 +12,7 @@ from fairlead.domain.batching import (
     batching_from_json,
     batching_to_json,
     checked,
+    contradictions,
 )
 from fairlead.domain.errors import InvalidInput
 from fairlead.domain.ids import ArtifactRef
@@ -35,9 +36,11 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def read(document: Any) -> Batching:
+def read(document: Any, *, whole: bool = True) -> Batching:
     node = Node(document, "batching")
     found = batching_from_json(node)
+    node.done("model.yaml")
+    node.problems.extend(contradictions(found, "batching", whole=whole))
     node.done("model.yaml")
     return found
 
@@ -99,6 +102,46 @@ def test_what_is_wrong_is_named_with_its_key(document: Any, message: str) -> Non
     with pytest.raises(InvalidInput) as caught:
         read(document)
     assert message in str(caught.value)
+
+
+OVER_A_MODEL: list[dict[str, Any]] = [
+    {"timeoutAction": "delay"},
+    {"defaultPriorityLevel": 2},
+    {"maxBatchSize": 8},
+    {"preferredBatchSizes": [16]},
+]
+
+
+@pytest.mark.parametrize("said", OVER_A_MODEL)
+def test_a_release_may_say_what_only_the_models_own_file_makes_whole(said: dict[str, Any]) -> None:
+    model = read(
+        {"defaultTimeoutMicroseconds": 1000, "priorityLevels": 2, "preferredBatchSizes": [4]}
+    )
+    release = {"service": "s", "model": "v1", "version": "1", "artifact": "s/1"}
+    endpoints = {"predict": {"batching": said}}
+    (endpoint,) = release_from_document({**release, "endpoints": endpoints}, "").endpoints
+    assert checked(endpoint.batching.over(model), "endpoints.predict")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"timeoutAction": "delay", "defaultTimeoutMicroseconds": 0}, "is delay, after no time"),
+        ({"priorityLevels": 0, "defaultPriorityLevel": 2}, "say priorityLevels too"),
+        ({"allowedBatchSizes": [4, 8], "preferredBatchSizes": [16]}, "at most maxBatchSize, 8"),
+        ({"preferredBatchSizes": [8, 4]}, "does not rise"),
+    ],
+)
+def test_what_a_release_says_is_refused_where_no_model_could_make_it_right(
+    said: dict[str, Any], message: str
+) -> None:
+    release = {"service": "s", "model": "v1", "version": "1", "artifact": "s/1"}
+    for endpoints in (
+        {"endpoints": {"stream": {"batching": said}}},
+        {"stream": {"batching": said}},
+    ):
+        with pytest.raises(InvalidInput, match=r"stream\.batching\.\w+: .*" + message):
+            release_from_document({**release, **endpoints}, "")
 
 
 def test_what_an_endpoint_says_stands_over_what_the_model_says_key_by_key() -> None:
