@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from fairlead.control import catalogs as changing
+from fairlead.domain.batchable import misfits
 from fairlead.domain.batching import contradictions
 from fairlead.domain.catalog import (
     KEPT_REVISIONS,
@@ -293,11 +294,13 @@ def _traffic(catalog: Catalog, line_id: LineId) -> tuple[TrafficShare, ...]:
 
 
 def _check_batching(sourced: SourcedRelease, manifest: Manifest) -> None:
-    """What the release says over the model's own file must not contradict it."""
+    """What the release says over the model's own file must not contradict it, and must fit the model's signature."""
     for one in sourced.release.endpoints:
+        if not one.batching:
+            continue
         said = one.batching.over(manifest.batching)
         where = f"endpoints.{one.name}.batching"
-        problems = contradictions(said, where) if one.batching else []
+        problems = contradictions(said, where) + misfits(said, manifest.signature, where)
         if problems:
             raise InvalidInput(sourced.source, problems)
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from fairlead.api.bf16 import from_floats
 from fairlead.api.inference import NUMPY_TYPES, InferRequest, InferResponse, Model, Tensor
+from fairlead.domain.batchable import free
 from fairlead.domain.batching import Batching, PadValue
-from fairlead.domain.errors import FairleadError, Kind, Problem, Refused
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.signature import TensorSignature, TensorSpec
 from fairlead.engines.lengths import Learned, Lengths, learn, lengths_of, stretched
 
@@ -37,7 +38,7 @@ class Rows:
             (spec.name, axis)
             for spec in signature.inputs
             if spec.name in self._pads
-            for axis in _free(spec)
+            for axis in free(spec)
         ]
         self._as_they_are = not self._pads and not self._allowed
         # Shapes need comparing only where the caller chooses more than the number of rows.
@@ -45,7 +46,7 @@ class Rows:
             (spec.name, axis)
             for spec in signature.inputs
             if spec.name not in self._pads
-            for axis in _free(spec)
+            for axis in free(spec)
         ]
         # By the sizes of what is not padded: the sizes of an answer may come from those too.
         self._learned: dict[Lengths, Learned] = {}
@@ -224,55 +225,6 @@ def _check_rows(name: str, tensor: Tensor, size: int) -> None:
             f"output {name} has the shape {shape} for a batch of {size} rows: not a row for each"
         )
         raise Refused(Kind.MODEL, message)
-
-
-def rows_problem(signature: TensorSignature) -> str | None:
-    """Why no two requests can share a run of this model, in words; None if its tensors allow it."""
-    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        for spec in specs:
-            if not spec.shape:
-                return f"{side} {spec.name!r} has no dimension that counts rows"
-            if spec.shape[0] != -1:
-                return f"the first dimension of {side} {spec.name!r} is always {spec.shape[0]}"
-    return None if signature.inputs else "it has no inputs"
-
-
-def padding_problems(batching: Batching, signature: TensorSignature) -> list[Problem]:
-    """What is to be padded that the model does not have, or with what it does not take."""
-    inputs = {spec.name: spec for spec in signature.inputs}
-    problems = []
-    for name, value in batching.pads.items():
-        where = f"batching.padVariableLengthInputs.{name}"
-        spec = inputs.get(name)
-        if spec is None:
-            problems.append(
-                Problem(where, "is no input of the model", f"inputs: {', '.join(inputs)}")
-            )
-        elif not _free(spec):
-            shape = list(spec.shape)
-            problems.append(
-                Problem(where, f"has the shape {shape}", "only variable lengths are padded")
-            )
-        elif not _fits(spec, value):
-            problems.append(Problem(where, f"is {value!r}", f"write a value of {spec.datatype}"))
-    return problems
-
-
-def _fits(spec: TensorSpec, value: PadValue) -> bool:
-    if spec.datatype in ("BYTES", "BOOL") or isinstance(value, str | bool):
-        wanted = {"BYTES": str, "BOOL": bool}.get(spec.datatype)
-        return wanted is not None and isinstance(value, wanted)
-    try:
-        cast = np.array(value).astype(NUMPY_TYPES[spec.datatype])
-    except (OverflowError, ValueError):
-        return False
-    kind: str = cast.dtype.kind
-    return bool(np.isfinite(cast)) if kind == "f" else bool(cast == value)
-
-
-def _free(spec: TensorSpec) -> list[int]:
-    """The dimensions behind the rows that the caller chooses."""
-    return [axis for axis, size in enumerate(spec.shape) if axis and size == -1]
 
 
 def _element(spec: TensorSpec, value: PadValue) -> Any:  # noqa: ANN401 - an element

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import msgspec
 
 from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.domain import batchable
+from fairlead.domain.batchable import rows_problem
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import Kind, Problem, Refused
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
-from fairlead.engines.batches import Rows, padding_problems, rows_problem
+from fairlead.engines.batches import Rows
 
 
 class Sharing(Protocol):
@@ -168,21 +170,9 @@ def _sized(model: Model, batching: Batching) -> Rows | None:
 
 def misfits(batching: Batching, model: Model) -> list[Problem]:
     """What the settings say that the model does not have."""
-    reason = cannot_share(model)
-    cannot = f"the model cannot be batched: {reason}"
-    if reason is not None and batching.enabled:
-        return [Problem("batching.enabled", "is true", cannot)]
-    if isinstance(model.signature, TensorSignature):
-        problems = padding_problems(batching, model.signature)
-        if reason is not None and batching.allowed_batch_sizes:
-            problems.append(Problem("batching.allowedBatchSizes", "names sizes", cannot))
-        return problems
-    documents = "the model takes documents: leave it out"
-    problems = []
-    if batching.pads:
-        where = "batching.padVariableLengthInputs"
-        problems.append(Problem(where, "names tensors", documents))
-    if batching.allowed_batch_sizes:
-        where = "batching.allowedBatchSizes"
-        problems.append(Problem(where, "counts rows of tensors", documents))
-    return problems
+    if batching.enabled and isinstance(model.signature, DocumentSignature):
+        reason = cannot_share(model)
+        if reason is not None:
+            cannot = f"the model cannot be batched: {reason}"
+            return [Problem("batching.enabled", "is true", cannot)]
+    return batchable.misfits(batching, model.signature)

@@ -18,6 +18,7 @@ from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.manifest import Manifest
 from fairlead.domain.release import TrafficShare, release_from_document
+from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
 from fairlead.kits.clock import FakeClock
 
 ARTIFACTS = MemoryArtifacts([ArtifactRef("speech", version) for version in range(1, 6)])
@@ -88,6 +89,35 @@ def test_batching_is_judged_by_what_it_is_over_what_the_model_says(
         releases.apply(catalogs, Patient(), FakeClock(), [asked])
         with pytest.raises(InvalidInput, match=r"endpoints\.predict\.batching\.\w+: is .*say"):
             apply(catalogs, release(str(version + 2), endpoints={"predict": {"batching": said}}))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"padVariableLengthInputs": {"z": 0}}, r"Inputs\.z: is no input of the model; inputs: x"),
+        ({"padVariableLengthInputs": {"x": "a"}}, r"Inputs\.x: is 'a'; write a value of FP32"),
+        ({"enabled": True}, r"enabled: is true; .* the first dimension of output 'y' is always 1"),
+    ],
+)
+def test_batching_that_the_models_signature_has_no_place_for_is_refused_with_its_key(
+    catalogs: StoredCatalogs, said: dict[str, Any], message: str
+) -> None:
+    first = 1 if "enabled" in said else -1
+    signature = TensorSignature(
+        (TensorSpec("x", DataType.FP32, (-1, -1)),),
+        (TensorSpec("y", DataType.FP32, (first, 2)),),
+    )
+
+    class Tensors(MemoryArtifacts):
+        def manifest(self, ref: ArtifactRef) -> Manifest:
+            return dataclasses.replace(super().manifest(ref), signature=signature)
+
+    asked = release(endpoints={"predict": {"batching": said}})
+    with pytest.raises(InvalidInput, match=r"yaml: endpoints\.predict\.batching\.\w*" + message):
+        releases.apply(catalogs, Tensors(), FakeClock(), [asked])
+    documents = release(endpoints={"predict": {"batching": {"padVariableLengthInputs": {"x": 0}}}})
+    with pytest.raises(InvalidInput, match="the model takes documents"):
+        apply(catalogs, documents)
 
 
 def test_older_revisions_are_applied_first_whatever_the_order_of_the_files(

@@ -12,7 +12,7 @@ from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
-from fairlead.engines.batches import Rows, padding_problems, rows_problem
+from fairlead.engines.batches import Rows
 
 IDS = TensorSpec("ids", DataType.INT64, (-1, -1))
 SCALE = TensorSpec("scale", DataType.FP32, (-1,))
@@ -162,40 +162,3 @@ def test_rows_that_are_not_filled_up_take_the_short_way_to_the_same_answers(
         assert {name: found.tolist() for name, found in given_back.tensors.items()} == {
             name: found.tolist() for name, found in answer(request).tensors.items()
         }
-
-
-@pytest.mark.parametrize(
-    ("signature", "reason"),
-    [
-        (SIGNATURE, None),
-        (
-            TensorSignature((TensorSpec("x", DataType.FP32, ()),), (SUM,)),
-            "input 'x' has no dimension that counts rows",
-        ),
-        (
-            TensorSignature((IDS,), (TensorSpec("y", DataType.FP32, (1, 3)),)),
-            "the first dimension of output 'y' is always 1",
-        ),
-        (TensorSignature((), (SUM,)), "it has no inputs"),
-    ],
-)
-def test_why_requests_cannot_share_a_run(signature: TensorSignature, reason: str | None) -> None:
-    found = rows_problem(signature)
-    assert found == reason if reason is None else (found or "").startswith(reason)
-
-
-@pytest.mark.parametrize(
-    ("said", "wrong"),
-    [
-        ({"pad_variable_length_inputs": {"ids": 0}}, None),
-        ({"pad_variable_length_inputs": {"idz": 0}}, "is no input of the model"),
-        ({"pad_variable_length_inputs": {"scale": 0}}, "only variable lengths"),
-        ({"pad_variable_length_inputs": {"ids": 0.5}}, "write a value of INT64"),
-        ({"pad_variable_length_inputs": {"ids": "0"}}, "write a value of INT64"),
-        ({"pad_variable_length_inputs": {"ids": 2**70}}, "write a value of INT64"),
-        ({"max_queue_size": 3}, None),
-    ],
-)
-def test_settings_must_fit_the_models_tensors(said: dict[str, Any], wrong: str | None) -> None:
-    found = "; ".join(map(str, padding_problems(Batching(**said), SIGNATURE)))
-    assert found == "" if wrong is None else wrong in found
