@@ -296,11 +296,12 @@ def _traffic(catalog: Catalog, line_id: LineId) -> tuple[TrafficShare, ...]:
 def _check_batching(sourced: SourcedRelease, manifest: Manifest) -> None:
     """What the release says over the model's own file must not contradict it, and must fit the model's signature."""
     for one in sourced.release.endpoints:
-        if not one.batching:
-            continue
+        if not (one.batching or one.timeout_seconds):
+            continue  # it says nothing of it
         said = one.batching.over(manifest.batching)
         where = f"endpoints.{one.name}.batching"
-        problems = contradictions(said, where) + misfits(said, manifest.signature, where)
+        problems = contradictions(said, where, timeout_seconds=one.timeout_seconds)
+        problems += misfits(said, manifest.signature, where)
         if problems:
             raise InvalidInput(sourced.source, problems)
 

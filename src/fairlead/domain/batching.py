@@ -181,14 +181,17 @@ def checked(batching: Batching, where: str) -> Batching:
     return batching
 
 
-def contradictions(batching: Batching, path: str, *, whole: bool = True) -> list[Problem]:
-    """What cannot hold together.
+def contradictions(
+    batching: Batching, path: str, *, timeout_seconds: int = 0, whole: bool = True
+) -> list[Problem]:
+    """What cannot hold together, with the endpoint's `timeout_seconds` too; 0 is not said.
 
     Unless it is `whole`, it is said over a model's own file: then only what is wrong whatever that says.
     """
     told = _Told(path, [])
     _sizes_clash(batching, told)
     _levels_clash(batching, told, whole=whole)
+    _waits_clash(batching, timeout_seconds, told, whole=whole)
     return told.problems
 
 
@@ -228,6 +231,28 @@ def _levels_clash(batching: Batching, told: _Told, *, whole: bool) -> None:
     if action is not None and not timeout and (whole or timeout is not None):
         right = "say defaultTimeoutMicroseconds too"
         told.wrong("timeoutAction", f"is {action}, after no time", right)
+
+
+def _waits_clash(batching: Batching, seconds: int, told: _Told, *, whole: bool) -> None:
+    """A free engine that waits for a fuller batch must not outwait those it waits with."""
+    delay = batching.max_queue_delay_microseconds or 0
+    if not delay:
+        return
+    for limit, name in (
+        (batching.default_timeout_microseconds or 0, "defaultTimeoutMicroseconds"),
+        (seconds * 1_000_000, f"the endpoint's timeoutSeconds ({seconds} s)"),
+    ):
+        if limit and delay >= limit:
+            what = f"is {delay}, as long as {name} or longer"
+            right = f"write less than {limit}: a request's time would be over before its run"
+            told.wrong("maxQueueDelayMicroseconds", what, right)
+    queue, preferred = batching.max_queue_size or 0, batching.preferred_batch_sizes
+    sizes = [size for size in (*(preferred or ()), batching.most) if size is not None]
+    # A model's own file may name a smaller size that ends the wait, unless those are named here.
+    if sizes and 0 < queue < min(sizes) and (whole or preferred is not None):
+        what = f"is {queue}, less than {min(sizes)}, the least that ends the wait of maxQueueDelayMicroseconds"
+        right = f"write {min(sizes)} or more, or leave the delay out: others would be refused while the engine is free"
+        told.wrong("maxQueueSize", what, right)
 
 
 def _value(node: Node, key: _Key) -> Any:  # noqa: ANN401 - as the key's schema says

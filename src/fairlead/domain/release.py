@@ -32,6 +32,7 @@ _API_VERSION = "v1"  # of the project API, whose paths no endpoint may own
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 INTERNAL = "/internal/"  # never routed
 _PATH_RULE = "a path that starts with '/', without '?' or '%'"
+_SHORTHANDS = ("stream", "validate")  # endpoints that may be written at the top
 _MAX_REPLICAS = 10_000
 _MAX_CONCURRENCY = 1_000  # Knative's own bound on containerConcurrency
 _MAX_SECONDS = 3600  # of a scale-down delay (S0-37), and of a request
@@ -334,10 +335,7 @@ def _legacy(node: Node) -> bool:
 
 
 def _endpoints(node: Node) -> tuple[EndpointSpec, ...]:
-    found: dict[str, EndpointSpec] = {}
-    for shorthand in ("stream", "validate"):
-        if node.has(shorthand):
-            found[shorthand] = _endpoint(shorthand, node.child(shorthand))
+    found = {key: _endpoint(key, node.child(key)) for key in _SHORTHANDS if node.has(key)}
     endpoints = node.child("endpoints")
     if node.has("endpoints") and endpoints.mapping():
         for name, child in endpoints.items():
@@ -353,12 +351,13 @@ def _endpoints(node: Node) -> tuple[EndpointSpec, ...]:
 
 
 def _endpoint(name: str, node: Node) -> EndpointSpec:
-    """As its author writes it: what it says over the model's own file must not be wrong whatever that says."""
+    """As its author writes it: what it says must not be wrong whatever the model's own file says."""
     before = len(node.problems)
     endpoint = read_endpoint(name, node)
     if len(node.problems) == before:
+        said, seconds = endpoint.batching, endpoint.timeout_seconds
         where = f"{node.path}.batching"
-        node.problems.extend(contradictions(endpoint.batching, where, whole=False))
+        node.problems += contradictions(said, where, timeout_seconds=seconds, whole=False)
     return endpoint
 
 

@@ -91,6 +91,23 @@ def test_batching_is_judged_by_what_it_is_over_what_the_model_says(
             apply(catalogs, release(str(version + 2), endpoints={"predict": {"batching": said}}))
 
 
+def test_an_endpoints_own_time_must_not_end_before_the_wait_that_its_model_says(
+    catalogs: StoredCatalogs,
+) -> None:
+    class Waiting(MemoryArtifacts):
+        def manifest(self, ref: ArtifactRef) -> Manifest:
+            said = Batching(max_queue_delay_microseconds=1_000_000)
+            return dataclasses.replace(super().manifest(ref), batching=said)
+
+    longer, as_long = (
+        release(str(seconds), endpoints={"predict": {"timeoutSeconds": seconds}})
+        for seconds in (2, 1)
+    )
+    releases.apply(catalogs, Waiting(), FakeClock(), [longer])
+    with pytest.raises(InvalidInput, match=r"batching\.maxQueueDelayMicroseconds: is 1000000"):
+        releases.apply(catalogs, Waiting(), FakeClock(), [as_long])
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [

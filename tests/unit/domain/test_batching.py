@@ -95,6 +95,24 @@ def test_everything_that_can_be_said_reads_back_and_every_key_is_tried_here() ->
             {"padVariableLengthInputs": {"ids": [0]}},
             "batching.padVariableLengthInputs.ids: is a list",
         ),
+        (
+            {"maxQueueDelayMicroseconds": 1000, "defaultTimeoutMicroseconds": 1000},
+            "batching.maxQueueDelayMicroseconds: is 1000, as long as defaultTimeoutMicroseconds or longer; "
+            "write less than 1000",
+        ),
+        (
+            {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 3, "maxBatchSize": 4},
+            "batching.maxQueueSize: is 3, less than 4, the least that ends the wait",
+        ),
+        (
+            {
+                "maxQueueDelayMicroseconds": 1,
+                "maxQueueSize": 3,
+                "maxBatchSize": 9,
+                "preferredBatchSizes": [4, 8],
+            },
+            "batching.maxQueueSize: is 3, less than 4, the least that ends the wait",
+        ),
         ({"padVariableLengthInputs": 0}, "batching.padVariableLengthInputs: is 0; write an object"),
     ],
 )
@@ -104,11 +122,45 @@ def test_what_is_wrong_is_named_with_its_key(document: Any, message: str) -> Non
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"maxQueueDelayMicroseconds": 999, "defaultTimeoutMicroseconds": 1000},
+        {"maxQueueDelayMicroseconds": 999, "defaultTimeoutMicroseconds": 0},
+        {"maxQueueDelayMicroseconds": 0, "maxQueueSize": 3, "maxBatchSize": 4},
+        {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 0, "maxBatchSize": 4},
+        {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 3},  # how large batches are is measured
+        {
+            "maxQueueDelayMicroseconds": 1,
+            "maxQueueSize": 3,
+            "maxBatchSize": 8,
+            "preferredBatchSizes": [2],
+        },
+    ],
+)
+def test_waits_that_can_end_are_right(said: dict[str, Any]) -> None:
+    assert read(said)
+
+
+def test_a_wait_must_end_before_the_endpoints_own_time() -> None:
+    release = {"service": "s", "model": "v1", "version": "1", "artifact": "s/1"}
+    said = {"maxQueueDelayMicroseconds": 2_000_000}
+    endpoint = {"timeoutSeconds": 3, "batching": said}
+    assert release_from_document({**release, "endpoints": {"predict": endpoint}}, "")
+    endpoint["timeoutSeconds"] = 2
+    with pytest.raises(
+        InvalidInput,
+        match=r"predict\.batching\.maxQueueDelayMicroseconds: is 2000000, as long as .* \(2 s\)",
+    ):
+        release_from_document({**release, "endpoints": {"predict": endpoint}}, "")
+
+
 OVER_A_MODEL: list[dict[str, Any]] = [
     {"timeoutAction": "delay"},
     {"defaultPriorityLevel": 2},
     {"maxBatchSize": 8},
     {"preferredBatchSizes": [16]},
+    {"maxQueueDelayMicroseconds": 500, "maxQueueSize": 4, "maxBatchSize": 8},
 ]
 
 
@@ -130,6 +182,14 @@ def test_a_release_may_say_what_only_the_models_own_file_makes_whole(said: dict[
         ({"priorityLevels": 0, "defaultPriorityLevel": 2}, "say priorityLevels too"),
         ({"allowedBatchSizes": [4, 8], "preferredBatchSizes": [16]}, "at most maxBatchSize, 8"),
         ({"preferredBatchSizes": [8, 4]}, "does not rise"),
+        (
+            {"maxQueueDelayMicroseconds": 9, "defaultTimeoutMicroseconds": 9},
+            "as long as defaultTimeoutMicroseconds or longer",
+        ),
+        (
+            {"maxQueueDelayMicroseconds": 9, "maxQueueSize": 2, "preferredBatchSizes": [4]},
+            "less than 4",
+        ),
     ],
 )
 def test_what_a_release_says_is_refused_where_no_model_could_make_it_right(
