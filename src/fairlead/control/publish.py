@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from fairlead.control.labels import check_labels, read_labels
 from fairlead.control.proving import Prover, prove_model
 from fairlead.domain.batching import Batching, batching_from_json, contradictions
-from fairlead.domain.ids import ARTIFACT_NAME, MOST_VERSIONS, ArtifactRef
+from fairlead.domain.ids import ARTIFACT_NAME, ARTIFACT_NAME_RULE, MOST_VERSIONS, ArtifactRef
 from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
 from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import DocumentSignature
@@ -81,7 +81,7 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
     node = Node(description)
     node.mapping(_KEYS, ["name", "version", "engine"])
     engine = node.child("engine").one_of(ENGINES)
-    name = node.child("name").text(ARTIFACT_NAME, "write letters, digits, '-', '_' and '.'")
+    name = _name(node.child("name"))
     version = node.child("version").integer(1, MOST_VERSIONS)
     files = tuple(_files(node, directory))
     known = {file.path for file in files}
@@ -108,6 +108,13 @@ def read_folder(directory: Path, description: Mapping[str, Any]) -> Manifest:
         batching,
         labels,
     )
+
+
+def _name(node: Node) -> str:
+    if type(node.value) is int and 0 <= node.value < MOST_VERSIONS:
+        node.wrong(f"is the number {node.value}", f'write it as text: "{node.value}"')
+        return ""
+    return node.text(ARTIFACT_NAME, f"write {ARTIFACT_NAME_RULE}")
 
 
 def _batching(node: Node) -> Batching:

@@ -14,6 +14,7 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 NAME_RULE = "lower-case letters, digits and dashes, at most 63, no dash at either end"
 # An artifact may carry the name other registries gave it.
 ARTIFACT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,127})")
+ARTIFACT_NAME_RULE = "letters, digits, '-', '_' and '.', a letter or digit first, at most 128"
 MOST_VERSIONS = 10**18 - 1  # of an artifact: what `parse` reads
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DEFAULT_ENDPOINT = "predict"

@@ -70,7 +70,15 @@ async def test_a_model_that_misses_its_golden_examples_is_not_published(folder: 
         ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
         ({"file": "other.py"}, "file: 'other.py' is not in the folder"),
         ({"golden": "none.json"}, "golden: 'none.json' is not in the folder"),
-        ({"name": "../up"}, "name: is '../up'; write letters, digits, '-', '_' and '.'"),
+        (
+            {"name": "../up"},
+            "name: is '../up'; write letters, digits, '-', '_' and '.', a letter or digit first",
+        ),
+        ({"name": "-a"}, "name: is '-a'; write letters, digits, '-', '_' and '.', a letter or"),
+        ({"name": "a" * 129}, "a letter or digit first, at most 128"),
+        ({"name": 1}, 'name: is the number 1; write it as text: "1"'),
+        ({"name": -1}, "name: is -1; write letters, digits, '-', '_' and '.', a letter or digit"),
+        ({"name": True}, "name: is true; write letters, digits"),
     ],
 )
 def test_a_wrong_description_is_told(folder: Path, change: dict[str, Any], told: str) -> None:
