@@ -16,6 +16,8 @@ from fairlead.domain.errors import Kind, Problem, Refused
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines.batches import Rows
 
+Infer = Callable[[InferRequest], InferResponse | Awaitable[InferResponse]]
+
 
 class Sharing(Protocol):
     """What a batch is made of, and how it runs."""
@@ -80,12 +82,22 @@ class Documents:
 
 
 class Alone:
-    """Requests that run one by one, whatever they are."""
+    """Requests that run one by one, whatever they are; `infer` is how one does (`infer_of`)."""
 
     padded: Sequence[tuple[str, int]] = ()
+    largest: int | None = None
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, infer: Infer) -> None:
         self._batched = batched_input(signature)
+        self._infer = infer
+
+    def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
+        del model, requests
+        return None
+
+    def longer(self, request: InferRequest) -> list[InferRequest]:
+        del request
+        return []
 
     def count(self, request: InferRequest) -> int:
         return rows_of(request, self._batched)
@@ -95,8 +107,9 @@ class Alone:
         return None
 
     def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
+        del model
         (request,) = requests
-        answer = model.infer(request)
+        answer = self._infer(request)
         assert isinstance(answer, InferResponse)
         return [answer]
 
@@ -143,9 +156,6 @@ def sharing_of(model: Model, batching: Batching) -> Sharing:
     if isinstance(model.signature, TensorSignature):
         return Rows(model.signature, batching)
     return Documents()
-
-
-Infer = Callable[[InferRequest], InferResponse | Awaitable[InferResponse]]
 
 
 def infer_of(model: Model, batching: Batching) -> Infer:

@@ -21,7 +21,7 @@ from fairlead.api.load import Load
 from fairlead.api.streaming import streams
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
-from fairlead.engines.sharing import Sharing, batched_input, rows_of
+from fairlead.engines.sharing import Infer, Sharing, batched_input, rows_of
 from fairlead.kits.clock import Clock
 from fairlead.kits.timeouts import timeout
 from fairlead.server.admission import Admission
@@ -71,6 +71,7 @@ class Endpoint:
         self._quick_seconds = 0.0
         self._quick_at = clock.monotonic()
         self.model = artifact.model
+        self._infer: Infer = artifact.model.infer
         self.executions = threaded.executions if threaded is not None else Executions()
         self._batched = batched_input(artifact.model.signature)
         self._inline = artifact.profile.inline and threaded is None
@@ -79,6 +80,10 @@ class Endpoint:
         self._asynchronous = inspect.iscoroutinefunction(artifact.model.infer)
         self._sharing: Sharing | None = None  # of quick requests
         self.most_together = 1
+
+    def run_by(self, infer: Infer) -> None:
+        """From now on, one request alone runs this way (`engines.sharing.infer_of`)."""
+        self._infer = infer
 
     def share_in_a_turn(self, sharing: Sharing, most: int) -> None:
         """From now on, quick requests that are here together may share a run (`infer_together`), up to so many rows."""
@@ -135,7 +140,7 @@ class Endpoint:
 
     def infer_now(self, request: InferRequest) -> InferResponse:
         """Answer a `quick` request; raises FairleadError."""
-        answer = self.model.infer(request)
+        answer = self._infer(request)
         assert isinstance(answer, InferResponse)
         return answer
 
@@ -295,7 +300,7 @@ class Endpoint:
     async def _in_thread(self, request: InferRequest, times: Times) -> InferResponse:
         loop = asyncio.get_running_loop()
         self.artifact.busy += 1
-        run = Run(self.model, request, self._clock)
+        run = Run(self._infer, request, self._clock)
         future = self.artifact.threads.submit(run)
         overdue = _Overdue(future, request.queue_seconds, loop)
         try:

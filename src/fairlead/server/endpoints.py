@@ -16,7 +16,7 @@ from fairlead.domain.errors import InvalidInput, Kind, Refused
 from fairlead.domain.golden import golden_from_bytes
 from fairlead.domain.reading import Node
 from fairlead.domain.signature import TensorSignature
-from fairlead.engines.sharing import Alone, Sharing, cannot_share, misfits, sharing_of
+from fairlead.engines.sharing import Alone, Sharing, cannot_share, infer_of, misfits, sharing_of
 from fairlead.engines.together import mixes
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member
@@ -51,11 +51,12 @@ async def _endpoint(
 ) -> Endpoint:
     said = _said(served, artifact)
     decision = await _decide(said, artifact)
+    infer = infer_of(artifact.model, said)
     batcher = None
     how = decision.why
     if decision.sharing is None and _in_threads(artifact):
         # The limits of its queue hold whether requests share runs or not.
-        alone = Alone(artifact.model.signature)
+        alone = Alone(artifact.model.signature, infer)
         batcher = Batcher(artifact.model, artifact.threads, alone, BatchQueue(said, 1), said, clock)
         batcher.abreast = artifact.threads.limit
     elif decision.sharing is not None and not decision.in_a_turn:
@@ -78,6 +79,7 @@ async def _endpoint(
         clock,
         batcher,
     )
+    endpoint.run_by(infer)
     endpoint.batching = how
     if decision.sharing is not None and decision.in_a_turn:
         endpoint.share_in_a_turn(decision.sharing, said.most or DEFAULT_MOST)
@@ -114,12 +116,11 @@ async def _decide(said: Batching, artifact: LoadedArtifact) -> _Decision:
     if measured is None and not said.enabled:
         return await _in_a_turn(said, artifact, sharing)
     mixed = measured.mixed if measured else ""
-    if measured is None or said != artifact.manifest.batching:
+    # What padding adds to an answer is learned by the proof.
+    if measured is None or said != artifact.manifest.batching or (sharing.padded and not mixed):
         mixed = await _mixed(artifact, sharing, said.most) or ""
     if mixed and said.enabled:
-        raise Refused(
-            Kind.MODEL, f"batching.enabled is true, but requests notice each other: {mixed}"
-        )
+        raise Refused(Kind.MODEL, f"batching.enabled is true, but {mixed}")
     if mixed:
         return _Decision(None, f"one by one: {mixed}")
     if said.enabled:

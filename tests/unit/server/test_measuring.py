@@ -134,7 +134,7 @@ async def test_a_model_that_gains_nothing_is_not_batched_unless_somebody_insists
 
 async def test_a_model_whose_rows_notice_each_other_is_never_batched(tmp_path: Path) -> None:
     made = mixing(tmp_path / "a")
-    with pytest.raises(FairleadError, match="requests notice each other") as caught:
+    with pytest.raises(FairleadError, match=r"batching\.enabled is true, but") as caught:
         await endpoint_of(made, enabled=True)
     assert caught.value.kind is Kind.MODEL
     assert "is answered otherwise in a batch of 2" in caught.value.message

@@ -16,8 +16,10 @@ import pytest
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.kits.clock import SystemClock
+from fairlead.server import repository
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.serve import Listen
+from fairlead.server.loading import LoadedArtifact
 from fairlead.server.repository import Repository
 from fairlead.server.worker import no_control
 from support.models import Artifact, echo_artifact, example, make_artifact, scaled_artifact
@@ -152,20 +154,26 @@ async def test_a_request_under_way_is_answered_before_its_model_goes(tmp_path: P
 
 
 async def test_a_model_that_is_loaded_again_is_unavailable_until_it_is_proved(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun, may_go_on = asyncio.Event(), asyncio.Event()
+    load = repository.load_artifact
+
+    async def held(*args: Any, **kwargs: Any) -> LoadedArtifact:
+        begun.set()
+        await may_go_on.wait()
+        return await load(*args, **kwargs)
+
     async with started(tmp_path) as one, asyncio.TaskGroup() as group:
         client = one.running.client
         await one.change("scaled", "unload")
+        monkeypatch.setattr(repository, "load_artifact", held)
         loading = group.create_task(one.change("scaled", "load"))
-
-        async def loads() -> bool:
-            return ("scaled", "1", "LOADING") in await one.states()
-
-        await eventually(loads)
+        await begun.wait()
         refused = await client.post("/v1/model/scaled/predict", json=ROW)
         assert refused.status_code == 503
         assert refused.json() == {"detail": "'scaled' has no available versions: loading"}
+        may_go_on.set()
         assert await loading == (200, {})
         answer = await client.post("/v1/model/scaled/predict", json={"instances": [[1, 2, 3]]})
         assert answer.is_success

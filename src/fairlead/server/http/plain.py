@@ -27,6 +27,7 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
+from fairlead.engines.sharing import fresh
 from fairlead.kits.timeouts import timeout
 from fairlead.server.dataplane import Counted, DataPlane
 from fairlead.server.endpoint import Endpoint
@@ -198,7 +199,7 @@ class PlainRoutes:
         """Does every model here answer a golden example right now?"""
         for endpoint in self._endpoints():
             try:
-                await endpoint.infer(endpoint.artifact.sample, endpoint.deadline_seconds)
+                await endpoint.infer(fresh(endpoint.artifact.sample), endpoint.deadline_seconds)
             except FairleadError as error:
                 _log.warning("%s did not answer its sample: %s", endpoint.id, error.message)
                 return False
