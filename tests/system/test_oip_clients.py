@@ -276,7 +276,7 @@ def test_the_same_client_through_the_gateway(gateway: Fairlead) -> None:
     everything = client.get_inference_statistics(headers=key)["model_stats"]
     assert sorted(one["name"] for one in everything) == sorted(MODELS)
     counted = {one["name"]: (one["inference_count"], one["last_inference"]) for one in everything}
-    assert counted["classes"] == (0, 0)  # which nobody has asked but the agent, to prove it
+    assert counted["bits"] == (0, 0)  # which nobody has asked but the agent, to prove it
     for change in (client.load_model, client.unload_model):
         with pytest.raises(InferenceServerException, match="`fairlead kill`"):
             change("simple", headers=key)
