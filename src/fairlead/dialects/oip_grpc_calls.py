@@ -91,7 +91,7 @@ def asks(method: str, body: bytes) -> tuple[str, str]:
         if method == "ModelInfer"
         else (asked.name, asked.version)
     )
-    if method == _STATISTICS and not (name or version):
+    if method == _STATISTICS and not name:
         return "GET", "/v2/models/stats"
     verb, end = _OF_MODELS[method]
     of_version = f"/versions/{_plain(version)}" if version else ""

@@ -191,7 +191,7 @@ def contradictions(
     told = _Told(path, [])
     _sizes_clash(batching, told)
     _levels_clash(batching, told, whole=whole)
-    _waits_clash(batching, timeout_seconds, told, whole=whole)
+    _waits_clash(batching, timeout_seconds, told)
     return told.problems
 
 
@@ -233,26 +233,21 @@ def _levels_clash(batching: Batching, told: _Told, *, whole: bool) -> None:
         told.wrong("timeoutAction", f"is {action}, after no time", right)
 
 
-def _waits_clash(batching: Batching, seconds: int, told: _Told, *, whole: bool) -> None:
+def _waits_clash(batching: Batching, seconds: int, told: _Told) -> None:
     """A free engine that waits for a fuller batch must not outwait those it waits with."""
     delay = batching.max_queue_delay_microseconds or 0
     if not delay:
         return
+    patience = batching.default_timeout_microseconds or 0
     for limit, name in (
-        (batching.default_timeout_microseconds or 0, "defaultTimeoutMicroseconds"),
+        # Whoever is only put behind the others still has its run.
+        (0 if batching.timeout_action == DELAY else patience, "defaultTimeoutMicroseconds"),
         (seconds * 1_000_000, f"the endpoint's timeoutSeconds ({seconds} s)"),
     ):
         if limit and delay >= limit:
             what = f"is {delay}, as long as {name} or longer"
             right = f"write less than {limit}: a request's time would be over before its run"
             told.wrong("maxQueueDelayMicroseconds", what, right)
-    queue, preferred = batching.max_queue_size or 0, batching.preferred_batch_sizes
-    sizes = [size for size in (*(preferred or ()), batching.most) if size is not None]
-    # A model's own file may name a smaller size that ends the wait, unless those are named here.
-    if sizes and 0 < queue < min(sizes) and (whole or preferred is not None):
-        what = f"is {queue}, less than {min(sizes)}, the least that ends the wait of maxQueueDelayMicroseconds"
-        right = f"write {min(sizes)} or more, or leave the delay out: others would be refused while the engine is free"
-        told.wrong("maxQueueSize", what, right)
 
 
 def _value(node: Node, key: _Key) -> Any:  # noqa: ANN401 - as the key's schema says

@@ -53,7 +53,8 @@ async def differences(
 def request_of(model: Model, example: Example) -> InferRequest:
     """A golden example as a request; raises FairleadError if it does not fit the signature."""
     if isinstance(model.signature, DocumentSignature):
-        return InferRequest(document=model.parse_document(json.dumps(example.request).encode()))
+        text = json.dumps(example.request).encode()
+        return InferRequest(document=model.parse_document(text), text=text)
     known = {spec.name: spec for spec in model.signature.inputs}
     given = example.request if isinstance(example.request, dict) else {}
     if given.keys() != known.keys():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from fairlead.api.inference import InferRequest, InferResponse, Model
 from fairlead.domain import batchable
 from fairlead.domain.batchable import rows_problem
 from fairlead.domain.batching import Batching
-from fairlead.domain.errors import Kind, Problem, Refused
+from fairlead.domain.errors import Problem
 from fairlead.domain.signature import DocumentSignature, Signature, TensorSignature
 from fairlead.engines.batches import Rows
 
@@ -128,18 +127,14 @@ def rows_of(request: InferRequest, batched: str) -> int:
     return 1 if tensor is None else len(tensor)
 
 
-def fresh(request: InferRequest) -> InferRequest:
-    """It for one more run: code may change the document that it is given. To be asked for before the first run.
+def once_more(model: Model, request: InferRequest) -> InferRequest:
+    """As it was asked, for one more run: code may change the document that it is given. Tensors are only read.
 
-    Tensors are only read. Raises Refused (MODEL) for a document that cannot be copied.
+    Raises what `parse_document` raises.
     """
-    if request.document is None:
+    if request.text is None:
         return request
-    try:
-        return msgspec.structs.replace(request, document=copy.deepcopy(request.document))
-    except Exception as error:  # noqa: BLE001 - a user's types may raise anything
-        message = f"the model's request type cannot be copied ({type(error).__name__}: {error})"
-        raise Refused(Kind.MODEL, message) from None
+    return msgspec.structs.replace(request, document=model.parse_document(request.text))
 
 
 def cannot_share(model: Model) -> str | None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import structs
-
 from fairlead.api.cancellation import running
-from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.api.inference import InferResponse, Model
 from fairlead.domain.errors import Kind, Refused
-from fairlead.engines.sharing import Sharing
+from fairlead.engines.sharing import Sharing, once_more
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member, Outcome, Run
 
@@ -43,10 +41,24 @@ class BatchRuns:
             return [*outcomes, *zip(live, answers, strict=True)]
         if len(live) == 1:
             return [*outcomes, (live[0], error)]
+        return outcomes + self._apart(run, live)
+
+    def _apart(self, run: Run, live: Sequence[Member]) -> list[Outcome]:
+        """What becomes of them in two halves, now that their run has failed."""
+        outcomes: list[Outcome] = []
+        readable = []
         for one in live:
-            one.request = _once_more(self._model, one.request)
-        half = len(live) // 2
-        return [*outcomes, *self.answers(run, live[:half]), *self.answers(run, live[half:])]
+            try:
+                one.request = once_more(self._model, one.request)
+            except Exception as wrong:  # noqa: BLE001 - a user's validator may raise anything, the second time too
+                outcomes.append((one, wrong))
+            else:
+                readable.append(one)
+        half = (len(readable) + 1) // 2
+        for part in (readable[:half], readable[half:]):
+            if part:
+                outcomes += self.answers(run, part)
+        return outcomes
 
     def _once(
         self, run: Run, live: Sequence[Member], now: float
@@ -62,13 +74,6 @@ class BatchRuns:
             return (), error
         _ran(run, live, self._now() - now, well=True)
         return answers, None
-
-
-def _once_more(model: Model, request: InferRequest) -> InferRequest:
-    """As it was asked: what ran may have changed its document."""
-    if request.text is None:
-        return request
-    return structs.replace(request, document=model.parse_document(request.text))
 
 
 def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:

@@ -268,7 +268,7 @@ class Batcher:
         if more:
             _tell(loop, self.look, loop)
         if taken.batch:
-            outcomes = self._runs.answers(run, taken.batch)
+            outcomes = self._outcomes(run, taken.batch)
             with self._lock:
                 if len(outcomes) > 1:
                     self._absent += len(outcomes)
@@ -278,11 +278,19 @@ class Batcher:
             _tell(loop, self._look_again, loop, taken.again)
         return False
 
+    def _outcomes(self, run: Run, batch: Sequence[Member]) -> list[Outcome]:
+        """Of everybody in it, whatever happens: who has none would wait, and keep a slot, for good."""
+        try:
+            return self._runs.answers(run, batch)
+        except Exception as error:  # noqa: BLE001 - see above
+            return [(one, error) for one in batch]
+
     def _take(self, now: float) -> tuple[Taken[Member], bool]:
         """The next batch, which leaves their share to other threads that are free; whether there is one."""
         free = 1 + self.abreast - self._at_work
         if self._holds(now, free):
-            return Taken(), False
+            # Whoever is told of a run looks again; if that has been, nobody would any more.
+            return Taken(again=self._back_by if self._back_by < math.inf else None), False
         share = -(-len(self._queue) // free) if self._patience else 0
         taken = self._queue.take(now, share)
         return taken, bool(taken.batch) and free > 1 and len(self._queue) > 0

@@ -9,33 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fairlead.api.cancellation import UnderWay, under_way
+from fairlead.api.cancellation import UnderWay
 from fairlead.api.held import Held
 from fairlead.server.endpoint import Endpoint
 
 
-def abandoned() -> list[UnderWay]:
-    """The runs of this process that go on though nobody waits for them."""
-    return [one for one in under_way() if one.left_seconds]
-
-
 def held(endpoints: Sequence[Endpoint], runs: Sequence[UnderWay]) -> Held | None:
-    """What these endpoints of one artifact have to tell of such `runs`; None while there is a place for others."""
+    """What these endpoints of one artifact have to tell of `runs`, the process's; None while one has a place for others."""
     if not endpoints:
         return None
-    mine = [one for one in runs if one.thread.rpartition("-")[0] == endpoints[0].artifact.digest]
-    most = max(map(_places, endpoints))
-    if len(mine) < most:
+    digest = endpoints[0].artifact.digest
+    mine = [one for one in runs if one.thread.rpartition("-")[0] == digest]
+    left = [one for one in mine if one.left_seconds]
+    if not left or not all(_blocked(one, len(left), len(mine)) for one in endpoints):
         return None
+    last = min(len(left), max(map(_places, endpoints))) - 1
     return Held(
-        sorted((one.seconds for one in mine), reverse=True)[most - 1],
-        sorted((one.left_seconds for one in mine), reverse=True)[most - 1],
+        sorted((one.seconds for one in left), reverse=True)[last],
+        sorted((one.left_seconds for one in left), reverse=True)[last],
     )
+
+
+def _blocked(endpoint: Endpoint, left: int, under_way: int) -> bool:
+    """Can nobody else be answered? `left` of the runs `under_way` are waited for by nobody."""
+    if left >= _places(endpoint):
+        return True
+    admission = endpoint.admission
+    # A run keeps the slots of all who shared it.
+    return bool(admission.slots) and admission.taken >= admission.slots and left == under_way
 
 
 def _places(endpoint: Endpoint) -> int:
     """How many runs it can have at once."""
-    if endpoint.batcher is not None:
-        return endpoint.batcher.abreast
-    limit = endpoint.artifact.threads.limit
-    return min(limit, endpoint.admission.slots or limit)
+    threaded = endpoint.threaded
+    return threaded.abreast if threaded is not None else endpoint.artifact.threads.limit

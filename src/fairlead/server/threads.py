@@ -42,10 +42,10 @@ class Threads:
             grow = self._started < min(self.limit, self._open_jobs)
             self._started += grow
             number = self._started
+            self._jobs.put((future, work))  # before anybody can close: behind its end nothing runs
         if grow:
             name = f"{self._name}-{number}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._jobs.put((future, work))
         return future
 
     @property
@@ -57,8 +57,8 @@ class Threads:
         """Let the threads end after what is submitted; does not wait. What is submitted later is refused."""
         with self._lock:
             self._closed = True
-        for _ in range(self._started):
-            self._jobs.put(None)
+            for _ in range(self._started):
+                self._jobs.put(None)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -100,19 +100,6 @@ def test_everything_that_can_be_said_reads_back_and_every_key_is_tried_here() ->
             "batching.maxQueueDelayMicroseconds: is 1000, as long as defaultTimeoutMicroseconds or longer; "
             "write less than 1000",
         ),
-        (
-            {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 3, "maxBatchSize": 4},
-            "batching.maxQueueSize: is 3, less than 4, the least that ends the wait",
-        ),
-        (
-            {
-                "maxQueueDelayMicroseconds": 1,
-                "maxQueueSize": 3,
-                "maxBatchSize": 9,
-                "preferredBatchSizes": [4, 8],
-            },
-            "batching.maxQueueSize: is 3, less than 4, the least that ends the wait",
-        ),
         ({"padVariableLengthInputs": 0}, "batching.padVariableLengthInputs: is 0; write an object"),
     ],
 )
@@ -127,14 +114,13 @@ def test_what_is_wrong_is_named_with_its_key(document: Any, message: str) -> Non
     [
         {"maxQueueDelayMicroseconds": 999, "defaultTimeoutMicroseconds": 1000},
         {"maxQueueDelayMicroseconds": 999, "defaultTimeoutMicroseconds": 0},
-        {"maxQueueDelayMicroseconds": 0, "maxQueueSize": 3, "maxBatchSize": 4},
-        {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 0, "maxBatchSize": 4},
-        {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 3},  # how large batches are is measured
+        # What a free engine is about to take does not wait in the queue.
+        {"maxQueueDelayMicroseconds": 1, "maxQueueSize": 3, "maxBatchSize": 4},
+        # Who is only put behind all others still has its run.
         {
-            "maxQueueDelayMicroseconds": 1,
-            "maxQueueSize": 3,
-            "maxBatchSize": 8,
-            "preferredBatchSizes": [2],
+            "maxQueueDelayMicroseconds": 1000,
+            "defaultTimeoutMicroseconds": 1000,
+            "timeoutAction": "delay",
         },
     ],
 )
@@ -160,7 +146,7 @@ OVER_A_MODEL: list[dict[str, Any]] = [
     {"defaultPriorityLevel": 2},
     {"maxBatchSize": 8},
     {"preferredBatchSizes": [16]},
-    {"maxQueueDelayMicroseconds": 500, "maxQueueSize": 4, "maxBatchSize": 8},
+    {"maxQueueDelayMicroseconds": 500},
 ]
 
 
@@ -185,10 +171,6 @@ def test_a_release_may_say_what_only_the_models_own_file_makes_whole(said: dict[
         (
             {"maxQueueDelayMicroseconds": 9, "defaultTimeoutMicroseconds": 9},
             "as long as defaultTimeoutMicroseconds or longer",
-        ),
-        (
-            {"maxQueueDelayMicroseconds": 9, "maxQueueSize": 2, "preferredBatchSizes": [4]},
-            "less than 4",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fairlead.control.publish import publish
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.engines.python import PythonModel, load_python_model
-from fairlead.engines.sharing import cannot_share, fresh, misfits
+from fairlead.engines.sharing import cannot_share, misfits, once_more
 from fairlead.kits.clock import SystemClock
 from fairlead.server.endpoints import endpoints_of
 from fairlead.server.loading import load_artifact
@@ -195,17 +196,15 @@ async def test_code_that_changes_what_it_is_given_is_given_it_anew(
     loaded_artifact.close()
 
 
-class Uncopyable:
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise RuntimeError("there is only one")
+def test_a_request_is_read_again_for_another_run_and_tensors_are_not() -> None:
+    class Reads:
+        @staticmethod
+        def parse_document(data: bytes) -> Any:
+            return json.loads(data)
 
-
-def test_a_request_is_copied_for_another_run_and_tensors_are_not() -> None:
-    asked = InferRequest(document={"x": [1]}, priority=2)
-    copied = fresh(asked)
-    asked.document["x"].pop()
-    assert (copied.document, copied.priority) == ({"x": [1]}, 2)
+    model: Any = Reads()
+    asked = InferRequest(document={"x": []}, text=b'{"x": [1]}', priority=2)
+    again = once_more(model, asked)
+    assert (again.document, again.priority) == ({"x": [1]}, 2)
     tensors = InferRequest({})
-    assert fresh(tensors) is tensors
-    with pytest.raises(FairleadError, match=r"cannot be copied .RuntimeError: there"):
-        fresh(InferRequest(document=Uncopyable()))
+    assert once_more(model, tensors) is tensors

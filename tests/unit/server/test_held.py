@@ -109,6 +109,24 @@ async def test_a_place_that_is_left_is_enough(tmp_path: Path) -> None:
         await eventually(lambda: not under_way())
 
 
+async def test_a_run_that_keeps_every_slot_leaves_no_place_either(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    spec = serves(tmp_path, SEVERAL_AT_ONCE)
+    narrow = tuple(replace(one, concurrency=1) for one in spec.endpoints)
+    async with in_process(replace(spec, endpoints=narrow)) as serving:
+        await given_up(serving, gate)
+        assert (await replica(serving))["held"] is not None
+        gate.touch()
+        await eventually(lambda: not under_way())
+    other = replace(narrow[0], name="other", paths=("/other",))
+    gate.unlink()
+    async with in_process(replace(spec, endpoints=(*narrow, other))) as serving:
+        await given_up(serving, gate)
+        assert (await replica(serving))["held"] is None, "the other endpoint is asked as before"
+        gate.touch()
+        await eventually(lambda: not under_way())
+
+
 def test_only_what_has_had_its_time_and_is_awaited_by_nobody_is_beyond_it() -> None:
     assert Held(40.0, 39.0).beyond(35.0) == 5.0
     assert Held(40.0, 2.0).beyond(35.0) == 2.0

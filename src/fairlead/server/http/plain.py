@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fairlead.api.cancellation import UnderWay
+from fairlead.api.cancellation import UnderWay, under_way
 from fairlead.api.held import held_to_json
 from fairlead.api.load import LOAD_PATH, loads_to_json
 from fairlead.api.speech import speaks
@@ -27,11 +27,11 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
-from fairlead.engines.sharing import fresh
+from fairlead.engines.sharing import once_more
 from fairlead.kits.timeouts import timeout
 from fairlead.server.dataplane import Counted, DataPlane
 from fairlead.server.endpoint import Endpoint
-from fairlead.server.held import abandoned, held
+from fairlead.server.held import held
 from fairlead.server.http.routes import HeaderList, ServedRevision
 from fairlead.server.stats import RouteStats
 
@@ -139,7 +139,7 @@ class PlainRoutes:
         self._do(PROVED_PATH, proved)
 
     def replica(self, runs: Sequence[UnderWay] = ()) -> Mapping[str, object]:
-        """How far this one is, and whether such runs of the process hold it: those that nobody waits for."""
+        """How far this one is, and whether those of `runs`, the process's, that nobody waits for hold it."""
         of = {name: self._identity.get(name) for name in ("worker", "digest")}
         kept = held(list(self._endpoints()), runs) if runs else None
         return {**of, "ready": self.ready, "failed": self.failed, "held": held_to_json(kept)}
@@ -199,7 +199,8 @@ class PlainRoutes:
         """Does every model here answer a golden example right now?"""
         for endpoint in self._endpoints():
             try:
-                await endpoint.infer(fresh(endpoint.artifact.sample), endpoint.deadline_seconds)
+                sample = once_more(endpoint.model, endpoint.artifact.sample)
+                await endpoint.infer(sample, endpoint.deadline_seconds)
             except FairleadError as error:
                 _log.warning("%s did not answer its sample: %s", endpoint.id, error.message)
                 return False
@@ -211,7 +212,7 @@ class PlainRoutes:
                 yield self._plane.find(one.spec.endpoint_id(endpoint.name))
 
     async def _replicas(self) -> Reply:
-        runs = abandoned()
+        runs = under_way()
         return _json(
             {
                 "counted": self._plane.stats.counted,

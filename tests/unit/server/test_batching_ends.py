@@ -1,0 +1,165 @@
+"""Nobody is forgotten in a queue, whatever a run, a model's code or the end of its threads does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.domain.batching import Batching
+from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.ids import EndpointId
+from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
+from fairlead.engines.batches import Rows
+from fairlead.engines.sharing import Documents
+from fairlead.kits.clock import SystemClock
+from fairlead.server.batch_members import Member
+from fairlead.server.batch_queue import BatchQueue
+from fairlead.server.batching import Batcher
+from fairlead.server.endpoint import Endpoint
+from fairlead.server.loading import LoadedArtifact, Profile
+from fairlead.server.threads import Threads
+from support.serving import eventually
+
+SIGNATURE = TensorSignature(
+    (TensorSpec("x", DataType.FP32, (-1, -1)),), (TensorSpec("y", DataType.FP32, (-1, -1)),)
+)
+SLOW, GATED, QUICK, LAST = 2, 3, 4, 5  # widths: only requests of the same share a run
+
+
+class Timed:
+    """Takes a while for rows of the width `SLOW`, until it is let for `GATED`, and hardly any time for others."""
+
+    signature: Signature = SIGNATURE
+    concurrent = True
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, ...]] = []
+        self.gate = threading.Event()
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        x = request.tensors["x"]
+        self.runs.append(x.shape)
+        if x.shape[1] == GATED:
+            self.gate.wait(20)
+        time.sleep(0.5 if x.shape[1] == SLOW else 0.002)
+        return InferResponse({"y": x})
+
+    def infer_together(self, requests: list[InferRequest]) -> list[InferResponse]:
+        if len(requests) > 1:
+            raise Refused(Kind.MODEL, "not together")
+        return [InferResponse(document="done") for _ in requests]
+
+    def parse_document(self, data: bytes) -> Any:
+        if b"once" in data:
+            raise ValueError("this one is read only once")
+        return {}
+
+    def dump_document(self, document: Any) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def endpoint(sharing: Any, threads: Threads, seconds: float = 20.0, slots: int = 0) -> Endpoint:
+    model: Any = Timed()
+    profile = Profile(1000.0, inline=False, inline_elements=0, inline_bytes=0)
+    manifest: Any = None
+    artifact = LoadedArtifact(Path(), manifest, "", model, threads, profile, InferRequest(), None)
+    said, clock = Batching(), SystemClock()
+    queue: BatchQueue[Member] = BatchQueue(said, 4)
+    batcher = Batcher(model, threads, sharing, queue, said, clock)
+    return Endpoint(EndpointId("s", "v1", "1"), artifact, slots, seconds, clock, batcher)
+
+
+def of(width: int) -> InferRequest:
+    return InferRequest({"x": np.zeros((1, width), np.float32)})
+
+
+async def running_together(
+    one: Endpoint, group: asyncio.TaskGroup
+) -> list[asyncio.Task[InferResponse]]:
+    """Four slow requests that share a run, which has just begun."""
+    model: Any = one.model
+    group.create_task(one.infer(of(GATED), 20))
+    await eventually(lambda: bool(model.runs))
+    shared = [group.create_task(one.infer(of(SLOW), 20)) for _ in range(4)]
+    await eventually(lambda: waiting(one) == 4)
+    model.gate.set()
+    await eventually(lambda: (4, SLOW) in model.runs)
+    return shared
+
+
+def waiting(one: Endpoint) -> int:
+    assert one.batcher is not None
+    return one.batcher.waiting
+
+
+async def test_after_a_quick_run_of_one_the_others_are_looked_for_again() -> None:
+    """A free thread waits for those who were just answered; whoever waits with it must not be forgotten."""
+    one = endpoint(Rows(SIGNATURE, Batching()), Threads("t", 1))
+    async with asyncio.TaskGroup() as group:
+        await running_together(one, group)
+        group.create_task(one.infer(of(QUICK), 20))
+        await eventually(lambda: waiting(one) == 1)
+        began = time.monotonic()
+        last = [group.create_task(one.infer(of(LAST), 20)) for _ in range(3)]
+        await asyncio.wait(last)
+        assert time.monotonic() - began < 10
+    assert one.admission.taken == 0
+
+
+async def test_who_waits_while_a_thread_does_others_work_is_not_forgotten() -> None:
+    threads = Threads("t", 1)
+    one = endpoint(Rows(SIGNATURE, Batching()), threads)
+    may_end = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        shared = await running_together(one, group)
+        others = threads.submit(lambda: may_end.wait(20))  # the thread goes there after its run
+        last = [group.create_task(one.infer(of(LAST), 20)) for _ in range(3)]
+        await asyncio.wait(shared)
+        may_end.set()
+        await asyncio.wait_for(asyncio.gather(*last), 10)
+    assert others.result(10)
+    assert one.admission.taken == 0
+
+
+async def test_a_document_that_cannot_be_read_again_is_its_own_requests_trouble() -> None:
+    """Its batch has failed, and a validator refuses what it let pass before."""
+    one = endpoint(Documents(), Threads("t", 1), slots=8)
+
+    async def ask(text: bytes) -> str:
+        try:
+            answer = await one.infer(InferRequest(document={}, text=text), 20)
+        except (FairleadError, ValueError) as error:
+            return str(error)
+        return str(answer.document)
+
+    texts = [b"first", b"a", b"once", b"b", b"once"]
+    answers = await asyncio.wait_for(asyncio.gather(*map(ask, texts)), 15)
+    assert answers.count("this one is read only once") == 2
+    assert answers.count("done") == 3
+    assert one.admission.taken == 0
+    assert await ask(b"later") == "done"
+
+
+async def test_an_error_outside_the_model_is_everybodys_answer_and_nobody_waits_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = endpoint(Documents(), Threads("t", 1), slots=2)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("fairlead.server.batch_runs.BatchRuns.answers", broken)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await asyncio.wait_for(one.infer(InferRequest(document={}), 20), 10)
+    assert one.admission.taken == 0
