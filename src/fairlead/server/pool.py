@@ -28,8 +28,8 @@ from fairlead.server.worker import (
     identity_of,
     load_one,
     owner_gone,
+    set_up_process,
     stop_signals,
-    switch_quickly,
 )
 
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class _Pool:
 
 async def run_pool(specs: Sequence[WorkerSpec], clock: Clock) -> int:
     """Serve these revisions until told to stop; returns the process's exit code."""
-    switch_quickly()
+    set_up_process()
     stop = asyncio.Event()
     pool = _Pool(clock, stop)
     server = pool.open(specs)

@@ -106,12 +106,14 @@ def identity_of(spec: WorkerSpec) -> dict[str, object]:
     }
 
 
-def switch_quickly() -> None:
-    """Let a thread that has run a model have its turn soon, also when the event loop is busy.
+def set_up_process() -> None:
+    """What holds for all of a process that serves models; before it has threads.
 
-    The default, 5 ms, is as long as many a run.
+    A thread that has run a model has its turn soon, also when the event loop is busy: the default, 5 ms, is as long
+    as many a run. And there is one heap, so that what a model took goes back to the system with the model.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
+    memory.one_heap()
 
 
 async def serve_revisions(
@@ -126,7 +128,7 @@ async def serve_revisions(
     Raises Refused (CONFLICT) if the address is taken, NotServed if a revision cannot be loaded or proved.
     """
     first = specs[0]
-    switch_quickly()
+    set_up_process()
     plane = DataPlane()
     app = ServerApp(plane, first.settings, clock, identity, first.pod_name)
     refused = no_control(listen, first.settings)

@@ -50,6 +50,51 @@ def test_what_is_free_in_the_middle_of_the_heap_is_given_back() -> None:
     assert int(done.stdout) > 80
 
 
+HEAPS = """
+import ctypes, os, threading
+from fairlead.server.worker import set_up_process
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def work():
+    # Three blocks fill most of what one heap of a thread can be.
+    blocks = [libc.malloc(16 << 20) for _ in range(3)]
+    for block in blocks:
+        ctypes.memset(ctypes.c_void_p(block), 1, 16 << 20)
+    sizes.append(resident())
+    for block in blocks:
+        libc.free(block)
+
+sizes = []
+set_up_process()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+from fairlead.kits import memory
+memory.give_back()
+print(sizes[0] - resident())
+"""
+
+
+def test_what_a_thread_of_a_server_has_freed_is_given_back() -> None:
+    source = Path(__file__).parents[3] / "src"
+    # Neither threshold moves by itself then: the blocks lie in a heap, and whoever frees them cuts nothing off.
+    heap = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+    done = subprocess.run(
+        [sys.executable, "-c", HEAPS],
+        env={**os.environ, **heap, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert int(done.stdout) > 40
+
+
 def test_it_can_be_asked_for_at_any_time_and_with_any_c_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
