@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from fairlead.domain.errors import FairleadError, Kind
-from fairlead.domain.layout import Home
+from fairlead.domain.layout import ACCESS_LOG, Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.activator import Activator
@@ -23,7 +23,7 @@ from fairlead.gateway.follow import Follower, first_catalog, watch_catalog
 from fairlead.gateway.front import FrontDesk
 from fairlead.gateway.health import Health
 from fairlead.gateway.index import index
-from fairlead.gateway.listener import ACCESS_LOG, ENVOY_LOG, bootstrap
+from fairlead.gateway.listener import ENVOY_LOG, bootstrap
 from fairlead.gateway.metrics import Metrics
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.settings import GatewaySettings, PortBusy, check
