@@ -133,8 +133,6 @@ class EnvoyProcess:
         try:
             files.write_atomic(self._record, json.dumps(marked).encode())
             await self._wait_live(process, seen)
-            for kind in KINDS:
-                await self._wait_taken(kind, 0)
         except (FairleadError, OSError):
             # Without a record nobody would ever find it again.
             await self._end(process, 0.0)
@@ -261,10 +259,12 @@ class EnvoyProcess:
         ]
 
     async def _wait_live(self, process: ProcessId, seen: int) -> None:
+        """Until it serves with what lies there; raises FairleadError."""
         deadline = self._clock.monotonic() + _START_SECONDS
         while processes.alive(process):
             with contextlib.suppress(Away):
-                if await self._admin.state() == "LIVE":
+                live = await self._admin.state() == "LIVE"
+                if live and all([await self._wait_taken(kind, 0) for kind in KINDS]):
                     return
             if self._clock.monotonic() > deadline:
                 raise FairleadError(f"Envoy was not ready after {_START_SECONDS:.0f} s")
