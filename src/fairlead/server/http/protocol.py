@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from fairlead.dialects.oip_binary import Body
+from fairlead.dialects.oip_binary import UNCOPIED_BYTES, Body
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.blocks import Blocks
 from fairlead.server.http.encoding import CONTENT_ENCODING, is_encoded
@@ -36,7 +36,6 @@ from fairlead.server.http.wave import QuickRequest, Wave
 WHOLE = "fairlead.whole_answer"
 BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
 _CLOSE = b"connection: close\r\n\r\n"
-_LARGE_BYTES = 256 * 1024  # what is worth not being copied once more
 
 Whole = Callable[[bytes, Body], bool]
 
@@ -139,7 +138,7 @@ class HttpProtocol(GuardedProtocol):
         if not is_small_length(length) or not is_small_length(json_length):
             return 0, 0
         size = int(length)
-        if not _LARGE_BYTES <= size <= self._lane.limit_bytes:
+        if not UNCOPIED_BYTES <= size <= self._lane.limit_bytes:
             return 0, 0
         if CONTENT_ENCODING in headers or GRPC in headers:
             return 0, 0
@@ -304,7 +303,7 @@ def _write(cycle: RequestResponseCycle, head: bytes, body: Body) -> bool:
         head = head[:-2] + _CLOSE
     if isinstance(body, tuple):
         cycle.transport.writelines((head, *body))
-    elif len(body) < _LARGE_BYTES:
+    elif len(body) < UNCOPIED_BYTES:
         cycle.transport.write(head + body)
     else:
         cycle.transport.writelines((head, body))
