@@ -45,7 +45,6 @@ class Node:
     def __init__(self, directory: Path, model: Path) -> None:
         self.control: Control = open_home(directory / "home", create=True)
         self._model = model
-        self._scratch = directory / "artifact"
         manifest = manifest_from_bytes(_manifest_of(model))
         golden_from_bytes((model / manifest.golden).read_bytes())
         self._manifest = manifest

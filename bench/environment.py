@@ -74,7 +74,7 @@ def lacks(peer: str, way: str) -> str:
 def _install(name: str, tell: Tell) -> None:
     lock, folder = _LOCKS / f"{name}.txt", VENVS / name
     stamp = folder / ".installed"
-    # Everybody runs on the same Python: how it was built moves a figure by a quarter.
+    # Everybody runs on the same Python: how it was built moves a figure by a seventh to a third.
     fingerprint = f"{hashlib.sha256(lock.read_bytes()).hexdigest()} {sys.base_prefix} {sys.version}"
     if stamp.exists() and stamp.read_text() == fingerprint and interpreter(name).exists():
         return

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from fairlead.adapters.documents import read_document
-from fairlead.control.publish import DESCRIPTION, publish
+from fairlead.control.publish import publish
+from fairlead.domain.manifest import DESCRIPTION
 from fairlead.wiring.homes import open_home
 
 _TELL_EVERY = 100

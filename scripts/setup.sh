@@ -20,7 +20,7 @@ right='import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)'
 if command -v uv >/dev/null 2>&1; then whole='import venv'; else whole='import ensurepip, venv'; fi
 
 # Where nobody said which: of all Pythons on the PATH the first that makes environments and was built with optimisations
-# (pyenv builds without: everything costs about a quarter more processor time); else the first that makes environments.
+# (pyenv builds without: starts cost a third more processor time, requests a seventh); else the first that makes environments.
 python=""
 complete="" # the first that makes environments
 any=""      # the first that is new enough
@@ -57,7 +57,7 @@ else
     fi
     python=${python:-${complete:-$any}}
     if [ -n "$complete" ] && [ "$python" != "$complete" ]; then
-        echo "$complete was built without optimisations, which is slower by a quarter; $python is taken." >&2
+        echo "$complete was built without optimisations, which makes starts a third slower; $python is taken." >&2
         echo "  To have it all the same: make clean, then PYTHON=$complete with the first command." >&2
     fi
 fi

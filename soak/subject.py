@@ -62,7 +62,6 @@ class Subject:
         self.port = _free_port()
         self.changes: list[Change] = []
         self._tree: Tree | None = None
-        self._names = 0
 
     @property
     def tree(self) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -114,14 +115,59 @@ def test_the_changelog_knows_this_version() -> None:
 
 def test_every_link_of_every_page_leads_somewhere() -> None:
     broken = []
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]:
-        targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
-        broken += [
-            f"{page.relative_to(ROOT)}: {target}"
-            for target in targets
-            if "://" not in target and not (page.parent / target).exists()
-        ]
+    folders = ("", "docs/**/", "examples/**/", "bench/", "soak/")
+    for page in [page for folder in folders for page in ROOT.glob(f"{folder}*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            there = page.parent / target if target else page
+            if "://" in target or (there.exists() and (not anchor or anchor in _anchors(there))):
+                continue
+            broken.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
     assert broken == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize(
+    ("package", "page"),
+    [
+        ("domain", "01-domain"),
+        ("agent", "03-agent"),
+        ("server", "04-model-server"),
+        ("server/http", "04-model-server"),
+        ("server/grpc", "04-model-server"),
+        ("dialects", "04-model-server"),
+        ("dialects/speech", "04-model-server"),
+        ("engines", "04-model-server"),
+        ("engines/speech", "04-model-server"),
+        ("gateway", "05-gateway"),
+    ],
+)
+def test_every_module_stands_on_the_page_of_its_subsystem(package: str, page: str) -> None:
+    text = (ROOT / "docs" / "architecture" / f"{page}.md").read_text()
+    names = [path.stem for path in (SOURCE / package).glob("[!_]*.py")]
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_no_private_name_of_a_module_is_left_unread() -> None:
+    unread = []
+    for path in modules():
+        text = path.read_text()
+        for node in ast.parse(text).body:
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                    pass
+                case ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(id=name)]):
+                    pass
+                case _:
+                    continue
+            private = re.fullmatch(r"_[^_].*", name)
+            if private and len(re.findall(rf"\b{name}\b", text)) == 1:
+                unread.append(f"{path.relative_to(SOURCE)}: {name}")
+    assert unread == []
 
 
 def test_every_subsystem_has_its_page() -> None:

@@ -201,6 +201,61 @@ async def test_its_end_is_told_and_the_next_one_finds_the_last_configuration(wor
     await world.envoy.stop(3)
 
 
+async def test_what_was_written_while_none_ran_and_keeps_it_from_starting_gives_way_to_what_was_read_last(
+    world: World,
+) -> None:
+    first = await started(world)
+    await _killed(world)
+    (only,) = first.routes["virtual_hosts"]
+    bad = {**first.routes, "virtual_hosts": [only, {**only}]}
+    assert await world.envoy.set_routes(bad)
+    with pytest.raises(FairleadError, match=r"refused the new rds: .*wildcard"):
+        await world.envoy.start(first.bootstrap)
+    await world.envoy.start(first.bootstrap)
+    assert world.envoy.routes() == first.routes
+    with pytest.raises(FairleadError, match=r"refused the new rds: .*wildcard"):
+        await world.envoy.set_routes(bad)
+    await world.envoy.stop(3)
+
+
+async def test_what_was_written_while_none_ran_is_tried_again_where_the_old_does_not_start_either(
+    world: World,
+) -> None:
+    first = await started(world)
+    await _killed(world)
+    new = {**first.routes, "ignore_port_in_host_matching": True}
+    assert await world.envoy.set_routes(new)
+    wrong = {**first.bootstrap, "no_such_field": 1}
+    for left in (first.routes, new):
+        with pytest.raises(FairleadError, match="Envoy ended at once"):
+            await world.envoy.start(wrong)
+        assert world.envoy.routes() == left
+    await world.envoy.start(first.bootstrap)
+    assert not await world.envoy.set_routes(new)
+    await world.envoy.stop(3)
+
+
+async def test_what_envoy_dies_of_while_it_reads_is_put_back(world: World) -> None:
+    first = await started(world)
+    pid = world.envoy_pid()
+    os.kill(pid, signal.SIGSTOP)
+    new = {**first.routes, "ignore_port_in_host_matching": True}
+    setting = asyncio.ensure_future(world.envoy.set_routes(new))
+    await eventually(_taken(world, "2"), 5, "the new routes are on the disk")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(FairleadError, match="Envoy ended while it read the new rds"):
+        await setting
+    assert world.envoy.routes() == first.routes
+    await world.envoy.start(first.bootstrap)
+    assert await world.envoy.set_routes(new)
+    await world.envoy.stop(3)
+
+
+async def _killed(world: World) -> None:
+    os.kill(world.envoy_pid(), signal.SIGKILL)
+    await world.envoy.ended()
+
+
 async def test_a_bootstrap_it_cannot_read_is_said_with_its_own_words(world: World) -> None:
     with pytest.raises(FairleadError, match=r"Envoy ended at once: .*no_such_field"):
         await world.envoy.start({**bootstrap(world.home), "no_such_field": 1})

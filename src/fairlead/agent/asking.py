@@ -30,7 +30,7 @@ from fairlead.kits.unixhttp import unix_client
 _SHOWN = 300  # characters of a worker's refusal that a reason may hold
 _OK = 200
 _UNAVAILABLE = 503
-_OPENMETRICS = "application/openmetrics-text"
+OPENMETRICS = "application/openmetrics-text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class WorkerClient:
 
     async def metrics(self) -> tuple[str, str]:
         """The worker's exposition and its content type; raises httpx.HTTPError."""
-        answer = await self._http.get(METRICS_PATH, headers={"accept": _OPENMETRICS})
+        answer = await self._http.get(METRICS_PATH, headers={"accept": OPENMETRICS})
         answer.raise_for_status()
         return answer.text, answer.headers.get("content-type", "")
 

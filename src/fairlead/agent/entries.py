@@ -8,8 +8,10 @@ from fairlead.agent.records import Record
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.ids import RevisionId
 from fairlead.domain.scale_units import ScaleUnit
-from fairlead.domain.status import Replica
+from fairlead.domain.status import Replica, State
 from fairlead.kits.processes import Exit
+
+_ANSWERING = (State.READY, State.DRAINING)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +34,10 @@ class Process:
     def living(self) -> list[Worker]:
         """Those who have not left."""
         return [worker for worker in self.workers if not worker.ended]
+
+    def answering(self) -> list[Worker]:
+        """Those who were proved and have not left: they can be asked how they do."""
+        return [one for one in self.living() if one.replica.state in _ANSWERING]
 
 
 @dataclass(slots=True, eq=False)

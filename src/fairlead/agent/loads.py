@@ -29,7 +29,6 @@ from fairlead.domain.scaling import UNLIMITED_TARGET, Bounds, Counted, Scaler
 from fairlead.domain.status import State
 from fairlead.kits.timeouts import timeout
 
-_SERVING = (State.READY, State.DRAINING)
 _ANSWER_SECONDS = 1.5  # a worker that takes longer is left out this time
 
 _log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class Loads:
 
         async with asyncio.TaskGroup() as group:
             for process in list(self.table.processes.values()):
-                there = [one for one in process.living() if one.replica.state in _SERVING]
+                there = process.answering()
                 if there and self._matters(there):
                     group.create_task(ask(process, there[0]))
         return found

@@ -21,11 +21,10 @@ from prometheus_client import parser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from fairlead.agent.asking import WorkerClient, socket_of
+from fairlead.agent.asking import OPENMETRICS, WorkerClient, socket_of
 from fairlead.agent.entries import Process
 from fairlead.agent.table import Table
 from fairlead.domain.ids import RevisionId
-from fairlead.domain.status import State
 from fairlead.kits import processes
 from fairlead.kits.timeouts import timeout
 
@@ -34,8 +33,6 @@ KEPT_REVISIONS = 20  # that have ended and still have series of their own
 _LABEL = "worker"
 _REVISION = ("service", "line", "revision")
 _SCRAPE_SECONDS = 2.0  # a worker that takes longer is left out this time
-_OPENMETRICS = "application/openmetrics-text"
-_SERVING = (State.READY, State.DRAINING)
 _CUMULATIVE = ("counter", "histogram", "summary")
 
 _log = logging.getLogger(__name__)
@@ -117,7 +114,7 @@ class Metrics:
         """Ask every worker that serves for its metrics now, and nobody twice for the same."""
         async with asyncio.TaskGroup() as group:
             for process in list(self._table.processes.values()):
-                at = next((one for one in process.living() if one.replica.state in _SERVING), None)
+                at = next(iter(process.answering()), None)
                 if at is not None:
                     group.create_task(self._scrape(process, socket_of(at.spec)))
 
@@ -263,7 +260,7 @@ def _family(families: dict[str, _Family], metric: Metric) -> _Family:
 
 def _families(text: str, content_type: str) -> Iterator[Metric]:
     """The metric families of an exposition; raises ValueError if it is none."""
-    if content_type.startswith(_OPENMETRICS):
+    if content_type.startswith(OPENMETRICS):
         parsed = openmetrics_parser.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     else:
         parsed = parser.text_string_to_metric_families(text)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.agent.asking import WorkerClient, socket_of
-from fairlead.agent.pull import MANIFEST
 from fairlead.agent.settings import AgentSettings
 from fairlead.api.worker import WorkerSpec
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.golden import Example, Golden, difference, golden_from_bytes
-from fairlead.domain.manifest import Manifest, manifest_from_bytes
+from fairlead.domain.manifest import MANIFEST, Manifest, manifest_from_bytes
 from fairlead.domain.signature import TensorSignature
 from fairlead.kits.timeouts import timeout
 

@@ -21,6 +21,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.ids import ArtifactRef
 from fairlead.domain.layout import Home
 from fairlead.domain.manifest import (
+    MANIFEST,
     Manifest,
     ManifestFile,
     manifest_from_bytes,
@@ -31,7 +32,6 @@ from fairlead.domain.ports import Artifacts
 from fairlead.kits.files import sync_directory, write_atomic
 from fairlead.kits.sizes import mebibytes
 
-MANIFEST = "manifest.json"
 CHUNK_BYTES = 4 * 1024 * 1024
 _TRASH = "trash-"
 _SPARE_BYTES = 16 * 1024 * 1024  # what must stay free on the disk

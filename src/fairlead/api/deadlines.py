@@ -19,6 +19,7 @@ FULL = "pending request queue full"  # S0-40
 
 TIMEOUT = b"x-request-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"  # gRPC over HTTP/2, "Requests": at most eight digits and a unit
+MOST_GRPC_MILLISECONDS = 99_999_999  # what eight digits can say
 GATEWAYS = b"x-envoy-expected-rq-timeout-ms"
 _MILLISECONDS = re.compile(rb"[0-9]{1,9}")
 _GRPC = re.compile(rb"([0-9]{1,8})([HMSmun])")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from fairlead.domain.errors import Kind
 
 SERVICE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
 MARKER = "x-fairlead-grpc"  # which method was called; callers cannot send it through the gateway
 UNPACKS = "/unpack"  # in its place, and no method: the gateway itself asks how a compressed message begins
 STATUS = "x-grpc-status"

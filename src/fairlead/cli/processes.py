@@ -79,7 +79,7 @@ def _root(home: Path | None) -> Path:
     "--access-log/--no-access-log", default=True, help="One line for each request (default)."
 )
 def serve(what: tuple[str, ...], home: Path | None, **given: object) -> int:
-    """Serve models directly over HTTP and gRPC, without gateway, keys or versions.
+    """Serve models directly over HTTP and gRPC, without a gateway and without keys.
 
     Each is a folder with a model.yaml, or a published artifact (<name>/<version>). The artifact's name is
     the service's. Settings come from FAIRLEAD_SERVING_ variables too.

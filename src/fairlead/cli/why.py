@@ -20,7 +20,7 @@ from fairlead.kits.sizes import mebibytes
 _MIB = 1 << 20
 
 
-@click.group(cls=OrRequest, subcommand_metavar="REQUEST-ID [OPTIONS]")
+@click.group(cls=OrRequest, options_metavar="", subcommand_metavar="REQUEST-ID [OPTIONS]")
 def why() -> None:
     """Say why something went as it went.
 

@@ -20,7 +20,12 @@ from typing import Any
 
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem, Refused
 from fairlead.domain.golden import Golden, golden_from_bytes
-from fairlead.domain.manifest import Manifest, manifest_from_bytes, manifest_to_bytes
+from fairlead.domain.manifest import (
+    DESCRIPTION,
+    Manifest,
+    manifest_from_bytes,
+    manifest_to_bytes,
+)
 from fairlead.domain.reading import Node
 from fairlead.domain.signature import (
     Signature,
@@ -31,7 +36,6 @@ from fairlead.domain.signature import (
 from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import garbage, jsonlog
 
-_DESCRIPTION = "model.yaml"  # what its author wrote
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -63,12 +67,12 @@ async def prove_model(directory: Path, manifest: Manifest) -> Proof:
         batching = manifest.batching
         problems = misfits(batching, model)
         if problems:
-            raise InvalidInput(_DESCRIPTION, problems)
+            raise InvalidInput(DESCRIPTION, problems)
         if batching.enabled:
             mixed = mixes(model, golden, sharing_of(model, batching), batching.most)
             if mixed is not None:
                 problem = Problem("batching.enabled", f"is true, but {mixed}", "leave it out")
-                raise InvalidInput(_DESCRIPTION, [problem])
+                raise InvalidInput(DESCRIPTION, [problem])
         return Proof(model.signature, len(golden.examples))
     finally:
         model.close()

@@ -16,13 +16,20 @@ from fairlead.control.labels import check_labels, read_labels
 from fairlead.control.proving import Prover, prove_model
 from fairlead.domain.batching import Batching, batching_from_json, contradictions
 from fairlead.domain.ids import ARTIFACT_NAME, ARTIFACT_NAME_RULE, MOST_VERSIONS, ArtifactRef
-from fairlead.domain.manifest import ENGINES, Manifest, ManifestFile, path_problem, too_large
+from fairlead.domain.manifest import (
+    DESCRIPTION,
+    ENGINES,
+    MANIFEST,
+    Manifest,
+    ManifestFile,
+    path_problem,
+    too_large,
+)
 from fairlead.domain.reading import Node, read_json
 from fairlead.domain.signature import DocumentSignature
 from fairlead.engines.pickles import check_files
 from fairlead.kits.sizes import mebibytes
 
-DESCRIPTION = "model.yaml"
 MODEL_CARD = "model_card"
 _ENTRY = {"onnx": "model.onnx", "python": "model.py", "speech": "voice.json"}
 _KEYS = ("name", "version", "engine", "file", "golden", "description", "batching", "labels")
@@ -134,7 +141,7 @@ def _files(node: Node, directory: Path) -> list[ManifestFile]:
         problem = path_problem(relative)
         if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
             problem = "is a link that leads out of the folder"
-        elif relative == "manifest.json":
+        elif relative == MANIFEST:
             problem = "is the name of the artifact's own manifest"
         elif not path.is_file():
             problem = "is no regular file"

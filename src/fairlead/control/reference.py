@@ -97,7 +97,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f'"{choice}"' for choice in schema["enum"])
     if schema["type"] == "array":
-        return f"list of {_type(schema['items'])}s"
+        what, _, bounds = _type(schema["items"]).partition(" ")
+        return f"list of {what}s {bounds}".rstrip()
     if schema["type"] == "integer":
         return f"integer from {schema['minimum']}" + (
             f" to {schema['maximum']}" if "maximum" in schema else ""

@@ -17,7 +17,7 @@ from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSpec
 
 _LENGTH = struct.Struct("<I")
-_LARGE_BYTES = 256 * 1024
+UNCOPIED_BYTES = 256 * 1024  # so many are worth being left where they lie
 
 _SAY_MORE = "describe the input in JSON before its bytes, and give that JSON's length in Inference-Header-Content-Length"
 
@@ -108,7 +108,7 @@ def tensor_to_binary(tensor: Tensor) -> bytes | memoryview:
     """A tensor's bytes; a large one's where they lie."""
     if tensor.dtype != np.object_:
         wire = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-        if wire.nbytes >= _LARGE_BYTES and wire.flags.c_contiguous:
+        if wire.nbytes >= UNCOPIED_BYTES and wire.flags.c_contiguous:
             return wire.reshape(-1).view(np.uint8).data
         return wire.tobytes()
     parts: list[bytes] = []

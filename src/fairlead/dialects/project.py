@@ -53,6 +53,7 @@ class TensorCodec:
         )
 
     def decode(self, body: bytes) -> InferRequest:
+        """The instances of a body as tensors of a row each; raises SchemaMismatch, or Refused (INVALID) where none has rows."""
         if self._floats is not None and len(body) <= LARGE_BYTES:
             rows = self._floats.read(body)
             if rows is not None:

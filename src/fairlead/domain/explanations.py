@@ -61,7 +61,7 @@ EXPLANATIONS: Mapping[Kind, Explanation] = {
             "the key is limited to other services",
             "the home's socket directory was made by another user",
         ),
-        "Ask for a key with `--service`, or run the command as the user who owns the home.",
+        "Ask for a key that may (`fairlead keys allow NAME SCOPE`), or run the command as the user who owns the home.",
     ),
     Kind.NOT_FOUND: Explanation(
         "What was named is not there.",

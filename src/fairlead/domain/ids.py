@@ -20,16 +20,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DEFAULT_ENDPOINT = "predict"
 LATEST = "latest"
 BUCKETS = 10_000  # that callers are hashed into; a split gives each revision its share of them
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ServiceId:
-    """What a client calls: `speech`."""
-
-    service: str
-
-    def __str__(self) -> str:
-        return self.service
+PER_PERCENT = BUCKETS // 100
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 PathT = TypeVar("PathT", bound=PurePath)
 
+ACCESS_LOG = "access.jsonl"  # among the logs: one line a request, no events
 SCHEMA = 1  # of the home as a whole; raised when an older Fairlead could not read it any more
 
 

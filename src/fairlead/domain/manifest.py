@@ -21,6 +21,8 @@ from fairlead.domain.signature import Signature, signature_from_json, signature_
 SCHEMA = 2  # 2: batching; what says nothing of it is written as 1 and keeps its digest
 _OLDEST = 1
 ENGINES = ("onnx", "python", "speech")
+MANIFEST = "manifest.json"  # what an artifact's own manifest is called, wherever the artifact lies
+DESCRIPTION = "model.yaml"  # what its author wrote of a model
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_PART = 255  # bytes a file system takes for one name
@@ -108,7 +110,7 @@ def manifest_to_bytes(manifest: Manifest) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def manifest_from_bytes(data: bytes, source: str = "manifest.json") -> Manifest:
+def manifest_from_bytes(data: bytes, source: str = MANIFEST) -> Manifest:
     """Read a manifest from a store that may be damaged or hostile; raises InvalidInput."""
     if len(data) > _MAX_BYTES:
         raise InvalidInput(source, [Problem("", f"has {len(data)} bytes", f"at most {_MAX_BYTES}")])

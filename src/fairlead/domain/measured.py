@@ -13,10 +13,10 @@ from fairlead.domain.reading import Node, read_json
 SCHEMA = 3  # 2: sizes were measured in turn; 3: what padding adds was learned, and allowed sizes were filled up
 WORTH = 1.2  # below it, the gain is not worth that requests wait for each other
 _AS_GOOD = 0.98  # of the best size's rows per second: a smaller batch answers earlier
-_KEYS = [
-    *("schema", "conditions", "mixed", "alone", "threads", "sizes", "parallel", "speedup"),
-    "abreast",
-]
+_KEYS = (
+    *("schema", "conditions", "mixed", "alone", "sizes"),
+    *("threads", "parallel", "speedup", "abreast"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ _WORKERS: Mapping[str, str] = {
     Kind.TOO_LARGE: "the body was too large",
     Kind.NOT_FOUND: "the worker has nothing under this path",
     Kind.METHOD: "the path does not take this method",
+    Kind.ENCODING: "the body was compressed in a way that is not read",
+    Kind.FORMAT: "the caller takes no form that the answer can have",
+    Kind.UNAUTHENTICATED: "the key in the body was missing or wrong",
 }
 # Where a worker's answer does not name its kind of error.
 _BY_STATUS: Mapping[int, Kind] = {
@@ -61,6 +64,7 @@ _BY_STATUS: Mapping[int, Kind] = {
     403: Kind.FORBIDDEN,
     404: Kind.NOT_FOUND,
     405: Kind.METHOD,
+    406: Kind.FORMAT,
     413: Kind.TOO_LARGE,
     415: Kind.ENCODING,
     422: Kind.SCHEMA,

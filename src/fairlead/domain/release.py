@@ -108,7 +108,7 @@ ENDPOINT_KEYS = (
     Key(
         "concurrency",
         {"type": "integer", "minimum": 0, "maximum": _MAX_CONCURRENCY},
-        "requests one replica works on at once; 0 is no limit (default 0)",
+        "requests one replica works on at once; ten times as many wait, more are refused; 0 is no limit (default 0)",
     ),
     Key(
         "paths",
@@ -141,7 +141,7 @@ KEYS = (
     Key(
         "env",
         {"type": "string"},
-        "staging or prod; picks the public host name where a target has one (S0-A)",
+        "staging or prod; picks the public host name where a target has one",
     ),
     Key("service", _NAME_SCHEMA, "the service this line belongs to: what clients call"),
     Key("model", _NAME_SCHEMA, "the line: what `Accept-Version` names", required=True),

@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fairlead.domain.errors import Kind
-from fairlead.domain.ids import BUCKETS, LATEST, EndpointId
+from fairlead.domain.ids import BUCKETS, LATEST, PER_PERCENT, EndpointId
 from fairlead.domain.keys import KeyRecord
 from fairlead.domain.paths import CustomPath, ModelPath, OpenPath, PathMatch, parse_path
 from fairlead.domain.table import LineRoute, RevisionRoute, RoutingTable, ServiceRoute
 from fairlead.domain.versions import natural_key, split_version, version_key
-
-_PER_PERCENT = BUCKETS // 100
 
 Hash64 = Callable[
     [bytes], int
@@ -222,7 +220,7 @@ def _by_traffic(
         (
             line.revisions[share.tag],
             line.revisions[share.tag].endpoint_for(path),
-            share.percent * _PER_PERCENT,
+            share.percent * PER_PERCENT,
         )
         for share in line.traffic
         if share.percent

@@ -12,12 +12,11 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fairlead.domain.ids import BUCKETS, LATEST, LineId
+from fairlead.domain.ids import BUCKETS, LATEST, PER_PERCENT, LineId
 from fairlead.domain.paths import ModelPath
 from fairlead.domain.routing import Choice
 from fairlead.domain.versions import split_version
 
-_PER_PERCENT = BUCKETS // 100
 _ASKED = "asked"
 # Logs of earlier versions of ours say `pin`, `line` and `exact` themselves.
 _TEXT = re.compile(r"(asked|artifact|pin|line|exact) ([^ /]+)/([^ /]+) (.+)")
@@ -43,7 +42,7 @@ class Rule:
 
     def __str__(self) -> str:
         word = self.how if self.how is How.ARTIFACT else _ASKED
-        shares = " ".join(f"{tag}={weight // _PER_PERCENT}" for tag, weight in self.shares)
+        shares = " ".join(f"{tag}={weight // PER_PERCENT}" for tag, weight in self.shares)
         return f"{word} {self.line} {shares}"
 
     def chosen(self, bucket: int) -> tuple[str, int, int]:
@@ -71,7 +70,7 @@ def read_rule(text: str | None, accept_version: str | None) -> Rule | None:
     if found is None:
         return None
     shares = [_SHARE.fullmatch(share) for share in found[4].split(" ")]
-    weights = tuple((share[1], int(share[2]) * _PER_PERCENT) for share in shares if share)
+    weights = tuple((share[1], int(share[2]) * PER_PERCENT) for share in shares if share)
     if len(weights) != len(shares) or sum(weight for _, weight in weights) != BUCKETS:
         return None
     how = _asked_for(accept_version) if found[1] == _ASKED else How(found[1])

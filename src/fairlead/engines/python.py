@@ -29,8 +29,8 @@ from fairlead.api.cancellation import cancelled
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.domain.errors import FairleadError, FieldError, Kind, Refused, SchemaMismatch
 from fairlead.domain.signature import DocumentSignature, Signature
+from fairlead.engines.companions import forget, make_importable
 from fairlead.engines.floods import LARGE_BYTES, stops_early
-from fairlead.engines.helpers import forget, make_importable
 from fairlead.engines.malformed import json_invalid
 
 _log = logging.getLogger(__name__)

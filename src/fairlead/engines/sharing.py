@@ -52,8 +52,8 @@ class Sharing(Protocol):
         ...
 
 
-class Documents:
-    """Requests of code that answers a list of them: `predict_batch`."""
+class _AsTheyAre:
+    """The part of those that are run as they are asked: nothing is filled up, nothing needs to be known of lengths."""
 
     padded: Sequence[tuple[str, int]] = ()
     largest: int | None = None
@@ -66,13 +66,17 @@ class Documents:
         del request
         return []
 
-    def count(self, request: InferRequest) -> int:
-        del request
-        return 1
-
     def key(self, request: InferRequest) -> Hashable:
         del request
         return None
+
+
+class Documents(_AsTheyAre):
+    """Requests of code that answers a list of them: `predict_batch`."""
+
+    def count(self, request: InferRequest) -> int:
+        del request
+        return 1
 
     def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
         together: Any = model
@@ -80,30 +84,15 @@ class Documents:
         return answers
 
 
-class Alone:
+class Alone(_AsTheyAre):
     """Requests that run one by one, whatever they are; `infer` is how one does (`infer_of`)."""
-
-    padded: Sequence[tuple[str, int]] = ()
-    largest: int | None = None
 
     def __init__(self, signature: Signature, infer: Infer) -> None:
         self._batched = batched_input(signature)
         self._infer = infer
 
-    def learn(self, model: Model, requests: Sequence[InferRequest]) -> str | None:
-        del model, requests
-        return None
-
-    def longer(self, request: InferRequest) -> list[InferRequest]:
-        del request
-        return []
-
     def count(self, request: InferRequest) -> int:
         return rows_of(request, self._batched)
-
-    def key(self, request: InferRequest) -> Hashable:
-        del request
-        return None
 
     def run(self, model: Model, requests: Sequence[InferRequest]) -> list[InferResponse]:
         del model

@@ -76,7 +76,7 @@ class Activator:
         self.clock = clock
         self._view = view
         self._inputs = Inputs(home, view, clock)
-        self._waker = Waker(home.agent_socket, clock)
+        self._waker = Waker(home.agent_socket)
         self._failures = Failures(settings.kill_switch, clock)
         self._come = asyncio.Event()  # somebody waits
         self._tasks: asyncio.TaskGroup | None = None

@@ -19,7 +19,6 @@ from fairlead.kits import compression
 from fairlead.kits.clock import Clock
 from fairlead.kits.frames import Frames, TooLong, framed
 
-_HEALTH = "grpc.health.v1.Health"
 _MOST_BYTES = 1 << 16  # of a question
 _WATCH_SECONDS = 0.5
 _HEAD = [
@@ -93,7 +92,7 @@ def _reflection() -> Callable[[bytes], bytes]:
     from fairlead.api.oip_messages import files  # noqa: PLC0415 - see above
     from fairlead.kits.reflection import reflecting  # noqa: PLC0415 - see above
 
-    return reflecting([grpc_status.SERVICE, _HEALTH], files())
+    return reflecting([grpc_status.SERVICE, grpc_status.HEALTH], files())
 
 
 async def _messages(visit: Visit, receive: Receive) -> AsyncIterator[bytes]:

@@ -96,6 +96,10 @@ class Certificate:
             _log.info("a new certificate is in force", extra={"event": "gateway"})
         self._seen = seen
 
+    def again(self) -> None:
+        """Give it to Envoy once more: what it did not start with has been taken back."""
+        self._seen = None
+
     async def follow(self) -> None:
         """Look once a second, until cancelled; what cannot be taken is a problem, and tried again."""
         while True:

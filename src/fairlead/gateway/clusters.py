@@ -22,16 +22,16 @@ Document = dict[str, Any]
 FRONT = "front"
 _ACTIVATOR = "activator"
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_NO_LIMIT = 1_000_000_000
+NO_LIMIT = 1_000_000_000
 # How much a worker takes on is the worker's to say; Envoy must not refuse before it.
 _LIMITS = {
-    "max_connections": _NO_LIMIT,
-    "max_pending_requests": _NO_LIMIT,
-    "max_requests": _NO_LIMIT,
+    "max_connections": NO_LIMIT,
+    "max_pending_requests": NO_LIMIT,
+    "max_requests": NO_LIMIT,
 }
-_CONNECT_SECONDS = 0.6  # S2-37
+CONNECT_SECONDS = 0.6  # S2-37
 # Far shorter than a worker or the front desk keeps an idle connection, so that none is closed under a request.
-_IDLE_SECONDS = 300
+IDLE_SECONDS = 300
 # Of the requests under way so many percent may be retries, and always so many at once.
 _RETRY_PERCENT = 20
 _RETRIES_ALWAYS = 20  # as many as it takes to switch off one of several workers that has died
@@ -224,18 +224,18 @@ def front_cluster(socket: str) -> Document:
 
 
 def _cluster(name: str, sockets: list[str]) -> Document:
-    limits = {**_LIMITS, "max_retries": _NO_LIMIT}
+    limits = {**_LIMITS, "max_retries": NO_LIMIT}
     return {
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
         "type": "STATIC",
-        "connect_timeout": f"{_CONNECT_SECONDS}s",
+        "connect_timeout": f"{CONNECT_SECONDS}s",
         "lb_policy": "LEAST_REQUEST",
         "circuit_breakers": {"thresholds": [limits]},
         "typed_extension_protocol_options": {
             _HTTP: {
                 "@type": f"type.googleapis.com/{_HTTP}",
-                "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
+                "common_http_protocol_options": {"idle_timeout": f"{IDLE_SECONDS}s"},
                 "explicit_http_config": {"http_protocol_options": {}},
             }
         },

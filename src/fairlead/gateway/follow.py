@@ -116,10 +116,11 @@ class Follower:
         self._settled = _FEW_CLUSTERS
         self._draining: dict[str, _Draining] = {}
         self._seen: tuple[Catalog, _There, Mapping[str, str]] | None = None
-        # What the last move came of, unless it failed.
+        # What the last move came of, unless it failed, or Envoy has to be told once more.
         self._moved: tuple[RoutingTable, Behind, Mapping[str, str]] | None = None
         self._move_pause = _Pause(clock)
         self._drop_pause = _Pause(clock)
+        self._again = False
         self.refused = ""  # why Envoy itself refused the last move; empty if it did not
 
     async def follow(self) -> None:
@@ -127,6 +128,10 @@ class Follower:
         while True:
             await self.step()
             await self._clock.sleep(LOOK_SECONDS)
+
+    def again(self) -> None:
+        """Tell Envoy everything once more: what it did not start with has been taken back."""
+        self._again = True
 
     async def heartbeat(self) -> None:
         """Keep the status young, whatever the steps are waiting for; until cancelled."""
@@ -153,7 +158,7 @@ class Follower:
         seen = self._seen
         # The catalog is compared by identity: it is large, and changes as a whole.
         same = seen and seen[0] is view.catalog and seen[1:] == (there, credentials)
-        if same and not (self._move_pause.failed and self._move_pause.over):
+        if same and not self._again and not (self._move_pause.failed and self._move_pause.over):
             return None
         self._seen = (view.catalog, there, credentials)
         up = view.node.up(view.catalog) if view.node else ()
@@ -166,7 +171,7 @@ class Follower:
         # While a revision comes up, all that changes is why it does not serve yet.
         wanted = (without_reasons(table), there, self._inputs.credentials)
         before = view.index
-        if wanted != self._moved:
+        if self._again or wanted != self._moved:
             if not await self._lead(*wanted):
                 return
             view.previous = before
@@ -182,7 +187,7 @@ class Follower:
         self, table: RoutingTable, there: Behind, credentials: Mapping[str, str]
     ) -> bool:
         """Tell Envoy; False if that failed."""
-        self._moved = None
+        self._moved, self._again = None, False
         new = await asyncio.to_thread(
             snapshot, table, there, credentials, self._settings, self._home, self._memo
         )

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.api._generated import descriptors
-from fairlead.api.grpc_status import FRAMES, MESSAGE, PROTOBUF, SERVICE, STATUS
+from fairlead.api.grpc_status import FRAMES, HEALTH, MESSAGE, PROTOBUF, SERVICE, STATUS
 
 Document = dict[str, Any]
 
-_HEALTH = "grpc.health.v1.Health"
 _REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 MOST_BYTES = 64 << 20  # of one message that names its model inside; as much as a worker takes
 _NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
@@ -57,9 +56,9 @@ CALLS: Mapping[str, tuple[tuple[Document, ...], tuple[Document, ...]]] = {
             {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
         ),
     ),
-    f"/{_HEALTH}/": (
-        tuple(_exactly(_HEALTH, one, _KEYLESS) for one in ("Check", "Watch")),
-        tuple(_exactly(_HEALTH, one) for one in ("Check", "Watch")),
+    f"/{HEALTH}/": (
+        tuple(_exactly(HEALTH, one, _KEYLESS) for one in ("Check", "Watch")),
+        tuple(_exactly(HEALTH, one) for one in ("Check", "Watch")),
     ),
     **{f"/{name}/": ((_exactly(name, "ServerReflectionInfo"),), ()) for name in _REFLECTION},
 }

@@ -10,7 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from fairlead.api.deadlines import GATEWAYS, GRPC_TIMEOUT, TIMEOUT, seconds_to_answer
+from fairlead.api.deadlines import (
+    GATEWAYS,
+    GRPC_TIMEOUT,
+    MOST_GRPC_MILLISECONDS,
+    TIMEOUT,
+    seconds_to_answer,
+)
 from fairlead.api.grpc_status import STATUS
 from fairlead.api.http_status import ERROR_CODE, NO_FAULT
 from fairlead.domain.errors import Kind, Refused
@@ -20,7 +26,6 @@ from fairlead.gateway.listener import HELD_HEADER
 END = b"\r\n\r\n"
 _HELD = HELD_HEADER.encode()
 _TIMES = (GATEWAYS, TIMEOUT, GRPC_TIMEOUT)
-_MOST_MILLISECONDS = 99_999_999  # eight digits, all that gRPC allows
 _PARTS = 4  # of the header that names an endpoint
 _FOREVER = float("inf")
 _TIMING = re.compile(rb"server-timing:", re.IGNORECASE)
@@ -96,7 +101,7 @@ def _left(name: bytes, value: bytes, held_seconds: float) -> bytes:
     if seconds == _FOREVER:
         return value
     left = max(1, round((seconds - held_seconds) * 1000))
-    return b"%dm" % min(left, _MOST_MILLISECONDS) if name == GRPC_TIMEOUT else b"%d" % left
+    return b"%dm" % min(left, MOST_GRPC_MILLISECONDS) if name == GRPC_TIMEOUT else b"%d" % left
 
 
 def read_head(data: bytes) -> RequestHead:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fairlead.api.grpc_status import MARKER, STATUS
-from fairlead.domain.layout import Home, watched_file
+from fairlead.domain.layout import ACCESS_LOG, Home, watched_file
 from fairlead.gateway import grpc
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER, local_reply_config
 from fairlead.gateway.settings import GatewaySettings
@@ -18,7 +18,6 @@ LISTENER = "gateway"  # name of the one listener that callers reach
 CERTIFICATE = "gateway"  # name of the one pair for TLS
 STAT_PREFIX = "ingress"
 INNER_STAT_PREFIX = "quota"
-ACCESS_LOG = "access.jsonl"
 ENVOY_LOG = "envoy.log"
 KEY_FILTER = "envoy.filters.http.api_key_auth"
 REFIND_FILTER = "envoy.filters.http.set_filter_state"

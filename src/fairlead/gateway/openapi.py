@@ -13,7 +13,7 @@ from fairlead.api.speech_openapi import operations
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.ids import LATEST
 from fairlead.domain.layout import Home
-from fairlead.domain.manifest import Manifest, manifest_from_bytes
+from fairlead.domain.manifest import MANIFEST, Manifest, manifest_from_bytes
 from fairlead.domain.signature import (
     DataType,
     DocumentSignature,
@@ -60,7 +60,7 @@ class Manifests:
     def of(self, digest: str) -> Manifest | None:
         """None if the artifact is not here (yet)."""
         if digest not in self._known:
-            path = self._home.artifact(digest) / "manifest.json"
+            path = self._home.artifact(digest) / MANIFEST
             try:
                 self._known[digest] = manifest_from_bytes(path.read_bytes(), str(path))
             except (OSError, FairleadError):

@@ -13,8 +13,11 @@ class Envoy(Protocol):
 
     The `set_` methods write only what differs from what lies there, wait until Envoy has taken it,
     and say whether anything was written. They raise FairleadError of kind INVALID with Envoy's own words if
-    it refuses, and of kind DEADLINE if it is too slow; what was there before then stays in force, and on
-    disk. OSError: the disk took nothing. Asked once more, they do it all again.
+    it refuses, of kind DEADLINE if it is too slow, and of another if it ends over it; what was there before then
+    stays in force, and on disk. OSError: the disk took nothing. Asked once more, they do it all again.
+
+    While none runs they only write. If the next one does not start with that, the one after it is started with what
+    was in force before.
     """
 
     async def adopt(self, bootstrap: Document) -> bool:

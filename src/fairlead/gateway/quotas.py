@@ -15,6 +15,7 @@ from typing import Any
 from fairlead.domain.keys import KeyRecord, Quota, Rate
 from fairlead.domain.layout import Home
 from fairlead.domain.table import RoutingTable
+from fairlead.gateway.clusters import CONNECT_SECONDS, IDLE_SECONDS, NO_LIMIT
 from fairlead.gateway.listener import inner_connection_manager
 from fairlead.gateway.replies import PEER_HEADER, QUOTA_HEADER
 from fairlead.gateway.settings import GatewaySettings
@@ -22,9 +23,6 @@ from fairlead.gateway.settings import GatewaySettings
 Document = dict[str, Any]
 
 PREFIX = "quota-"  # no revision's cluster starts so and goes on without a slash
-_NO_LIMIT = 1_000_000_000
-_CONNECT_SECONDS = 0.6
-_IDLE_SECONDS = 300
 _RATE_FILTER = "envoy.filters.http.local_ratelimit"
 _ALWAYS = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
 
@@ -83,10 +81,10 @@ def without_gates(listeners: Mapping[str, Document], names: Collection[str]) -> 
 
 def _cluster(name: str, quota: Quota) -> Document:
     limits = {
-        "max_connections": _NO_LIMIT,
-        "max_pending_requests": _NO_LIMIT,
-        "max_requests": quota.concurrency or _NO_LIMIT,
-        "max_retries": _NO_LIMIT,
+        "max_connections": NO_LIMIT,
+        "max_pending_requests": NO_LIMIT,
+        "max_requests": quota.concurrency or NO_LIMIT,
+        "max_retries": NO_LIMIT,
     }
     http = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     inside = {"envoy_internal_address": {"server_listener_name": name}}
@@ -94,12 +92,12 @@ def _cluster(name: str, quota: Quota) -> Document:
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": name,
         "type": "STATIC",
-        "connect_timeout": f"{_CONNECT_SECONDS}s",
+        "connect_timeout": f"{CONNECT_SECONDS}s",
         "circuit_breakers": {"thresholds": [limits]},
         "typed_extension_protocol_options": {
             http: {
                 "@type": f"type.googleapis.com/{http}",
-                "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
+                "common_http_protocol_options": {"idle_timeout": f"{IDLE_SECONDS}s"},
                 # gRPC goes in as it came: its trailers have no place in HTTP/1.1.
                 "use_downstream_protocol_config": {
                     "http_protocol_options": {},

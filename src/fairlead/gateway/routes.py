@@ -286,10 +286,10 @@ def _by_version(tree: _Tree, paths: list[str]) -> Document | None:
         if (routes := _worker_routes(tree, parts, version or None))
     }
     last = [front_route(tree.settings)]
+    if not lists:
+        return routes_of([*first, *last]) if first else None
     unnamed = lists.pop(_NO_VERSION, [])
     others = {version: routes for version, routes in lists.items() if routes != unnamed}
-    if not lists and not unnamed:
-        return routes_of([*first, *last]) if first else None
     if unnamed:
         # Whatever the map below does not know arrives here: no version, those that mean the same, and unknown ones.
         unnamed = [_unknown_version(lists.keys() - others.keys(), tree.settings), *unnamed]

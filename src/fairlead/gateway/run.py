@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from fairlead.domain.errors import FairleadError, Kind
-from fairlead.domain.layout import Home
+from fairlead.domain.layout import ACCESS_LOG, Home
 from fairlead.domain.ports import Catalogs
 from fairlead.domain.table import RoutingTable
 from fairlead.gateway.activator import Activator
@@ -23,7 +23,7 @@ from fairlead.gateway.follow import Follower, first_catalog, watch_catalog
 from fairlead.gateway.front import FrontDesk
 from fairlead.gateway.health import Health
 from fairlead.gateway.index import index
-from fairlead.gateway.listener import ACCESS_LOG, ENVOY_LOG, bootstrap
+from fairlead.gateway.listener import ENVOY_LOG, bootstrap
 from fairlead.gateway.metrics import Metrics
 from fairlead.gateway.ports import Envoy
 from fairlead.gateway.settings import GatewaySettings, PortBusy, check
@@ -171,7 +171,7 @@ class _Gateway:
             watch_catalog(catalogs, cache, self._view, self._clock),
             follower.follow(),
             follower.heartbeat(),
-            self._keep_envoy(),
+            self._keep_envoy(follower, certificate),
             self._rotate(),
             self._switches().follow(),
             KeyUse(self._home, self._view, self._clock).follow(),
@@ -211,8 +211,11 @@ class _Gateway:
                 await self._envoy.stop(0.0)
                 raise FairleadError(str(error)) from error
 
-    async def _keep_envoy(self) -> None:
-        """Start Envoy again as soon as it has ended; it finds its last configuration on disk."""
+    async def _keep_envoy(self, follower: Follower, certificate: Certificate | None) -> None:
+        """Start Envoy again as soon as it has ended; it finds its last configuration on disk.
+
+        Or the one before, if none starts with the last: so it is told once more what it should have.
+        """
         pause = _RESTART_SECONDS
         while True:
             how = await self._envoy.ended()
@@ -227,6 +230,9 @@ class _Gateway:
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 else:
                     self._view.envoy_up = True
+            follower.again()
+            if certificate is not None:
+                certificate.again()
             pause = _RESTART_SECONDS
             self._view.envoy_restarts += 1
             self._view.note("envoy", "")

@@ -17,9 +17,8 @@ from datetime import datetime
 from pathlib import Path
 
 from fairlead.domain.errors import FairleadError
-from fairlead.domain.layout import Home
+from fairlead.domain.layout import ACCESS_LOG, Home
 from fairlead.domain.uses import Use, Uses, uses_from_bytes, uses_to_bytes
-from fairlead.gateway.listener import ACCESS_LOG
 from fairlead.gateway.state import View
 from fairlead.kits import files
 from fairlead.kits.clock import Clock

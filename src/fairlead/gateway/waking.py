@@ -13,7 +13,6 @@ import httpx
 
 from fairlead.api.agent import WAKE_PATH, Wake, wakes_to_json
 from fairlead.domain.ids import EndpointId
-from fairlead.kits.clock import Clock
 from fairlead.kits.timeouts import timeout
 from fairlead.kits.unixhttp import unix_client
 
@@ -25,9 +24,8 @@ _log = logging.getLogger(__name__)
 class Waker:
     """The only one here who speaks to the agent."""
 
-    def __init__(self, socket: Path, clock: Clock) -> None:
+    def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._clock = clock
         self._waiting: dict[EndpointId, int] = {}
         self._told: dict[EndpointId, int] = {}
         self._news = asyncio.Event()

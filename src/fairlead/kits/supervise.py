@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairlead.kits.clock import Clock
-
-_log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0

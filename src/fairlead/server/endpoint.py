@@ -1,9 +1,10 @@
 """One endpoint of one revision, said once for every transport: found by `dataplane`, asked here.
 
 Endpoints are found by identity, admitted within their limits and run: on the event loop if the model is
-quick and takes tensors and the request is small, or if it is async; else in
-a thread, in a batch with others if that helps the model. A client that leaves, or whose deadline is over, frees its place at once while it waits; a run that has begun in a thread is told,
-and keeps its slot until it ends, because it still does the work. That work is counted as wasted.
+quick and takes tensors and the request is small, or if it is async; else in a thread, in a batch with others if
+that helps the model. A client that leaves, or whose deadline is over, frees its place at once while it waits; a run
+that has begun in a thread is told, and keeps its slot until it ends, because it still does the work. That work is
+counted as wasted.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from fairlead.dialects import project
 from fairlead.domain.batching import Batching
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.golden import Example, Golden, golden_from_bytes
-from fairlead.domain.manifest import Manifest, manifest_from_bytes
+from fairlead.domain.manifest import MANIFEST, Manifest, manifest_from_bytes
 from fairlead.domain.measured import Conditions, Measured
 from fairlead.domain.signature import DocumentSignature, TensorSignature
 from fairlead.engines.loading import load_model
@@ -35,7 +35,6 @@ from fairlead.kits.clock import Clock
 from fairlead.server.measuring import Measuring, Record, cores
 from fairlead.server.threads import Threads
 
-MANIFEST = "manifest.json"
 INLINE_LIMIT_MICROSECONDS = 50.0  # above it, waiting requests feel the run of another
 _INLINE_ROOM = 4  # how much larger than the largest golden example a request may be to run inline
 _SMALLEST_ROOM_BYTES = 4096

@@ -190,24 +190,23 @@ class Measuring:
         part: Sequence[InferRequest],
     ) -> tuple[float, float, float]:
         """Seconds of a batch on one thread, of one with all cores, and of its part when one runs on every core."""
-        most, now = cores(), self._clock.monotonic
-        works: list[_Work] = [
-            lambda: partial(sharing.run, model, batch),
-            lambda: partial(sharing.run, wide, batch),
-        ]
-        if not model.concurrent:
-            one, all_of_them = self._in_turn(works, now, _TURNS, _WAYS_SECONDS)
-            return one, all_of_them, math.inf
+        most = cores()
         with ThreadPoolExecutor(most) as pool:
 
             def abreast() -> None:
                 for future in [pool.submit(sharing.run, model, part) for _ in range(most)]:
                     future.result()
 
-            one, all_of_them, each = self._in_turn(
-                [*works, lambda: abreast], now, _TURNS, _WAYS_SECONDS
+            works: list[_Work] = [
+                lambda: partial(sharing.run, model, batch),
+                lambda: partial(sharing.run, wide, batch),
+            ]
+            if model.concurrent:
+                works.append(lambda: abreast)
+            one, all_of_them, *each = self._in_turn(
+                works, self._clock.monotonic, _TURNS, _WAYS_SECONDS
             )
-        return one, all_of_them, each
+        return one, all_of_them, each[0] if each else math.inf
 
     def _sample(self, model: Model, sharing: Sharing) -> Callable[[], InferRequest]:
         """Makes the golden example with the fewest rows; tensors are only read, so they are made once."""

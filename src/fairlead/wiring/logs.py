@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ACCESS_LOG = "access.jsonl"  # one line a request; no events in it
+from fairlead.domain.layout import ACCESS_LOG
 
 _MOST_BYTES = 8 << 20  # read from one file in one go; of an older log only its end
 

@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING
 
 from fairlead.adapters.documents import read_document
 from fairlead.control.proving import Proof, order_for, proof_from_report
-from fairlead.control.publish import DESCRIPTION, Published, Publisher, publish
+from fairlead.control.publish import Published, Publisher, publish
 from fairlead.domain.errors import FairleadError, InvalidInput, Kind, Problem
-from fairlead.domain.manifest import Manifest
+from fairlead.domain.manifest import DESCRIPTION, Manifest
 from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits.files import name_it
 from fairlead.kits.supervise import ending

@@ -8,13 +8,39 @@ from fairlead.api.worker import ServingSettings
 from fairlead.wiring.settings import SERVING_PREFIX, VARIABLES
 
 _NOT_FROM_ENVIRONMENT = frozenset({"access_log"})  # an option of `fairlead serve`
+_LOOPBACK = {"uvicorn_host": "127.0.0.1"}  # where the environment names none
+_MEANINGS = {
+    "api_version": "what the project API's paths start with: `/v1`; empty: nothing",
+    "add_liveness": "is there `/v1/live`?",
+    "add_readiness": "is there `/v1/ready`?",
+    "add_model_predict": "is there `/v1/model/NAME/predict`?",
+    "add_model_bio": "is there `/v1/model/NAME/bio`?",
+    "readiness_sample_inference": "`/v1/ready` asks every model a golden example",
+    "liveness_sample_inference": "`/v1/live` asks every model a golden example",
+    "fastapi_name": "the name in `/docs`, and the label `app_name` of the metrics that start with `fastapi_`",
+    "uvicorn_http_port": "the port of `fairlead serve`",
+    "grpc_port": "its port for gRPC; 0: none",
+    "uvicorn_host": "its address; 0.0.0.0 is every one of the machine",
+    "uvicorn_workers": "processes that share the port (1 to 256)",
+    "logconfig_level": "what is logged: 10 (debug) to 50 (critical)",
+    "logconfig_json_format": "log JSON lines; else plain text",
+    "logconfig_service": "the name under which it logs",
+    "betterstack_enable": "each `GET /v1/live` also tells the uptime service",
+    "betterstack_api_token": "which heartbeat of the uptime service is told",
+    "betterstack_base_url": "where the uptime service listens",
+    "model_name": "taken and not used: models are named on the command line",
+    "model_directory": "taken and not used, likewise",
+    "body_limit_bytes": "the largest body of a request, as it is and unpacked",
+    "bodies_limit_bytes": "how much of all bodies together a process holds",
+    "model_control": "callers may load and unload models also where others than this machine reach the server",
+}
 
 
 def environment_page() -> str:
     """Every variable Fairlead reads, in Markdown."""
     rows = [f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items()]
     serving = [
-        f"| `{SERVING_PREFIX}{one.name.upper()}` | `{one.default}` |"
+        f"| `{SERVING_PREFIX}{one.name.upper()}` | `{_LOOPBACK.get(one.name, one.default)}` | {_MEANINGS[one.name]} |"
         for one in fields(ServingSettings)
         if one.name not in _NOT_FROM_ENVIRONMENT
     ]
@@ -31,11 +57,11 @@ def environment_page() -> str:
             "",
             "## The model server",
             "",
-            "Read by `fairlead serve` and handed to every worker; names in any case. Where no host is set,",
-            "`fairlead serve` listens on 127.0.0.1 only; workers of `fairlead up` listen on unix sockets.",
+            "Read by `fairlead serve` and handed to every worker; names in any case. Workers of `fairlead up` listen on",
+            "unix sockets: ports, host and number of processes mean nothing to them. Paths are told with the default prefix.",
             "",
-            "| variable | default |",
-            "|---|---|",
+            "| variable | default | meaning |",
+            "|---|---|---|",
             *serving,
             "",
         ]

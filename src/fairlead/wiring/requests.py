@@ -13,13 +13,13 @@ import xxhash
 
 from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import FairleadError, Kind, Refused
+from fairlead.domain.layout import ACCESS_LOG
 from fairlead.domain.requests import LoggedRequest, read_request
 from fairlead.domain.why import Explanation, Then, explain, explain_by_workers
 from fairlead.kits.lines import first_line, lines_with
 from fairlead.kits.sizes import mebibytes
 from fairlead.server.settings import serving_settings_from
 from fairlead.wiring.homes import Control
-from fairlead.wiring.logs import ACCESS_LOG
 from fairlead.wiring.observe import running
 from fairlead.wiring.settings import environment
 

@@ -134,6 +134,8 @@ class Interruption:
 
     @contextlib.contextmanager
     def watching(self, tell: Tell) -> Iterator[None]:
+        """Meanwhile the first who asks for an end is noted as the `reason`; the second raises KeyboardInterrupt."""
+
         def asked(number: int, frame: FrameType | None) -> None:
             del frame
             if self.reason:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
-from fairlead.control.publish import DESCRIPTION
 from fairlead.domain.errors import InvalidInput, Problem
 from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
-from fairlead.domain.manifest import Manifest, manifest_to_bytes
+from fairlead.domain.manifest import DESCRIPTION, MANIFEST, Manifest, manifest_to_bytes
 from fairlead.kits import garbage, jsonlog
 from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
@@ -41,7 +40,7 @@ class _Staged:
             path = self._target / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / file.path, path)
-        (self._target / "manifest.json").write_bytes(manifest_to_bytes(manifest))
+        (self._target / MANIFEST).write_bytes(manifest_to_bytes(manifest))
         return "new"
 
 

@@ -26,6 +26,7 @@ from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.explanations import REFUSED
 from fairlead.domain.ids import LineId
 from fairlead.domain.layout import Home
+from fairlead.domain.manifest import DESCRIPTION
 from fairlead.kits import files, jsonlog, processes
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, life_pipe
 from fairlead.wiring.homes import Control, make_sockets, record_in
@@ -98,7 +99,7 @@ def missing_artifacts(
             continue
         for directory in models:
             folder = directory / ref.name / str(ref.version)
-            if (folder / "model.yaml").is_file():
+            if (folder / DESCRIPTION).is_file():
                 found.setdefault(str(ref), folder)
     return list(found.values())
 

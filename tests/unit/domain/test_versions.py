@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.domain.ids import ARTIFACT_NAME, NAME, ArtifactRef, EndpointId, ServiceId
+from fairlead.domain.ids import ARTIFACT_NAME, NAME, ArtifactRef, EndpointId
 from fairlead.domain.versions import natural_key, split_version, version_key
 
 WORDS = st.text("v0123456789.-ab", max_size=12)
@@ -59,5 +59,4 @@ def test_an_artifact_name_never_climbs_out_of_a_directory() -> None:
 
 
 def test_every_identity_has_the_words_it_is_known_by() -> None:
-    assert str(ServiceId("speech")) == "speech"
     assert str(EndpointId("speech", "v9", "2", "stream")) == "speech/v9.2/stream"

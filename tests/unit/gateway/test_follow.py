@@ -113,6 +113,24 @@ async def test_clusters_come_before_routes_and_routes_before_the_listener(node: 
     assert node.says()["generation"] == 1
 
 
+async def test_an_envoy_that_was_started_with_older_routes_is_told_the_newest_once_more(
+    node: Node,
+) -> None:
+    await moved_to_two(node)
+    newest, clusters = node.envoy.routes(), list(node.envoy.clusters().values())
+    await node.envoy.set_clusters(clusters[:1])
+    await node.envoy.set_routes({})
+    await node.step()
+    assert node.envoy.routes() == {}
+    node.follower.again()
+    await node.step()
+    assert node.envoy.routes() == newest
+    assert list(node.envoy.clusters().values()) == clusters
+    told = len(node.envoy.told)
+    await node.step()
+    assert len(node.envoy.told) == told
+
+
 async def test_a_worker_of_what_a_name_meant_before_gets_no_request(node: Node) -> None:
     await moved_to_two(node)
     assert node.routed() == {"speech/v1.2"}

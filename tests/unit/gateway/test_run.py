@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,26 @@ async def test_an_adopted_envoy_is_never_stopped_because_it_refuses_a_move() -> 
             envoy.refuse = ""
             await eventually(lambda: "routes" in envoy.told, 5, "it moves when it can")
         assert await task == 0
+
+
+class _Forgetful(MemoryEnvoy):
+    """Does not start with the routes it was told last, so it is started without."""
+
+    async def start(self, bootstrap: dict[str, Any]) -> None:
+        await self.set_routes({})
+        await super().start(bootstrap)
+
+
+async def test_an_envoy_that_was_started_anew_is_told_everything_once_more() -> None:
+    envoy = _Forgetful()
+    envoy.alive = True
+    with short_home() as home:
+        async with running(home, envoy):
+            await eventually(envoy.routes, 5, "the first routes")
+            first = envoy.routes()
+            envoy.die()
+            await eventually(lambda: "start" in envoy.told, 5, "the next one")
+            await eventually(lambda: envoy.routes() == first, 5, "its routes")
 
 
 async def test_sockets_are_for_this_user_only() -> None:

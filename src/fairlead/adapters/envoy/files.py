@@ -27,11 +27,11 @@ class XdsFile:
         self.torn = False  # may the file say something else than `resources`?
         self.version, self.resources = self._kept()
 
-    def write(self, resources: Sequence[Document]) -> None:
-        """Replace the file by the next version; what cannot be written changes nothing."""
+    def write(self, resources: list[Document]) -> None:
+        """Replace the file by the next version, and keep this very list; what cannot be written changes nothing."""
         self._flush(self.version + 1, resources)
         self.version += 1
-        self.resources = list(resources)
+        self.resources = resources
         self.torn = False
 
     def ensure(self) -> None:

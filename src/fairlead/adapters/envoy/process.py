@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairlead.adapters.envoy import words
 from fairlead.adapters.envoy.admin import Admin, Away
 from fairlead.adapters.envoy.encoding import Unwritable
 from fairlead.adapters.envoy.files import KINDS, xds_file
@@ -43,10 +44,6 @@ _POLL_SECONDS = 0.003
 _SLOW_POLL_SECONDS = 0.05
 _REFUSAL_POLL_SECONDS = (
     0.1  # among a thousand services' counters the one of refusals costs it 50 ms
-)
-_LOG_TAIL = 4_000  # characters of Envoy's log that an error quotes at most
-_LOG_FORMAT = (
-    '{"service":"envoy","asctime":"%Y-%m-%dT%T.%eZ","levelname":"%l","name":"%n","message":"%j"}'
 )
 _STATS = {
     "cds": "cluster_manager.cds",
@@ -79,6 +76,10 @@ class EnvoyProcess:
         self._process: ProcessId | None = None
         # How many of each kind the process has refused, as far as that is known: asking takes it 50 ms.
         self._refusals: dict[str, int] = {}
+        # Of each kind what an Envoy has read last, and what none could start with, where those differ.
+        self._read = {kind: file.resources for kind, file in self._files.items()}
+        self._unread: dict[str, list[Document]] = {}
+        self._writing = asyncio.Lock()
         # Kinds whose file on disk Envoy may not have taken.
         self._unsure = {kind for kind, file in self._files.items() if file.torn}
 
@@ -124,7 +125,7 @@ class EnvoyProcess:
         seen = self._log_file.stat().st_size
         process = self._spawn(path)
         if process is None:
-            raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
+            raise FairleadError(f"Envoy ended at once: {words.words_since(self._log_file, seen)}")
         self._process = process
         self._refusals = {}
         record = processes.to_record(process)
@@ -132,12 +133,13 @@ class EnvoyProcess:
         try:
             files.write_atomic(self._record, json.dumps(marked).encode())
             await self._wait_live(process, seen)
-            for kind in KINDS:
-                await self._wait_taken(kind, 0)
         except (FairleadError, OSError):
             # Without a record nobody would ever find it again.
             await self._end(process, 0.0)
+            await self._exchange()
             raise
+        self._read = {kind: file.resources for kind, file in self._files.items()}
+        self._unread.clear()
 
     async def set_clusters(self, clusters: Sequence[Document]) -> bool:
         return await self._set("cds", clusters)
@@ -249,7 +251,7 @@ class EnvoyProcess:
             "--log-path",
             str(self._log_file),
             "--log-format",
-            _LOG_FORMAT,
+            words.FORMAT,
             "--file-flush-interval-msec",
             "500",
             "--drain-time-s",
@@ -257,15 +259,17 @@ class EnvoyProcess:
         ]
 
     async def _wait_live(self, process: ProcessId, seen: int) -> None:
+        """Until it serves with what lies there; raises FairleadError."""
         deadline = self._clock.monotonic() + _START_SECONDS
         while processes.alive(process):
             with contextlib.suppress(Away):
-                if await self._admin.state() == "LIVE":
+                live = await self._admin.state() == "LIVE"
+                if live and all([await self._wait_taken(kind, 0) for kind in KINDS]):
                     return
             if self._clock.monotonic() > deadline:
                 raise FairleadError(f"Envoy was not ready after {_START_SECONDS:.0f} s")
             await self._clock.sleep(_SLOW_POLL_SECONDS / 5)
-        raise FairleadError(f"Envoy ended at once: {self._words(seen)}")
+        raise FairleadError(f"Envoy ended at once: {words.words_since(self._log_file, seen)}")
 
     async def _end(self, process: ProcessId, seconds: float) -> None:
         if seconds > 0:
@@ -289,26 +293,53 @@ class EnvoyProcess:
         if rejected is None:
             with contextlib.suppress(Away):
                 rejected = await self._rejected(kind)
-        # A large file takes a while, and the status has to go on meanwhile.
         try:
-            await asyncio.to_thread(file.write, wanted)
+            await self._write(kind, wanted)
         except Unwritable:
             raise await self._refused(kind, wanted) from None
         try:
-            await self._taken(kind, process, rejected)
+            read = await self._taken(kind, process, rejected)
         except FairleadError:
             # Should Envoy start anew, it must find what works.
-            await asyncio.to_thread(file.write, before)
+            await self._write(kind, before)
             raise
+        self._unread.pop(kind, None)
+        if read:
+            self._read[kind] = wanted
         return True
 
-    async def _taken(self, kind: str, process: ProcessId | None, rejected: int | None) -> None:
-        """Wait until Envoy has taken it; until then nobody is sure. `rejected` is how many `process` had refused before."""
+    async def _write(self, kind: str, resources: list[Document]) -> None:
+        """A large file takes a while, and the status has to go on meanwhile."""
+        async with self._writing:
+            await asyncio.to_thread(self._files[kind].write, resources)
+
+    async def _exchange(self) -> None:
+        """None starts with what lies there: the next one finds what was read last, should the rest be to blame.
+
+        The one after that finds this again: something else may have been wrong.
+        """
+        for kind, file in self._files.items():
+            now, read = file.resources, self._read[kind]
+            other = self._unread.pop(kind, None) if now is read else read
+            if other is not None:
+                with contextlib.suppress(OSError):
+                    await self._write(kind, other)
+                    self._unread.update({} if now is read else {kind: now})
+
+    async def _taken(self, kind: str, process: ProcessId | None, rejected: int | None) -> bool:
+        """Wait until Envoy has taken it (`_wait_taken`); until then nobody is sure.
+
+        `rejected` is how many `process` had refused before.
+        """
         self._unsure.add(kind)
-        await self._wait_taken(kind, rejected)
+        read = await self._wait_taken(kind, rejected)
         self._unsure.discard(kind)
         if rejected is not None and self._process == process:
             self._refusals[kind] = rejected
+        return read
+
+    def _runs(self) -> bool:
+        return self._process is not None and processes.alive(self._process)
 
     async def _rejected(self, kind: str) -> int:
         """How many it has refused; raises Away."""
@@ -316,27 +347,30 @@ class EnvoyProcess:
         found = await self._admin.stats(f"^{name}$", "Counters")
         return int(next(iter(found.values()), 0))
 
-    async def _wait_taken(self, kind: str, rejected: int | None) -> None:
+    async def _wait_taken(self, kind: str, rejected: int | None) -> bool:
         """Wait until Envoy says it runs with this version; at once if it has nobody to read it yet.
 
-        `rejected` is how many it had refused before; if that is not known, its first answer tells.
+        False, and at once, if none runs: whoever watches it starts the next one, which reads the file. `rejected` is
+        how many it had refused before; if that is not known, its first answer tells.
         """
         if not self._has_readers(kind):
-            return
+            return True
+        if not self._runs():
+            return False
         file = self._files[kind]
         began = looked = self._clock.monotonic()
         while (now := self._clock.monotonic()) < began + _TAKE_SECONDS:
             try:
                 version = await self._admin.text(f"{_STATS[kind]}.version_text")
                 if version == str(file.version):
-                    return
+                    return True
                 refused = None
                 if rejected is None or now >= looked + _REFUSAL_POLL_SECONDS:
                     refused = await self._rejected(kind)
                     looked = self._clock.monotonic()
             except Away:
-                if self._process is None or not processes.alive(self._process):
-                    return  # whoever watches it starts the next one, which reads the file
+                if not self._runs():
+                    raise FairleadError(f"Envoy ended while it read the new {kind}") from None
                 refused = None  # it is busy reading
             if rejected is None:
                 rejected = refused
@@ -360,18 +394,3 @@ class EnvoyProcess:
         if kind == "sds":
             return any("sds_config" in json.dumps(one) for one in listeners)
         return bool(listeners if kind == "rds" else self._files[kind].resources)
-
-    def _words(self, seen: int) -> str:
-        """What Envoy wrote into its log since."""
-        with self._log_file.open("rb") as log:
-            log.seek(seen)
-            lines = log.read().decode(errors="replace").splitlines()
-        text = " | ".join(_message(line) for line in lines if line.strip())[-_LOG_TAIL:]
-        return text or "it did not say why"
-
-
-def _message(line: str) -> str:
-    try:
-        return str(json.loads(line)["message"])
-    except (ValueError, KeyError, TypeError):
-        return line

@@ -21,7 +21,6 @@ from fairlead.domain.errors import FairleadError, Kind, Refused
 STATUSES: Mapping[Kind, int] = {**HTTP_STATUS, Kind.SCHEMA: 400}
 MOST_CHARACTERS = 4096
 _SLOWEST, _FASTEST = 0.25, 4.0
-_NOT_FOUND = 404
 _PARAMS: Mapping[Code, str | None] = {Code.INVALID_SPEAKER_ID: "voice", Code.INVALID_API_KEY: None}
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import grpc  # type: ignore[import-untyped] # it ships no types
 
 from fairlead.api import grpc_status
+from fairlead.api.deadlines import GRPC_TIMEOUT, MOST_GRPC_MILLISECONDS
 from fairlead.api.oip_messages import files
 from fairlead.dialects import oip_grpc_calls
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -22,7 +23,6 @@ from fairlead.server.http.exchange import Bodies, Holding, Message, Scope
 from fairlead.server.http.routes import GRPC, HeaderList
 from fairlead.server.http.streams import answer_message, one_answer, refusal
 
-HEALTH = "grpc.health.v1.Health"
 _STATUS, _MESSAGE = grpc_status.STATUS.encode(), grpc_status.MESSAGE.encode()
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _TOLD = (
@@ -34,7 +34,7 @@ _TOLD = (
 )
 _OURS = {
     GRPC,
-    b"grpc-timeout",
+    GRPC_TIMEOUT,
     b"content-type",
     b"content-length",
     b"content-encoding",
@@ -42,7 +42,6 @@ _OURS = {
 }
 _INFER = "ModelInfer"
 _BODIES = {f"/{grpc_status.SERVICE}/{name}" for name in (_INFER, "ModelStreamInfer")}
-_MOST_MILLISECONDS = 99_999_999  # what eight digits can say
 _WATCH_SECONDS = 0.5
 Context = Any  # grpc.aio.ServicerContext, which has no types
 
@@ -68,7 +67,7 @@ class Calls:
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
         answer = functools.cache(
-            lambda: reflection.reflecting([grpc_status.SERVICE, HEALTH], files())
+            lambda: reflection.reflecting([grpc_status.SERVICE, grpc_status.HEALTH], files())
         )
         reflects = {
             reflection.METHOD: grpc.stream_stream_rpc_method_handler(
@@ -77,7 +76,7 @@ class Calls:
         }
         services = {
             grpc_status.SERVICE: {**unary, "ModelStreamInfer": stream},
-            HEALTH: health,
+            grpc_status.HEALTH: health,
             **dict.fromkeys(reflection.SERVICES, reflects),
         }
         return [
@@ -247,8 +246,8 @@ def _headers(method: str, context: Context) -> HeaderList:
     ]
     headers = [one for one in found if one[0] not in _OURS]
     left = context.time_remaining()
-    if left is not None and left * 1000 < _MOST_MILLISECONDS:
-        headers.append((b"grpc-timeout", b"%dm" % max(1, int(left * 1000))))
+    if left is not None and left * 1000 < MOST_GRPC_MILLISECONDS:
+        headers.append((GRPC_TIMEOUT, b"%dm" % max(1, int(left * 1000))))
     return [*headers, (GRPC, method.encode())]
 
 

@@ -35,7 +35,6 @@ _log = logging.getLogger(__name__)
 _OK = 200
 _NOT_ALLOWED = 405
 _MOST_BYTES = 64 * 1024  # of a body that asks for no inference
-_READ = ("GET", "HEAD")
 _JSON = (b"content-type", b"application/json")
 _App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequ
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
+from fairlead.dialects.oip_binary import UNCOPIED_BYTES
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.jsonlog import ACCESS
 from fairlead.server.http.handlers import Headers
@@ -24,7 +25,6 @@ T = TypeVar("T")
 _access = logging.getLogger(ACCESS)
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_LARGE_BYTES = 256 * 1024
 _MOST_DIGITS = 9  # of a length that is worth reading as a number
 _MAX_DIGITS = 18  # of a length that may be read as a number
 # Of an answer: its id, how it went (`timing`), the length of its body.
@@ -140,7 +140,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int, holding: Hol
         buffer += more
     if len(buffer) > limit:
         raise _too_large(limit)
-    return bytes(buffer) if len(buffer) < _LARGE_BYTES else cast("bytes", buffer)
+    return bytes(buffer) if len(buffer) < UNCOPIED_BYTES else cast("bytes", buffer)
 
 
 async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from fairlead.dialects.oip_binary import Body
+from fairlead.dialects.oip_binary import UNCOPIED_BYTES, Body
 from fairlead.domain.errors import FairleadError
 from fairlead.server.http.blocks import Blocks
 from fairlead.server.http.encoding import CONTENT_ENCODING, is_encoded
@@ -36,9 +36,6 @@ from fairlead.server.http.wave import QuickRequest, Wave
 WHOLE = "fairlead.whole_answer"
 BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
 _CLOSE = b"connection: close\r\n\r\n"
-_LARGE_BYTES = 256 * 1024  # what is worth not being copied once more
-_UPLOADS = 4  # times the idle limit: how long a body may take to arrive
-_MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
 
 Whole = Callable[[bytes, Body], bool]
 
@@ -140,16 +137,13 @@ class HttpProtocol(GuardedProtocol):
         length, json_length = headers.get(b"content-length", b""), headers.get(HEADER_LENGTH, b"")
         if not is_small_length(length) or not is_small_length(json_length):
             return 0, 0
-        try:
-            route = hot.only or hot.choose(headers)
-        except FairleadError:
-            return 0, 0  # found again, and answered, by the app
-        if not route.handler.splits or CONTENT_ENCODING in headers or GRPC in headers:
-            return 0, 0
         size = int(length)
-        return (
-            (size, int(json_length)) if _LARGE_BYTES <= size <= self._lane.limit_bytes else (0, 0)
-        )
+        if not UNCOPIED_BYTES <= size <= self._lane.limit_bytes:
+            return 0, 0
+        if CONTENT_ENCODING in headers or GRPC in headers:
+            return 0, 0
+        route = _chosen(hot, headers)
+        return (size, int(json_length)) if route is not None and route.handler.splits else (0, 0)
 
     def on_body(self, body: bytes) -> None:
         quick = self._quick
@@ -309,7 +303,7 @@ def _write(cycle: RequestResponseCycle, head: bytes, body: Body) -> bool:
         head = head[:-2] + _CLOSE
     if isinstance(body, tuple):
         cycle.transport.writelines((head, *body))
-    elif len(body) < _LARGE_BYTES:
+    elif len(body) < UNCOPIED_BYTES:
         cycle.transport.write(head + body)
     else:
         cycle.transport.writelines((head, body))

@@ -28,6 +28,7 @@ _KINDS = {404: Kind.NOT_FOUND, 405: Kind.METHOD}
 def build_site(
     served: Sequence[ServedRevision], settings: ServingSettings, *, versioned: bool
 ) -> FastAPI:
+    """The docs, and what of the project API is not hot; `versioned` if `Accept-Version` chooses among the `served`."""
     app: FastAPI = FastAPIOffline(
         title=settings.fastapi_name, version=fairlead.__version__, redoc_url=None, docs_url="/docs"
     )

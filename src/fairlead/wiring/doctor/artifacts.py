@@ -10,7 +10,7 @@ from fairlead.domain.catalog import Catalog
 from fairlead.domain.errors import FairleadError
 from fairlead.domain.findings import Finding
 from fairlead.domain.layout import Home
-from fairlead.domain.manifest import Manifest, ManifestFile, manifest_from_bytes
+from fairlead.domain.manifest import MANIFEST, Manifest, ManifestFile, manifest_from_bytes
 from fairlead.domain.ports import Artifacts, ObjectStore
 
 _CHUNK = 1 << 20
@@ -84,7 +84,7 @@ def _wrong_blob(file: ManifestFile, store: ObjectStore, *, deep: bool) -> str | 
 
 def _wrong_copy(directory: Path, *, deep: bool) -> str | None:
     try:
-        manifest = manifest_from_bytes((directory / "manifest.json").read_bytes())
+        manifest = manifest_from_bytes((directory / MANIFEST).read_bytes())
         if manifest.digest.replace(":", "-") != directory.name:
             return f"{directory} holds another artifact ({manifest.digest[:19]}…)"
         for file in manifest.files:

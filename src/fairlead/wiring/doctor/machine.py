@@ -34,7 +34,7 @@ _REINSTALL = "reinstall: make clean setup, or pip install --force-reinstall fair
 _BUILT_PLAINLY = Finding(
     "python",
     "this Python was built without optimisations (--enable-optimizations)",
-    "requests and starts take about a quarter more processor time than they need",
+    "starts take about a third more processor time than they need, requests a seventh",
     "run: make clean setup, with your system's Python or one built with --enable-optimizations on the PATH",
     optional=True,
 )
