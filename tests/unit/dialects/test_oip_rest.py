@@ -63,6 +63,14 @@ def test_large_data_is_read_whether_it_is_flat_or_nested() -> None:
     assert "shape" in refusal(body(wrong, T))
 
 
+@pytest.mark.parametrize("indent", [None, 0, 1, 4, 40, "\t"])
+@pytest.mark.parametrize("rows", [2, 10_000])
+def test_nested_data_is_read_however_it_is_indented(indent: int | str | None, rows: int) -> None:
+    asked = {"inputs": [{**X, "shape": [rows, 2], "data": [[1.5, 2]] * rows}, T]}
+    call = CODEC.decode(json.dumps(asked, indent=indent).encode())
+    assert call.request.tensors["x"].tolist() == [[1.5, 2]] * rows
+
+
 def test_a_request_is_read_whether_its_data_is_flat_or_nested() -> None:
     for data in ([1.5, 2], [[1.5, 2]]):
         call = CODEC.decode(
