@@ -37,8 +37,6 @@ WHOLE = "fairlead.whole_answer"
 BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
 _CLOSE = b"connection: close\r\n\r\n"
 _LARGE_BYTES = 256 * 1024  # what is worth not being copied once more
-_UPLOADS = 4  # times the idle limit: how long a body may take to arrive
-_MOST_HEAD_BYTES = 128 * 1024  # the parser itself knows no limit; a gateway's is 60 KiB
 
 Whole = Callable[[bytes, Body], bool]
 
@@ -166,7 +164,7 @@ class HttpProtocol(GuardedProtocol):
         else:
             self._quick = None
             self._in_message = False
-            self._fruitless_bytes = 0
+            self._fruitless_bytes = self._body_looks = 0
             if quick.keep_alive:
                 size = len(quick.body)
                 self._last.came(self._begun, self.url, quick.headers, self.headers, size)
