@@ -106,7 +106,8 @@ def not_finite(request: Tensors, message: str) -> Refused:
             continue
         if np.isnan(tensor).any():
             return Refused(Kind.INVALID, f"{name}: the input itself holds NaN, so {message}")
-        if (np.abs(tensor) > _LARGEST_SANE).any():
+        # Of FP16 only infinity is too large.
+        if (np.abs(tensor) > min(_LARGEST_SANE, float(np.finfo(tensor.dtype).max))).any():
             return Refused(Kind.INVALID, f"{name}: the numbers are so large that {message}")
     return Refused(Kind.MODEL, message)
 

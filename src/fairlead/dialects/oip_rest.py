@@ -309,7 +309,7 @@ class TensorCodec:
                 binary.add(output.name)
             if output.parameters is not None:
                 _check_output(spec, output.parameters)
-                if output.parameters.classification:
+                if output.parameters.classification is not None:
                     classes[output.name] = output.parameters.classification
         request.outputs = tuple(names)
         return Call(request, asked, frozenset(binary), classes)
@@ -370,7 +370,7 @@ def _blob(given: _Input, size: int, binary: memoryview | None, at: int) -> memor
 def _check_output(spec: TensorSpec, parameters: _TensorParameters) -> None:
     if parameters.shared_memory_region is not None:
         raise Refused(Kind.INVALID, f"output {spec.name!r}: {NO_SHARED_MEMORY}")
-    if parameters.classification:
+    if parameters.classification is not None:
         problem = class_problem(spec, parameters.classification)
         if problem is not None:
             raise Refused(Kind.INVALID, problem)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairlead.api.tensors import numbers, tensor_from_lists
+from fairlead.api.tensors import not_finite, numbers, tensor_from_lists
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.signature import DataType, TensorSpec
 
@@ -43,3 +43,22 @@ def test_what_would_be_rounded_to_infinity_is_refused_and_nothing_below_it(
     for number in (least, -least):
         with pytest.raises(Refused):
             tensor_from_lists(spec, [number, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("datatype", "number", "kind"),
+    [
+        ("float16", np.inf, Kind.INVALID),
+        ("float16", -np.inf, Kind.INVALID),
+        ("float16", np.nan, Kind.INVALID),
+        ("float16", 65504, Kind.MODEL),
+        ("float32", np.inf, Kind.INVALID),
+        ("float64", 1e300, Kind.INVALID),
+        ("float64", 1e9, Kind.MODEL),
+    ],
+)
+def test_whose_fault_infinity_is_follows_from_what_was_asked(
+    datatype: str, number: float, kind: Kind
+) -> None:
+    tensor = np.array([1.0, number], datatype)
+    assert not_finite({"x": tensor, "t": np.array(["a"], object)}, "it is endless").kind is kind

@@ -190,6 +190,7 @@ def test_binary_outputs_come_when_asked_for_one_by_one_or_for_all() -> None:
         (body(X, T, outputs=[{"name": "z"}]), "unknown output 'z'; the model's outputs are 'y', 'u'"),
         (body(X, T, outputs=[{"name": "y"}, {"name": "y"}]), "asked for twice"),
         (body(X, T, outputs=[{"name": "y", "parameters": {"classification": -1}}]), "write how many classes you want, from 1"),
+        (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 0}}]), "write how many classes you want, from 1"),
         (body(X, T, outputs=[{"name": "u", "parameters": {"classification": 1}}]), "BYTES elements have no highest"),
         (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 1.5}}]), "Expected 'int | null', got 'float'"),
         (body(X, T, outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]), "output 'y': shared memory is not served"),
