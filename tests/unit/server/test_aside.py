@@ -135,6 +135,35 @@ async def test_the_highest_of_many_elements_are_found_beside_the_event_loop(
     assert watched.encoded == ["codec-1"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "classes", "aside"),
+    [(1, 1000, 5, False), (1, 1000, 1000, True), (300, 1, 1, True), (60, 1, 1, False)],
+)
+@pytest.mark.parametrize("lane", ["", "?asgi"])
+async def test_many_classes_are_written_beside_the_event_loop(
+    tmp_path: Path, lane: str, rows: int, columns: int, classes: int, aside: bool
+) -> None:
+    values = [[float(column) for column in range(columns)]] * rows
+    made = make_artifact(
+        tmp_path / "m",
+        {"model.onnx": identity(FLOAT, ["n", "m"])},
+        [example({"x": values}, {"y": values})],
+    )
+    given = {"name": "x", "shape": [rows, columns], "datatype": "FP32", "data": values}
+    wanted = [{"name": "y", "parameters": {"classification": classes}}]
+    body = json.dumps({"inputs": [given], "outputs": wanted}).encode()
+    async with served_at(tmp_path, made.spec(ID)) as found:
+        watched = watch(found, "/v2/models/m/infer")
+        reader, writer = await asyncio.open_unix_connection(str(found.path))
+        writer.write(Asked("POST", f"/v2/models/m/infer{lane}", (), (body,)).wire())
+        status, _, answered = await read_answer(reader)
+        writer.close()
+    (output,) = json.loads(answered)["outputs"]
+    assert (status, output["shape"]) == (200, [rows, classes])
+    assert output["data"][0] == f"{columns - 1:f}:{columns - 1}"
+    assert watched.encoded == (["codec-1"] if aside else ["MainThread"])
+
+
 def counting(directory: Path) -> Any:
     """`x`, a number, to all whole numbers below it: its answers are as large as one asks for."""
     nodes = [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.api.inference import InferRequest, InferResponse, Model, Tensor
 from fairlead.dialects import oip_rest, project
 from fairlead.dialects.oip_binary import Body
 from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature
@@ -19,6 +19,8 @@ Answer = tuple[Body, int | None]  # the body, and how much of it is JSON if not 
 
 HEADER_LENGTH = b"inference-header-content-length"
 _MOST_DIGITS = 11  # of a length: more than any body
+_CLASS = 32  # elements that are written while one class is: a text with a number in it
+_SORTED = 2  # classes that are written while a row is sorted
 _LOOKED_AT = (DataType.BYTES, DataType.BOOL)  # as bytes, element by element
 
 
@@ -66,6 +68,14 @@ class _Text:
     def elements(self, call: Any, responses: Sequence[InferResponse]) -> int:  # noqa: ANN401 - the handler's own
         del call
         return sum(tensor.size for one in responses for tensor in one.tensors.values())
+
+
+def _written(tensor: Tensor, classes: int) -> int:
+    """What it costs to write a tensor, or so many classes of each of its rows, in elements."""
+    if not classes:
+        return tensor.size
+    rows = max(1, len(tensor)) if tensor.ndim > 1 else 1
+    return tensor.size + _CLASS * rows * (min(classes, tensor.size // rows) + _SORTED)
 
 
 def project_handler(model: Model) -> Handler:
@@ -141,7 +151,7 @@ class _OipTensors:
 
     def elements(self, call: oip_rest.Call, responses: Sequence[InferResponse]) -> int:
         return sum(
-            tensor.size
+            _written(tensor, call.classes.get(name, 0))
             for one in responses
             for name, tensor in one.tensors.items()
             if name not in call.binary or name in call.classes or tensor.dtype.hasobject
@@ -204,6 +214,13 @@ class _GrpcTensors(_Text):
 
     def encode(self, call: oip_grpc.Call, responses: Sequence[InferResponse]) -> Answer:
         return self.codec.encode(call, responses[0]), None
+
+    def elements(self, call: oip_grpc.Call, responses: Sequence[InferResponse]) -> int:
+        return sum(
+            _written(tensor, call.classes.get(name, 0))
+            for one in responses
+            for name, tensor in one.tensors.items()
+        )
 
 
 class _GrpcDocuments(_Text):

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.inference import InferRequest, InferResponse
-from fairlead.api.pieces import LARGE_ELEMENTS
 from fairlead.kits.clock import Clock
 from fairlead.server.endpoint import late
 from fairlead.server.http.aside import Aside, is_large
@@ -30,6 +29,7 @@ from fairlead.server.http.timing import Raw, after_run, not_run, run, with_run
 
 OK = 200
 _MESSAGE = b"%b" + OWN_HEAD + b"%b"  # an answer: its route's head, its own, its body
+_FEW_ELEMENTS = 64  # of an answer: so few are never worth a thread, even as classes
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
 
 
@@ -265,10 +265,12 @@ class Wave:
         answer, handler = one.answer, one.route.handler
         assert answer is not None
         elements = 0
-        for tensor in answer.tensors.values():  # all of them; the handler knows which cost nothing
+        for tensor in (
+            answer.tensors.values()
+        ):  # most answers are small; of others the handler knows what they cost
             elements += tensor.size
         try:
-            if elements > LARGE_ELEMENTS and is_large(handler, one.call, (answer,)):
+            if elements > _FEW_ELEMENTS and is_large(handler, one.call, (answer,)):
                 self._encode_aside(one, answer)
                 return False
             self._put(one, handler.encode(one.call, (answer,)))
