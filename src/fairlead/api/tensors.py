@@ -22,7 +22,7 @@ from fairlead.domain.signature import DataType, TensorSpec
 # The smallest doubles that round to infinity: what a float type cannot hold any more.
 _FP32_LIMIT = 3.4028235677973366e38
 _FP16_LIMIT = 65520.0
-_BF16_LIMIT = 3.3961775292304957e38
+_BF16_LIMIT = 3.39617752923046e38
 _LARGEST_SANE = 1e15
 _MOST_ELEMENTS = (
     2**40
@@ -106,7 +106,8 @@ def not_finite(request: Tensors, message: str) -> Refused:
             continue
         if np.isnan(tensor).any():
             return Refused(Kind.INVALID, f"{name}: the input itself holds NaN, so {message}")
-        if (np.abs(tensor) > _LARGEST_SANE).any():
+        # Of FP16 only infinity is too large.
+        if (np.abs(tensor) > min(_LARGEST_SANE, float(np.finfo(tensor.dtype).max))).any():
             return Refused(Kind.INVALID, f"{name}: the numbers are so large that {message}")
     return Refused(Kind.MODEL, message)
 

@@ -7,6 +7,7 @@ Floats have six decimals, as Triton writes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,21 +36,27 @@ def highest(spec: TensorSpec, tensor: Tensor, count: int, labels: Sequence[str])
     """
     batched = len(spec.shape) > 1 and spec.shape[0] == -1
     values = numbers(spec.datatype, tensor)
-    rows = values.reshape(len(values), -1) if batched and values.size else values.reshape(1, -1)
+    rows = (
+        values.reshape(len(values), math.prod(values.shape[1:]))
+        if batched
+        else values.reshape(1, -1)
+    )
     most = min(count, rows.shape[1])
     texts = np.empty((len(rows), most), dtype=object)
     for at, row in enumerate(rows):
         texts[at] = [_text(row, index, labels) for index in _order(row)[:most]]
     if batched:
-        return texts if values.size else texts[:0]
+        return texts
     flat: Tensor = texts[0]
     return flat
 
 
 def _order(row: Tensor) -> list[int]:
-    keys = np.where(np.isnan(row), -np.inf, row) if row.dtype.kind == "f" else row
-    # Sorted backwards and read backwards, so that equal values keep their order.
-    backwards = np.argsort(keys[::-1], kind="stable")[::-1]
+    if row.dtype.kind == "f":  # numpy puts NaN behind all numbers
+        falling: list[int] = np.argsort(-row, kind="stable").tolist()
+        return falling
+    # Whole numbers cannot all be negated. Sorted backwards and read backwards, so that equal values keep their order.
+    backwards = np.argsort(row[::-1], kind="stable")[::-1]
     order: list[int] = (len(row) - 1 - backwards).tolist()
     return order
 

@@ -8,6 +8,7 @@ and one BYTES output `response`, each [N], whose elements are JSON texts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -46,6 +47,7 @@ from fairlead.domain.signature import (
 LOWEST_PRIORITY = 999  # the last level that may be asked for
 LONGEST_TIMEOUT = (1 << 63) - 1  # microseconds; what longer ones mean nobody would live to see
 _NO_DATA = msgspec.Raw()
+_NESTED = re.compile(rb"\[[ \t\r\n]*\[").match  # however far it is indented
 NO_SEQUENCES = (
     "sequences are not served: nothing is kept from one request to the next; leave sequence_id out"
 )
@@ -132,7 +134,7 @@ class _InputPlan:
     def _from_json(self, given: _Input) -> Tensor:
         spec, shape = self.spec, given.shape
         raw = memoryview(given.data)
-        nested = len(shape) > 1 and bytes(raw[:16]).translate(None, b" \t\r\n")[:2] == b"[["
+        nested = len(shape) > 1 and _NESTED(raw) is not None
         array = self._in_pieces(raw, len(shape) if nested else 1)
         if array is None:
             array = self._at_once(raw, nested=nested)
@@ -307,7 +309,7 @@ class TensorCodec:
                 binary.add(output.name)
             if output.parameters is not None:
                 _check_output(spec, output.parameters)
-                if output.parameters.classification:
+                if output.parameters.classification is not None:
                     classes[output.name] = output.parameters.classification
         request.outputs = tuple(names)
         return Call(request, asked, frozenset(binary), classes)
@@ -368,7 +370,7 @@ def _blob(given: _Input, size: int, binary: memoryview | None, at: int) -> memor
 def _check_output(spec: TensorSpec, parameters: _TensorParameters) -> None:
     if parameters.shared_memory_region is not None:
         raise Refused(Kind.INVALID, f"output {spec.name!r}: {NO_SHARED_MEMORY}")
-    if parameters.classification:
+    if parameters.classification is not None:
         problem = class_problem(spec, parameters.classification)
         if problem is not None:
             raise Refused(Kind.INVALID, problem)

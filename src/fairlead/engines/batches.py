@@ -231,7 +231,7 @@ def _element(spec: TensorSpec, value: PadValue) -> Any:  # noqa: ANN401 - an ele
     if spec.datatype == "BYTES":
         return value
     if spec.datatype == "BF16":
-        return from_floats(np.array([value], np.float32))[0]
+        return from_floats(np.array([value], np.float64))[0]
     return NUMPY_TYPES[spec.datatype].type(value)
 
 

@@ -10,6 +10,7 @@ What the model's code raises is logged; its caller only learns that it failed.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import inspect
 import itertools
@@ -90,6 +91,11 @@ class PythonModel:
             return InferResponse(document=await self._predict(request.document))
         except FairleadError:
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise _failed(error) from None  # its own doing: whoever asked is still there
         # exit() is an answer that failed, not the end of the process
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - a user's code may raise anything
             raise _failed(error) from None
@@ -101,6 +107,10 @@ class PythonModel:
             return self._request.validate_json(data)
         except ValidationError as error:
             raise _mismatch(data, error) from None
+        except FairleadError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's validator may raise anything
+            raise _failed(error) from None
 
     def dump_document(self, document: Any) -> bytes:  # noqa: ANN401 - the user's type
         try:
@@ -112,6 +122,10 @@ class PythonModel:
         except ValueError as error:  # what JSON cannot carry
             _log.error("the model's answer cannot be written as JSON: %s", error)
             raise Refused(Kind.MODEL, "the model's answer cannot be written as JSON") from None
+        except FairleadError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+            raise _failed(error) from None
 
     def close(self) -> None:
         forget(self._directory)

@@ -43,7 +43,7 @@ class DataPlane:
 
     def wasted(self) -> dict[EndpointId, float]:
         """Seconds of runs whose answer nobody took, by endpoint, since the process began."""
-        return {**self._wasted, **{one.id: one.wasted_seconds for one in self.endpoints()}}
+        return _summed(self._wasted, self.endpoints())
 
     def counted(self) -> Counted:
         return Counted(list(self.stats), self.wasted(), self.endpoints())
@@ -51,7 +51,7 @@ class DataPlane:
     def remove(self, identities: Iterable[EndpointId]) -> None:
         """Unload these endpoints' model, unless others serve it too; only after they have drained."""
         gone = [self._endpoints.pop(one) for one in identities if one in self._endpoints]
-        self._wasted.update({one.id: one.wasted_seconds for one in gone})
+        self._wasted = _summed(self._wasted, gone)
         left = {id(one.artifact) for one in self._endpoints.values()}
         for artifact in {id(one.artifact): one.artifact for one in gone}.values():
             if id(artifact) not in left:
@@ -64,3 +64,13 @@ class DataPlane:
         }.values():
             artifact.close()
         self._endpoints.clear()
+
+
+def _summed(
+    before: Mapping[EndpointId, float], endpoints: Iterable[Endpoint]
+) -> dict[EndpointId, float]:
+    """Wasted seconds, by endpoint: one that is loaded again goes on where it was."""
+    found = dict(before)
+    for one in endpoints:
+        found[one.id] = found.get(one.id, 0.0) + one.wasted_seconds
+    return found

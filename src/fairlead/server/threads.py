@@ -61,6 +61,7 @@ class Threads:
                 self._jobs.put(None)
 
     def _work(self) -> None:
+        result: Any = None
         while (job := self._jobs.get()) is not None:
             future, work = job
             if future.set_running_or_notify_cancel():
@@ -74,7 +75,8 @@ class Threads:
                     future.set_result(result)
             else:
                 self._done()
-            del job, future, work  # do not keep the last request alive while idle
+            del job, future, work  # do not keep the last request, or its answer, alive while idle
+            result = None
 
     def _done(self) -> None:
         with self._lock:

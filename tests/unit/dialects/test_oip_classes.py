@@ -54,11 +54,12 @@ def test_more_classes_than_elements_are_all_of_them() -> None:
 
 def test_no_rows_are_no_classes() -> None:
     assert classes(np.empty((0, 4)), 2) == []
+    assert classes(np.empty((3, 0)), 2, shape=(-1, -1)) == [[], [], []]
 
 
 def test_nan_comes_last_and_equal_values_keep_their_order() -> None:
     assert classes([[float("nan"), 1, float("-inf"), 1]], 4) == [
-        ["1.000000:1", "1.000000:3", "nan:0", "-inf:2"]
+        ["1.000000:1", "1.000000:3", "-inf:2", "nan:0"]
     ]
 
 

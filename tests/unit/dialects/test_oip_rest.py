@@ -63,6 +63,14 @@ def test_large_data_is_read_whether_it_is_flat_or_nested() -> None:
     assert "shape" in refusal(body(wrong, T))
 
 
+@pytest.mark.parametrize("indent", [None, 0, 1, 4, 40, "\t"])
+@pytest.mark.parametrize("rows", [2, 10_000])
+def test_nested_data_is_read_however_it_is_indented(indent: int | str | None, rows: int) -> None:
+    asked = {"inputs": [{**X, "shape": [rows, 2], "data": [[1.5, 2]] * rows}, T]}
+    call = CODEC.decode(json.dumps(asked, indent=indent).encode())
+    assert call.request.tensors["x"].tolist() == [[1.5, 2]] * rows
+
+
 def test_a_request_is_read_whether_its_data_is_flat_or_nested() -> None:
     for data in ([1.5, 2], [[1.5, 2]]):
         call = CODEC.decode(
@@ -182,6 +190,7 @@ def test_binary_outputs_come_when_asked_for_one_by_one_or_for_all() -> None:
         (body(X, T, outputs=[{"name": "z"}]), "unknown output 'z'; the model's outputs are 'y', 'u'"),
         (body(X, T, outputs=[{"name": "y"}, {"name": "y"}]), "asked for twice"),
         (body(X, T, outputs=[{"name": "y", "parameters": {"classification": -1}}]), "write how many classes you want, from 1"),
+        (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 0}}]), "write how many classes you want, from 1"),
         (body(X, T, outputs=[{"name": "u", "parameters": {"classification": 1}}]), "BYTES elements have no highest"),
         (body(X, T, outputs=[{"name": "y", "parameters": {"classification": 1.5}}]), "Expected 'int | null', got 'float'"),
         (body(X, T, outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]), "output 'y': shared memory is not served"),

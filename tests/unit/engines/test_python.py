@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import signal
 import sys
@@ -155,6 +156,70 @@ def test_at_a_terminal_an_interrupt_is_the_persons(load: Any) -> None:
             ask(model, b"1")
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+VALIDATED = """
+from pydantic import BaseModel, field_validator
+
+class Request(BaseModel):
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def check(cls, value):
+        if value == "asked":
+            {ending}
+        return value
+
+class Response(BaseModel):
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def check(cls, value):
+        if value == "answered":
+            {ending}
+        return value
+
+class Model:
+    def predict(self, request: Request) -> list[Response]:
+        return [{{"text": request.text}}]
+"""
+
+
+@pytest.mark.parametrize("ending", ["exit(3)", "raise KeyError('a secret')", "raise StopIteration"])
+@pytest.mark.parametrize("text", ["asked", "answered"])
+def test_a_validator_that_fails_or_wants_to_end_the_process_only_fails_its_caller(
+    load: Any, ending: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load(VALIDATED.format(ending=ending))
+    assert ask(model, b'{"text": "a"}') == b'[{"text":"a"}]'
+    with pytest.raises(FairleadError, match="the model's code failed") as caught:
+        ask(model, b'{"text": "%b"}' % text.encode())
+    assert caught.value.kind is Kind.MODEL
+    assert "secret" not in caught.value.message
+    assert "the model's code failed" in caplog.text
+
+
+async def test_an_async_model_whose_own_work_is_cancelled_has_failed_and_nobody_left(
+    load: Any,
+) -> None:
+    model = load(
+        "import asyncio\n"
+        "class Model:\n"
+        "    async def predict(self, request: int) -> int:\n"
+        "        task = asyncio.ensure_future(asyncio.sleep(60))\n"
+        "        if request == 1:\n"
+        "            task.cancel()\n"
+        "        return await task\n"
+    )
+    with pytest.raises(FairleadError, match=r"code failed \(CancelledError\)") as caught:
+        await model.infer(InferRequest(document=1))
+    assert caught.value.kind is Kind.MODEL
+    left = asyncio.ensure_future(model.infer(InferRequest(document=2)))
+    asyncio.get_running_loop().call_soon(left.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await left
 
 
 @pytest.mark.parametrize("ending", ["exit(3)", "raise KeyboardInterrupt"])

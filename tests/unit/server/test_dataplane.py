@@ -204,3 +204,14 @@ async def test_nothing_answers_in_another_endpoints_place(tmp_path: Path) -> Non
             plane.find(missing)
         assert caught.value.kind is Kind.NOT_FOUND
     plane.close()
+
+
+def test_what_was_wasted_is_summed_over_all_times_that_a_model_was_loaded(gated: Gated) -> None:
+    plane = DataPlane()
+    for seconds, whole in ((2.0, 2.0), (0.5, 2.5), (0.0, 2.5)):
+        one = endpoint(gated, 0)
+        plane.add(one)
+        one.wasted_seconds = seconds
+        assert plane.wasted() == {one.id: whole}
+        plane.remove([one.id])
+        assert plane.wasted() == {one.id: whole}

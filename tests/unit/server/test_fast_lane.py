@@ -21,6 +21,7 @@ from fairlead.domain.ids import RevisionId
 from fairlead.kits.clock import FakeClock
 from fairlead.server.executions import total
 from fairlead.server.http.app import ServerApp
+from fairlead.server.http.aside import Aside
 from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.serve import Listen, Socket, serve
 from fairlead.server.http.wave import QuickRequest, Wave
@@ -260,7 +261,7 @@ class Caller:
 async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
     server: Served,
 ) -> None:
-    app, caller, wave = server.running.app, Caller(), Wave(Ticks(), access_log=False)
+    app, caller, wave = server.running.app, Caller(), Wave(Ticks(), Aside(), access_log=False)
     asked = [(PREDICT, rows(1)), (INFER, tensor(1)), (PREDICT, rows(1))]
     loop = asyncio.get_running_loop()
     routes = []

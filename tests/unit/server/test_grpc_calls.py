@@ -19,6 +19,7 @@ from fairlead.api.worker import ServingSettings
 from fairlead.domain.errors import Kind
 from fairlead.domain.ids import RevisionId
 from fairlead.kits.frames import Frames, framed
+from fairlead.server.http.streams import one_answer
 from support.effort import PATIENCE
 from support.models import scaled_artifact
 from support.plain import NO_TLS
@@ -253,3 +254,19 @@ async def test_a_caller_that_leaves_ends_its_stream(server: InProcess) -> None:
 async def test_a_marker_changes_nothing_where_no_model_is(server: InProcess, method: str) -> None:
     answer = await server.client.post("/v1/model/scaled/predict", headers={MARKER: method}, json={})
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("size", [0, 80, 90, 100, 16_000, 16_383, 1 << 20])
+def test_an_answer_of_a_stream_is_put_together_without_being_read(size: int) -> None:
+    answer = message("ModelInferResponse")
+    name = answer(model_name="m", id="7").SerializeToString()
+    blob = answer(raw_output_contents=[b"x" * size]).SerializeToString()
+    answered = blob + name  # in an order that whoever wrote it again would change
+    wrapped = one_answer(answered)
+    assert answered in wrapped
+    read = message("ModelStreamInferResponse").FromString(wrapped)
+    assert not read.error_message
+    found = read.infer_response
+    assert (found.model_name, found.id) == ("m", "7")
+    assert list(found.raw_output_contents) == [b"x" * size]
+    assert dict(found.parameters)["triton_final_response"].bool_param

@@ -225,3 +225,22 @@ def test_who_waits_for_an_answer_is_not_cut_off(on_uvloop: Callable[..., None]) 
         assert statuses(await asking) == [200, 200]
 
     on_uvloop(test, keep_alive=0.2)
+
+
+def test_who_waits_for_an_answer_with_a_body_behind_it_that_is_not_read_is_not_cut_off(
+    on_uvloop: Callable[..., None],
+) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        slots = [one for one in running.plane.endpoints() if one.id.service == "echo"]
+        await slots[0].admission.enter()  # its only one: until it is free nobody is answered
+        async with raw.connected(path) as one:
+            await raw.send(one, ECHO + ECHO[:-3])
+            for _ in range(3):  # whoever stalls later is cut off first
+                async with raw.connected(path) as other:
+                    await raw.send(other, PREDICT[:-3])
+                    assert await raw.receive(other, 5) == (b"", True)
+            slots[0].admission.leave()
+            answers, closed = await raw.receive(one, 5)  # and then it is the client's turn
+            assert (statuses(answers), closed) == ([200], True)
+
+    on_uvloop(test, keep_alive=0.2)

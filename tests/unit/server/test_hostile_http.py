@@ -110,6 +110,38 @@ async def test_a_body_that_never_comes_frees_its_connection(
         await eventually(lambda: not any(one.in_progress for one in stats))
 
 
+LENGTHS = {
+    "quick": b"content-length: 4000\r\n\r\n",
+    "ordinary": b"content-length: 100000\r\n\r\n",
+    "large": b"content-length: 1000000\r\n\r\n",
+    "chunked": b"transfer-encoding: chunked\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+async def test_a_body_that_comes_too_slowly_frees_its_connection(tmp_path: Path, kind: str) -> None:
+    spec = scaled_artifact(tmp_path / "scaled").spec(RevisionId("scaled", "v1", "1"))
+    piece = b"1\r\n \r\n" if kind == "chunked" else b" "
+    async with in_process(spec) as running, listening(running.app, tmp_path / "s", 0.1) as path:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(PREDICT + LENGTHS[kind])
+
+        async def trickle() -> None:
+            while True:
+                writer.write(piece)
+                await asyncio.sleep(0.01)  # far less than an idle connection may stay
+
+        sending = asyncio.ensure_future(trickle())
+        async with asyncio.timeout(5 * PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        sending.cancel()
+        writer.close()
+        stats = [one for one in running.plane.stats if one.endpoint is not None]
+        await eventually(lambda: not any(one.in_progress for one in stats))
+        assert running.app.bodies.held == 0
+
+
 async def test_many_large_bodies_at_once_are_refused_and_the_memory_comes_back(
     tmp_path: Path,
 ) -> None:

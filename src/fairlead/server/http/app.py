@@ -90,7 +90,7 @@ class ServerApp:
         limit = min(settings.body_limit_bytes, _MOST_ASKED_BYTES)
         self.streaming = Streaming(self._now, limit, access_log=settings.access_log)
         self.aside = Aside()
-        self.wave = Wave(clock, access_log=settings.access_log)
+        self.wave = Wave(clock, self.aside, access_log=settings.access_log)
         self.gathering = Gathering(clock, self.bodies, self.aside, access_log=settings.access_log)
         self._cold = Cold(plane, settings, clock, identity, pod_name)
 
@@ -275,8 +275,9 @@ class ServerApp:
             finally:
                 times.ran(began, self._now() - began)
             endpoint.ran_now(began, times.engine_seconds, rows)
-            answer = handler.encode(call, (quickly,))
-            endpoint.answered(times, decoded, times.began + times.engine_seconds)
+            ran = times.began + times.engine_seconds
+            answer = await self.aside.encode(handler, call, (quickly,), until - ran)
+            endpoint.answered(times, decoded, ran)
             return answer
         answers = await unless_left(endpoint.infer_all(requests, until, times), receive)
         ran = self._now()

@@ -15,7 +15,7 @@ from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.pieces import LARGE_BYTES, LARGE_ELEMENTS
 from fairlead.kits.timeouts import timeout
 from fairlead.server.endpoint import late
-from fairlead.server.http.handlers import HEADER_LENGTH, Answer, Handler, Headers
+from fairlead.server.http.handlers import Answer, Handler, Headers
 from fairlead.server.threads import Threads
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Aside:
         self, handler: Handler, body: bytes, headers: Headers, seconds: float
     ) -> tuple[Sequence[InferRequest], Any]:
         """What the handler makes of a body, within `seconds`; raises FairleadError."""
-        if len(body) <= LARGE_BYTES or _json_bytes(body, headers) <= LARGE_BYTES:
+        if len(body) <= LARGE_BYTES or handler.parsed(body, headers) <= LARGE_BYTES:
             return handler.decode(body, headers)
         return await self._do(lambda: handler.decode(body, headers), seconds)
 
@@ -62,9 +62,3 @@ class Aside:
 def is_large(handler: Handler, call: Any, answers: Sequence[InferResponse]) -> bool:  # noqa: ANN401 - the handler's own
     """Would encoding them hold up the event loop?"""
     return handler.elements(call, answers) > LARGE_ELEMENTS
-
-
-def _json_bytes(body: bytes, headers: Headers) -> int:
-    """How much of the body is JSON: what stands before binary tensors, if there are any."""
-    said = headers.get(HEADER_LENGTH, b"")
-    return int(said) if said.isdigit() and len(said) < 12 else len(body)  # noqa: PLR2004 - more than any body

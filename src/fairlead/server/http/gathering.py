@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Future
 
 from fairlead.api.deadlines import seconds_to_answer
 from fairlead.api.inference import InferResponse
@@ -21,9 +20,9 @@ from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member
 from fairlead.server.batching import Batcher
 from fairlead.server.endpoint import late
-from fairlead.server.http.aside import Aside, is_large
+from fairlead.server.http.aside import Aside
 from fairlead.server.http.exchange import Bodies, ClientLeft
-from fairlead.server.http.handlers import Answer, Headers
+from fairlead.server.http.handlers import Headers
 from fairlead.server.http.priority import prioritize
 from fairlead.server.http.routes import HotRoute
 from fairlead.server.http.timing import Raw
@@ -84,9 +83,8 @@ class Gathering(Wave):
     """Collects what waits for batches, and answers what comes out of them. Belongs to one event loop."""
 
     def __init__(self, clock: Clock, bodies: Bodies, aside: Aside, *, access_log: bool) -> None:
-        super().__init__(clock, access_log=access_log)
+        super().__init__(clock, aside, access_log=access_log)
         self._bodies = bodies
-        self._aside = aside
         self._settled: list[GatheredRequest] = []
 
     # On their way into the queue.
@@ -176,33 +174,7 @@ class Gathering(Wave):
             if not isinstance(outcome, Exception):
                 outcome = Refused(Kind.CANCELLED, "the run was cancelled")
             return self._failed(one, outcome)
-        answer = one.answer
-        assert answer is not None
-        handler = one.route.handler
-        if not is_large(handler, one.call, (answer,)):
-            return self._encode(one)
-        loop = asyncio.get_running_loop()
-        future = self._aside.submit(lambda: handler.encode(one.call, (answer,)))
-        future.add_done_callback(
-            lambda found: (
-                None
-                if loop.is_closed()
-                else loop.call_soon_threadsafe(self._encoded, one, found, now)
-            )
-        )
-        return False
-
-    def _encoded(self, one: GatheredRequest, found: Future[Answer], began: float) -> None:
-        """A large answer was encoded beside the event loop."""
-        if one.response_complete:
-            return
-        try:
-            self._put(one, found.result())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
-            self._failed(one, error)
-            return
-        now = self._now()
-        self._send_all([one], now, now - began)
+        return self._encode(one)
 
     def _send_all(self, right: Sequence[QuickRequest], now: float, encoding: float) -> None:
         for one in right:

@@ -4,7 +4,8 @@ uvicorn parses everything it has read at once, and a request costs a hundred tim
 came in: who pipelines without reading the answers fills the server. Here the bytes wait unparsed instead.
 Beyond that: heads have a limit, an `Upgrade` we do not serve is ignored with its body intact, what is no
 HTTP is refused after the answers that are due before it, trailers are not headers, everybody on a connection
-that is gone is told, and a client that stalls for as long as an idle one may stay is cut off.
+that is gone is told, and a client that stalls for as long as an idle one may stay is cut off, as is one whose body takes
+several times as long.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _SLICE_BYTES = 1024  # parsed at once: some forty requests, if they are as small as can be
 _MOST_SLICE_BYTES = 64 * 1024  # of what is known to be body
 _MOST_HEAD_BYTES = 64 * 1024
+_UPLOADS = 4  # times the idle limit: how long a body may take to arrive
 _NO_HTTP = "this is no HTTP request: send one as RFC 9112 has it"
 _LONG_HEAD = f"the head of the request is larger than {_MOST_HEAD_BYTES} bytes: send less in it"
 
@@ -58,6 +60,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # that every request needs.
     __slots__ = (
         "_body_left",
+        "_body_looks",
         "_fed",
         "_fruitless_bytes",
         "_idle_since",
@@ -91,6 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unread = bytearray()  # read, not parsed yet
         self._fruitless_bytes = 0  # parsed since a head ended or a piece of body came
         self._body_left = 0
+        self._body_looks = 0  # the timer's, at which the body of this message was awaited
         self._in_head = False
         self._in_message = False
         self._fed = b""  # what the parser is being given, if that begins with a request
@@ -132,7 +136,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(seconds, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
-        if self._stalls():
+        if self._stalls() or self._takes_too_long():
             self.transport.abort()
             return
         idle = 0.0 if self._idle_since is None else self.loop.time() - self._idle_since
@@ -148,9 +152,17 @@ class GuardedProtocol(HttpToolsProtocol):
         waiting = self.transport.is_closing() or self.flow.write_paused or self._awaits_body()
         return waiting and looked == self._looked
 
+    def _takes_too_long(self) -> bool:
+        """Does a body come so slowly that nobody can be waiting for its answer? A stream's answer has begun."""
+        self._body_looks += self._awaits_body() and not self.cycle.response_started
+        return self._body_looks > _UPLOADS
+
     def _awaits_body(self) -> bool:
+        """Is it the client that keeps a body from being here? What is pipelined, or more than is wanted now, we do not read."""
         cycle = self.cycle
-        return bool(cycle is not None and not cycle.response_complete and cycle.more_body)
+        if cycle is None or cycle is not self.active or self.flow.read_paused:
+            return False
+        return bool(cycle.more_body)
 
     def _unset_keepalive_if_required(self) -> None:
         """The timer looks for itself."""
@@ -211,7 +223,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if receiving is None or receiving.left:
             return
         self.receiving = None
-        self._fruitless_bytes = self._body_left = 0
+        self._in_message = False
+        self._fruitless_bytes = self._body_left = self._body_looks = 0
         self.parser = httptools.HttpRequestParser(self)  # the other one still waits for the body
         if not receiving.cycle.response_complete:
             receiving.cycle.more_body = False
@@ -268,7 +281,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_message = False
-        self._fruitless_bytes = 0
+        self._fruitless_bytes = self._body_looks = 0
         if self._renewed is None:
             super().on_message_complete()
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fairlead.api.inference import InferRequest, InferResponse, Model
+from fairlead.api.inference import InferRequest, InferResponse, Model, Tensor
 from fairlead.dialects import oip_rest, project
 from fairlead.dialects.oip_binary import Body
-from fairlead.domain.signature import DocumentSignature, TensorSignature
+from fairlead.domain.signature import DataType, DocumentSignature, TensorSignature
 
 if TYPE_CHECKING:
     from fairlead.dialects import oip_grpc
@@ -18,6 +18,10 @@ Headers = Mapping[bytes, bytes]
 Answer = tuple[Body, int | None]  # the body, and how much of it is JSON if not all
 
 HEADER_LENGTH = b"inference-header-content-length"
+_MOST_DIGITS = 11  # of a length: more than any body
+_CLASS = 32  # elements that are written while one class is: a text with a number in it
+_SORTED = 2  # classes that are written while a row is sorted
+_LOOKED_AT = (DataType.BYTES, DataType.BOOL)  # as bytes, element by element
 
 
 def joined(body: Body) -> bytes:
@@ -43,19 +47,35 @@ class Handler(Protocol):
         """Raises FairleadError."""
         ...
 
+    def parsed(self, body: bytes, headers: Headers) -> int:
+        """How many bytes of a body `decode` would read one by one: what it costs."""
+        ...
+
     def elements(self, call: Any, responses: Sequence[InferResponse]) -> int:  # noqa: ANN401 - as above
         """How many elements `encode` would write one by one: what it costs."""
         ...
 
 
 class _Text:
-    """What all dialects share whose answers are written element by element."""
+    """What all dialects share whose bodies are read, and answers written, element by element."""
 
     splits = False
+
+    def parsed(self, body: bytes, headers: Headers) -> int:
+        del headers  # whatever they say of bytes behind JSON
+        return len(body)
 
     def elements(self, call: Any, responses: Sequence[InferResponse]) -> int:  # noqa: ANN401 - the handler's own
         del call
         return sum(tensor.size for one in responses for tensor in one.tensors.values())
+
+
+def _written(tensor: Tensor, classes: int) -> int:
+    """What it costs to write a tensor, or so many classes of each of its rows, in elements."""
+    if not classes:
+        return tensor.size
+    rows = max(1, len(tensor)) if tensor.ndim > 1 else 1
+    return tensor.size + _CLASS * rows * (min(classes, tensor.size // rows) + _SORTED)
 
 
 def project_handler(model: Model) -> Handler:
@@ -113,6 +133,8 @@ class _OipTensors:
 
     def __init__(self, codec: oip_rest.TensorCodec) -> None:
         self._codec = codec
+        # Texts have lengths of their own, and whether a BOOL is one is looked at.
+        self._looks = any(spec.datatype in _LOOKED_AT for spec in codec.signature.inputs)
 
     def decode(self, body: bytes, headers: Headers) -> tuple[Sequence[InferRequest], oip_rest.Call]:
         call = self._codec.decode(body, headers.get(HEADER_LENGTH))
@@ -121,12 +143,18 @@ class _OipTensors:
     def encode(self, call: oip_rest.Call, responses: Sequence[InferResponse]) -> Answer:
         return self._codec.encode(call, responses[0])
 
+    def parsed(self, body: bytes, headers: Headers) -> int:
+        said = headers.get(HEADER_LENGTH, b"")
+        if self._looks or not said.isdigit() or len(said) > _MOST_DIGITS:
+            return len(body)
+        return int(said)
+
     def elements(self, call: oip_rest.Call, responses: Sequence[InferResponse]) -> int:
         return sum(
-            tensor.size
+            _written(tensor, call.classes.get(name, 0))
             for one in responses
             for name, tensor in one.tensors.items()
-            if name not in call.binary or tensor.dtype.hasobject
+            if name not in call.binary or name in call.classes or tensor.dtype.hasobject
         )
 
 
@@ -186,6 +214,13 @@ class _GrpcTensors(_Text):
 
     def encode(self, call: oip_grpc.Call, responses: Sequence[InferResponse]) -> Answer:
         return self.codec.encode(call, responses[0]), None
+
+    def elements(self, call: oip_grpc.Call, responses: Sequence[InferResponse]) -> int:
+        return sum(
+            _written(tensor, call.classes.get(name, 0))
+            for one in responses
+            for name, tensor in one.tensors.items()
+        )
 
 
 class _GrpcDocuments(_Text):

@@ -150,6 +150,7 @@ class HttpProtocol(GuardedProtocol):
         if quick is None:
             super().on_body(body)
         else:
+            self._fruitless_bytes = 0
             quick.body = quick.body + body if quick.body else body
 
     def on_message_complete(self) -> None:
@@ -159,6 +160,7 @@ class HttpProtocol(GuardedProtocol):
         else:
             self._quick = None
             self._in_message = False
+            self._fruitless_bytes = self._body_looks = 0
             if quick.keep_alive:
                 size = len(quick.body)
                 self._last.came(self._begun, self.url, quick.headers, self.headers, size)
@@ -184,12 +186,12 @@ class HttpProtocol(GuardedProtocol):
     ) -> QuickRequest | None:
         """What stands in the place of an ASGI cycle, if the body is small and its route can take it now."""
         route = _chosen(hot, headers)
-        if route is None:
+        if route is None or size > route.most_fast_bytes:
             return None
         endpoint = route.endpoint
         if endpoint.may_be_quick(size):
             return QuickRequest(self._lane.wave, self, route, url, raw, headers)
-        if endpoint.gathers and size <= route.most_gathered_bytes:
+        if endpoint.gathers:
             return GatheredRequest(self._lane.gathering, self, route, url, raw, headers)
         return None
 

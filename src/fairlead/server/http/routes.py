@@ -85,7 +85,7 @@ class HotRoute:
         "handler",
         "head",
         "json_headers",
-        "most_gathered_bytes",
+        "most_fast_bytes",
         "stats",
         "statuses",
         "stream",
@@ -100,8 +100,8 @@ class HotRoute:
         self.stream: GrpcRoute | None = None
         self.handler = handler
         self.deadline_seconds = served.spec.deadline_seconds
-        # Of a body that is decoded on the event loop, on its way to a batch.
-        self.most_gathered_bytes = min(LARGE_BYTES, served.spec.settings.body_limit_bytes)
+        # Of a body that is decoded on the event loop; what is larger goes through ASGI, which knows how to refuse it.
+        self.most_fast_bytes = min(LARGE_BYTES, served.spec.settings.body_limit_bytes)
         self.stats = stats
         self.statuses, self.error_body = shape_for(stats.template.encode())
         self.json_headers = [(b"content-type", b"application/json"), *served.headers()]

@@ -9,6 +9,7 @@ or for which the server has no room, ends the stream with an answer that says wh
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ from fairlead.server.times import Times
 
 OK = 200
 _READ_AHEAD = 4  # messages
+_INFER_RESPONSE = b"\x12"  # of a ModelStreamInferResponse: field 2, whose length follows
 _GRPC_ENCODING = b"grpc-encoding"
 _COMPRESSED = (
     "a message is compressed in a way that is not read here; send gzip, deflate or identity"
@@ -90,18 +92,31 @@ def refusal(error: FairleadError, body: bytes) -> bytes:
 
 
 def one_answer(answered: bytes) -> bytes:
-    """The bytes of a ModelInferResponse, the only one to its question, inside a ModelStreamInferResponse."""
-    whole = answered + _final()
-    wrapped = message("ModelStreamInferResponse")()
-    wrapped.infer_response.MergeFromString(whole)
-    return bytes(wrapped.SerializeToString())
+    """The bytes of a ModelInferResponse, the only one to its question, inside a ModelStreamInferResponse.
+
+    As the wire has it: two messages behind each other are one. To read and write a large one again would take many
+    milliseconds.
+    """
+    final = _final()
+    length = _varint(len(answered) + len(final))
+    return b"".join((_INFER_RESPONSE, length, answered, final))
 
 
+@functools.cache
 def _final() -> bytes:
     """What clients of models that may answer several times look for, as a response of its own."""
     response = message("ModelInferResponse")()
     response.parameters["triton_final_response"].bool_param = True
     return bytes(response.SerializeToString())
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits in each byte, the eighth says that more follow
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.kits.clock import Clock
 from fairlead.server.endpoint import late
+from fairlead.server.http.aside import Aside, is_large
 from fairlead.server.http.exchange import OWN_HEAD, ClientLeft, log_answer, request_id
 from fairlead.server.http.handlers import Answer, Headers, joined
 from fairlead.server.http.routes import HotRoute, head_of
@@ -27,6 +29,7 @@ from fairlead.server.http.timing import Raw, after_run, not_run, run, with_run
 
 OK = 200
 _MESSAGE = b"%b" + OWN_HEAD + b"%b"  # an answer: its route's head, its own, its body
+_FEW_ELEMENTS = 64  # of an answer: so few are never worth a thread, even as classes
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
 
 
@@ -144,8 +147,9 @@ class QuickRequest:
 class Wave:
     """Collects quick requests and answers them at the end of the event loop's turn."""
 
-    def __init__(self, clock: Clock, *, access_log: bool) -> None:
+    def __init__(self, clock: Clock, aside: Aside, *, access_log: bool) -> None:
         self._now = clock.monotonic
+        self._aside = aside
         self._access_log = access_log
         self._waiting: list[QuickRequest] = []
 
@@ -257,12 +261,48 @@ class Wave:
         return after_run(one.began - one.start, ended - one.began, headers, raw, one.batch)
 
     def _encode(self, one: QuickRequest) -> bool:
-        assert one.answer is not None
+        """Encode it; False if it failed, or if that is the work of a thread."""
+        answer, handler = one.answer, one.route.handler
+        assert answer is not None
+        elements = 0
+        for tensor in (
+            answer.tensors.values()
+        ):  # most answers are small; of others the handler knows what they cost
+            elements += tensor.size
         try:
-            self._put(one, one.route.handler.encode(one.call, (one.answer,)))
+            if elements > _FEW_ELEMENTS and is_large(handler, one.call, (answer,)):
+                self._encode_aside(one, answer)
+                return False
+            self._put(one, handler.encode(one.call, (answer,)))
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(one, error)
         return True
+
+    def _encode_aside(self, one: QuickRequest, answer: InferResponse) -> None:
+        """Encode it beside the event loop."""
+        loop, began, handler = asyncio.get_running_loop(), self._now(), one.route.handler
+        future = self._aside.submit(lambda: handler.encode(one.call, (answer,)))
+        future.add_done_callback(
+            lambda found: (
+                None
+                if loop.is_closed()
+                else loop.call_soon_threadsafe(self._encoded, one, found, began)
+            )
+        )
+
+    def _encoded(self, one: QuickRequest, found: Future[Answer], began: float) -> None:
+        """A large answer was encoded beside the event loop."""
+        if one.response_complete:
+            return
+        now = self._now()
+        try:
+            if one.until and now > one.until:
+                raise late(one.until - one.start)  # noqa: TRY301 - counted as every other end
+            self._put(one, found.result())
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(one, error)
+            return
+        self._send_all([one], now, now - began)
 
     def _put(self, one: QuickRequest, answer: Answer) -> None:
         """Make of what was encoded the bytes that are sent."""
