@@ -82,3 +82,14 @@ async def test_a_call_that_ends_with_its_head_is_answered_with_a_code(
     assert told[0] == code.value[0]
     assert words in told[1]
     assert told[3] == b""
+
+
+async def test_a_time_that_is_over_already_is_exceeded_and_not_wrong(asked: GrpcWorld) -> None:
+    slow = message("ModelInferRequest")(model_name="boom")
+    given = slow.inputs.add(name="request", datatype="BYTES", shape=[1])
+    given.contents.bytes_contents.append(b'{"seconds": 5}')
+    sent = framed(slow.SerializeToString())
+    for time in ("0n", "0m", "0S"):
+        metadata = (*KEY, ("grpc-timeout", time))
+        told = await raw_call(asked.world.settings.port, f"{SERVICE}/ModelInfer", sent, metadata)
+        assert told[:2] == (Code.DEADLINE_EXCEEDED.value[0], "no answer within 0 s")

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import grpc  # type: ignore[import-untyped] # it ships no types
 
 from fairlead.api import grpc_status
+from fairlead.api.deadlines import is_named, seconds_to_answer
 from fairlead.api.oip_messages import files
 from fairlead.dialects import oip_grpc_calls
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -137,7 +138,12 @@ class Calls:
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         headers = dict(_headers("ModelStreamInfer", context))
-        until = _until(context, self._clock.monotonic())
+        until = float("inf")
+        if is_named(headers):
+            try:
+                until = self._clock.monotonic() + seconds_to_answer(headers, until)
+            except Refused as error:
+                await context.abort(_CODES[grpc_status.GRPC_STATUS[error.kind]], error.message)
         async for body in messages:
             holding = Holding(self._app.bodies)
             try:
@@ -250,8 +256,3 @@ def _headers(method: str, context: Context) -> HeaderList:
     if left is not None and left * 1000 < _MOST_MILLISECONDS:
         headers.append((b"grpc-timeout", b"%dm" % max(1, int(left * 1000))))
     return [*headers, (GRPC, method.encode())]
-
-
-def _until(context: Context, now: float) -> float:
-    left = context.time_remaining()
-    return float("inf") if left is None else now + float(left)
