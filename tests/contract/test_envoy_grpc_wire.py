@@ -93,3 +93,16 @@ async def test_a_time_that_is_over_already_is_exceeded_and_not_wrong(asked: Grpc
         metadata = (*KEY, ("grpc-timeout", time))
         told = await raw_call(asked.world.settings.port, f"{SERVICE}/ModelInfer", sent, metadata)
         assert told[:2] == (Code.DEADLINE_EXCEEDED.value[0], "no answer within 0 s")
+
+
+@pytest.mark.parametrize("kind", ["", "+proto", "-text", "-text+proto"])
+async def test_grpc_web_is_told_that_it_is_not_spoken(asked: GrpcWorld, kind: str) -> None:
+    port, kind = asked.world.settings.port, f"application/grpc-web{kind}"
+    sent = framed(asked.scaled().SerializeToString())
+    for path in (f"{SERVICE}/ModelInfer", f"{SERVICE}/ServerLive", STREAM, f"{HEALTH}/Check"):
+        for metadata in (KEY, NAMED):
+            code, words, headers, body = await raw_call(port, path, sent, metadata, kind)
+            assert code == Code.UNIMPLEMENTED.value[0]
+            assert words.startswith("gRPC-Web is not spoken here")
+            assert (headers["content-type"], body) == (kind, b"")
+        assert (await raw_call(port, path, sent, (), kind))[0] == Code.UNAUTHENTICATED.value[0]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairlead.api import grpc_status
 from fairlead.api._generated import descriptors
 from fairlead.api.grpc_status import FRAMES, MESSAGE, PROTOBUF, SERVICE, STATUS
 
@@ -41,12 +42,18 @@ _LUA, _ENDS_LUA = (
 )
 # What a route matches first, before a call is translated.
 _FRAMED: Document = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+# gRPC-Web has other frames and no trailers: the front desk says that it is not spoken here.
+_NOT_WEB: Document = {
+    "name": "content-type",
+    "string_match": {"prefix": grpc_status.WEB},
+    "invert_match": True,
+}
 _NAMED: Document = {"name": "x-model-name", "present_match": True}
 _KEYLESS: Document = {"name": "x-api-key", "present_match": True, "invert_match": True}
 
 
 def _exactly(service: str, method: str, *headers: Document) -> Document:
-    return {"path": f"/{service}/{method}", "headers": [_FRAMED, *headers]}
+    return {"path": f"/{service}/{method}", "headers": [_FRAMED, _NOT_WEB, *headers]}
 
 
 # By the prefix they are found under: what needs no key, and what does. Health tells everybody of the server, and of a
@@ -57,7 +64,7 @@ CALLS: Mapping[str, tuple[tuple[Document, ...], tuple[Document, ...]]] = {
         (
             _exactly(SERVICE, _STREAM_METHOD, _NAMED),
             _exactly(SERVICE, _STREAM_METHOD),
-            {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
+            {"prefix": f"/{SERVICE}/", "headers": [_FRAMED, _NOT_WEB]},
         ),
     ),
     f"/{_HEALTH}/": (
