@@ -313,6 +313,16 @@ async def test_statistics_without_a_name_are_those_of_all_models(both: Both) -> 
     assert await asyncio.to_thread(told) == ["scaled/1", "scaled/2"]
 
 
+async def test_nobodys_metadata_is_everybodys_statistics(both: Both) -> None:
+    asked = message("ModelMetadataRequest")(name="stats").SerializeToString()
+    for channel, key in ((both.gateway.channel, KEY), (both.direct, ())):
+        calling = channel.unary_unary(f"{SERVICE}/ModelMetadata")(asked, metadata=key, timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await calling
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert caught.value.details() == "Request for unknown model: 'stats' is not found"
+
+
 async def test_a_stream_says_what_is_missing_in_the_words_of_a_call(both: Both) -> None:
     for name, version, words in (
         ("scaled", "9", "scaled has no version '9' here; versions: 1, 2"),
