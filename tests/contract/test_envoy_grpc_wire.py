@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from fairlead.api.oip_messages import message
+from fairlead.gateway.replies import NO_MESSAGE
 from fairlead.kits.frames import framed
 from support.effort import PATIENCE
 from support.grpc_calls import HEALTH
@@ -26,7 +27,6 @@ SERVICE = "/inference.GRPCInferenceService"
 STREAM = f"{SERVICE}/ModelStreamInfer"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 NAMED = (*KEY, ("x-model-name", "scaled"))
-NO_MESSAGE = "the call has no message"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -82,6 +82,16 @@ async def test_a_call_that_ends_with_its_head_is_answered_with_a_code(
     assert told[0] == code.value[0]
     assert words in told[1]
     assert told[3] == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0\0"])
+@pytest.mark.parametrize("metadata", [KEY, NAMED])
+async def test_a_call_without_a_whole_frame_is_the_callers_mistake(
+    asked: GrpcWorld, sent: bytes, metadata: Sequence[tuple[str, str]]
+) -> None:
+    for method in ("ModelInfer", "ModelMetadata", "RepositoryIndex", "Nothing"):
+        told = await raw_call(asked.world.settings.port, f"{SERVICE}/{method}", sent, metadata)
+        assert told[:2] == (Code.INVALID_ARGUMENT.value[0], NO_MESSAGE)
 
 
 async def test_a_time_that_is_over_already_is_exceeded_and_not_wrong(asked: GrpcWorld) -> None:

@@ -46,6 +46,8 @@ async def raw_call(
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(writer.close)
         connection.send_headers(1, asked, end_stream=body is None)
+        if body == b"":
+            connection.send_data(1, b"", end_stream=True)
         found: dict[str, str] = {}
         answer = bytearray()
         unsent, ended = memoryview(body or b""), False
