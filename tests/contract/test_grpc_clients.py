@@ -40,7 +40,8 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
 ]
-INFER = "/inference.GRPCInferenceService/ModelInfer"
+SERVICE = "/inference.GRPCInferenceService"
+INFER = f"{SERVICE}/ModelInfer"
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -150,7 +151,7 @@ async def test_streams_answer_alike(both: Both) -> None:
         (both.gateway.channel, (*KEY, ("x-model-name", "scaled"), ("accept-version", "v1.1"))),
         (both.direct, (("accept-version", "v1.1"),)),
     ):
-        streaming = channel.stream_stream(f"{INFER.rpartition('/')[0]}/ModelStreamInfer")(
+        streaming = channel.stream_stream(f"{SERVICE}/ModelStreamInfer")(
             metadata=metadata, timeout=30
         )
         found = []
@@ -162,6 +163,35 @@ async def test_streams_answer_alike(both: Both) -> None:
         answers.append(found)
     assert answers[0] == answers[1]
     assert {bool(one.error_message) for one in answers[0]} == {True, False}
+
+
+async def test_a_streams_time_is_its_callers_and_is_told_as_it_was_given(both: Both) -> None:
+    asked = infer_request("scaled", {"x": np.ones((1, 3), np.float32)}, id="7")
+    for channel, port, key in (
+        (both.gateway.channel, both.gateway.world.settings.port, KEY),
+        (both.direct, both.port, ()),
+    ):
+        streaming = stream(channel)(metadata=(*key, ("x-request-timeout-ms", "1")), timeout=20)
+        words = ""
+        while not words:  # the first may be answered in time
+            await streaming.write(asked)
+            answer = await streaming.read()
+            assert answer.infer_response.id == "7"
+            words = answer.error_message
+        assert words == "no answer within 0.001 s"
+        await streaming.done_writing()
+        assert await streaming.code() is grpc.StatusCode.OK
+        sent = framed(asked.SerializeToString())
+        wrong = (*key, ("x-request-timeout-ms", "soon"))
+        code, words, *_ = await raw_call(port, f"{SERVICE}/ModelStreamInfer", sent, wrong)
+        assert CODES[code] is grpc.StatusCode.INVALID_ARGUMENT
+        assert "'soon' is no time" in words
+
+
+async def test_many_calls_at_once_are_answered_and_none_is_cancelled(both: Both) -> None:
+    asked = infer_request("scaled", {"x": np.ones((1, 3), np.float32)}).SerializeToString()
+    calls = [both.direct.unary_unary(INFER)(asked, timeout=60) for _ in range(2000)]
+    assert len(await asyncio.gather(*calls)) == len(calls)
 
 
 async def test_a_caller_that_leaves_cancels_and_frees_its_place(both: Both) -> None:
@@ -281,6 +311,16 @@ async def test_statistics_without_a_name_are_those_of_all_models(both: Both) -> 
             return sorted(f"{one.name}/{one.version}" for one in counts)
 
     assert await asyncio.to_thread(told) == ["scaled/1", "scaled/2"]
+
+
+async def test_nobodys_metadata_is_everybodys_statistics(both: Both) -> None:
+    asked = message("ModelMetadataRequest")(name="stats").SerializeToString()
+    for channel, key in ((both.gateway.channel, KEY), (both.direct, ())):
+        calling = channel.unary_unary(f"{SERVICE}/ModelMetadata")(asked, metadata=key, timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await calling
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert caught.value.details() == "Request for unknown model: 'stats' is not found"
 
 
 async def test_a_stream_says_what_is_missing_in_the_words_of_a_call(both: Both) -> None:

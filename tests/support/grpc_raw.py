@@ -21,9 +21,16 @@ _READ_BYTES = 1 << 16
 
 
 async def raw_call(
-    port: int, path: str | bytes, body: bytes, metadata: Iterable[tuple[str, str]]
+    port: int,
+    path: str | bytes,
+    body: bytes | None,
+    metadata: Iterable[tuple[str, str]],
+    content_type: str = "application/grpc",
 ) -> tuple[int, str, dict[str, str], bytes]:
-    """The code (-1 without one), the message, all headers and trailers, and the body of the answer to a unary call."""
+    """The code (-1 without one), the message, all headers and trailers, and the body of the answer.
+
+    A body that is None ends the call with its head. An answer that is not as long as it says is a ProtocolError.
+    """
     connection = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
     connection.initiate_connection()
     asked = [
@@ -31,17 +38,19 @@ async def raw_call(
         (":scheme", "http"),
         (":authority", "x"),
         (":path", path),
-        ("content-type", "application/grpc"),
+        ("content-type", content_type),
         ("te", "trailers"),
         *metadata,
     ]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(writer.close)
-        connection.send_headers(1, asked)
+        connection.send_headers(1, asked, end_stream=body is None)
+        if body == b"":
+            connection.send_data(1, b"", end_stream=True)
         found: dict[str, str] = {}
         answer = bytearray()
-        unsent, ended = memoryview(body), False
+        unsent, ended = memoryview(body or b""), False
         while not ended:
             while unsent and (room := connection.local_flow_control_window(1)):
                 size = min(room, connection.max_outbound_frame_size, len(unsent))

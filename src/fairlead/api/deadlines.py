@@ -18,7 +18,8 @@ Headers = Mapping[bytes, bytes]
 FULL = "pending request queue full"  # S0-40
 
 TIMEOUT = b"x-request-timeout-ms"
-GRPC_TIMEOUT = b"grpc-timeout"  # gRPC over HTTP/2, "Requests": at most eight digits and a unit
+# gRPC over HTTP/2, "Requests": at most eight digits and a unit. 0 is what clients write whose time is over already.
+GRPC_TIMEOUT = b"grpc-timeout"
 MOST_GRPC_MILLISECONDS = 99_999_999  # what eight digits can say
 GATEWAYS = b"x-envoy-expected-rq-timeout-ms"
 _MILLISECONDS = re.compile(rb"[0-9]{1,9}")
@@ -59,7 +60,7 @@ def seconds_to_answer(headers: Headers, most: float) -> float:
     grpc = headers.get(GRPC_TIMEOUT)
     if grpc is not None:
         found = _GRPC.fullmatch(grpc)
-        if found is None or not int(found[1]):
+        if found is None:
             shown = grpc.decode("latin-1")
             message = f"grpc-timeout: {shown!r:.40} is no time; write up to eight digits and one of H, M, S, m, u, n"
             raise Refused(Kind.INVALID, message)

@@ -19,6 +19,7 @@ STATUS = "x-grpc-status"
 MESSAGE = "x-grpc-message"
 PROTOBUF = "application/x-protobuf"  # the bare message of a unary call
 FRAMES = "application/x-grpc-frames"  # the messages of a stream, each with gRPC's own five bytes before it
+WEB = "application/grpc-web"  # how the content types of gRPC-Web begin
 OK = 0
 UNKNOWN = 2
 _LONGEST_MESSAGE = 4096  # characters; Envoy and grpcio bound all trailers together to 8 KiB

@@ -28,6 +28,10 @@ CHECK = "Check"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 _MODEL_READY = "ModelReady"
 _STATISTICS = "ModelStatistics"
+_METADATA = "ModelMetadata"
+_EVERYBODYS = (
+    "model_stats"  # what the path says that would be the metadata of a model called `stats`
+)
 # Methods that ask yes or no: what HTTP says by its status, too, is an answer here.
 _YES_OR_NO: Mapping[str, str] = {
     "ServerLive": "live",
@@ -44,7 +48,7 @@ _BY_STATUS: Mapping[int, Kind] = {status: kind for kind, status in HTTP_STATUS.i
 _OF_MODELS: Mapping[str, tuple[str, str]] = {
     "ModelInfer": ("POST", "/infer"),
     _MODEL_READY: ("GET", "/ready"),
-    "ModelMetadata": ("GET", ""),
+    _METADATA: ("GET", ""),
     "ModelConfig": ("GET", "/config"),
     _STATISTICS: ("GET", "/stats"),  # without a name those of all models
 }
@@ -146,6 +150,8 @@ def answer(method: str, status: int, error_code: str | None, body: bytes) -> Ans
         return refused(_kind(status, error_code), _text(document, status))
     if not names_a_model(method):
         return refused(Kind.METHOD, f"there is no method {method!r:.80}")
+    if method == _METADATA and isinstance(document, Mapping) and _EVERYBODYS in document:
+        return refused(Kind.NOT_FOUND, "Request for unknown model: 'stats' is not found")
     field = _WRAPPED.get(method)
     try:
         return _ok(method, {field: document} if field else document)

@@ -6,10 +6,12 @@ data plane sees the same thing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from fairlead.domain.ids import NAME, NAME_RULE
 from fairlead.domain.keys import Verb
 
 GET = ("GET", "HEAD")
@@ -26,6 +28,9 @@ READY = "ready"
 METADATA = "metadata"
 CONFIG = "config"
 STATS = "stats"
+# What a service may be called: a path of its own must not be everybody's.
+SERVICE = re.compile(rf"(?!{STATS}$){NAME.pattern}")
+SERVICE_RULE = f"{NAME_RULE}; not {STATS!r}: /v2/models/{STATS} is everybody's statistics"
 
 # Every action has one verb: what a key needs to ask it. Whatever a release's own paths do is inference.
 VERBS: Mapping[str, Verb] = {

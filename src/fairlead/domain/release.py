@@ -22,7 +22,7 @@ from fairlead.domain.batching import (
     contradictions,
 )
 from fairlead.domain.ids import DEFAULT_ENDPOINT, LATEST, NAME, NAME_RULE, ArtifactRef, RevisionId
-from fairlead.domain.paths import CustomPath, parse_path
+from fairlead.domain.paths import SERVICE, SERVICE_RULE, CustomPath, parse_path
 from fairlead.domain.reading import Node, shown
 from fairlead.domain.resources import MAX_QUANTITY, read_resources
 from fairlead.domain.schema import Key, object_schema
@@ -94,6 +94,7 @@ class Release:
 
 
 _NAME_SCHEMA = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+_SERVICE_SCHEMA = {"type": "string", "pattern": f"^{SERVICE.pattern}$"}
 ENDPOINT_KEYS = (
     Key(
         "minScale",
@@ -143,7 +144,7 @@ KEYS = (
         {"type": "string"},
         "staging or prod; picks the public host name where a target has one",
     ),
-    Key("service", _NAME_SCHEMA, "the service this line belongs to: what clients call"),
+    Key("service", _SERVICE_SCHEMA, "the service this line belongs to: what clients call"),
     Key("model", _NAME_SCHEMA, "the line: what `Accept-Version` names", required=True),
     Key("version", _NAME_SCHEMA, 'the revision of the line, as text: "2"', required=True),
     Key("artifact", {"type": "string"}, "<name>/<version>: what local, Compose and Swarm run"),
@@ -210,9 +211,7 @@ def release_from_document(document: object, source: str) -> Release:
         )
     version = _version(node.child("version")) if node.has("version") else ""
     release = Release(
-        service=node.child("service").text(NAME, f"write {NAME_RULE}")
-        if node.has("service")
-        else None,
+        service=_optional(node, "service", SERVICE, f"write {SERVICE_RULE}"),
         line=line,
         version=version,
         artifact=_artifact(node.child("artifact")) if node.has("artifact") else None,
@@ -321,8 +320,8 @@ def _artifact(node: Node) -> ArtifactRef | None:
         return None
 
 
-def _optional(node: Node, key: str) -> str | None:
-    return node.child(key).text() if node.has(key) else None
+def _optional(node: Node, key: str, *rule: Any) -> str | None:  # noqa: ANN401 - as of `text`
+    return node.child(key).text(*rule) if node.has(key) else None
 
 
 def _legacy(node: Node) -> bool:

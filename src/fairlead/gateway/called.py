@@ -32,6 +32,9 @@ _OF_BODY = frozenset({"content-type", "content-length"})
 _ENCODING = "content-encoding"  # of a message; `oip.lua` sets it, from what gRPC says of messages
 _BEGINNING_BYTES = 4096  # of a message; as many as `oip.lua` looks at
 _MOST_BYTES = 1 << 20  # of a message that the desk reads, once it is unpacked
+_NO_WEB = (
+    "gRPC-Web is not spoken here; speak gRPC over HTTP/2, or POST JSON to /v2/models/<name>/infer"
+)
 _DAMAGED = "the message is not what its grpc-encoding says: it cannot be unpacked"
 
 
@@ -86,12 +89,17 @@ def _framed(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").startswith("application/grpc")
 
 
+def _of_web(visit: Visit) -> bool:
+    return visit.headers.get("content-type", "").startswith(grpc_status.WEB)
+
+
 async def answered(visit: Visit, answer: Callable[[Visit], Awaitable[Response]]) -> Response:
     """The answer of the desk, in gRPC's form if the visit is a call."""
     if _framed(visit.headers):
         response = await answer(visit)
         said = _said(visit, "", response)
-        return _with(response, {"content-type": "application/grpc"}, said, "grpc-")
+        kind = visit.headers["content-type"] if _of_web(visit) else "application/grpc"
+        return _with(response, {"content-type": kind}, said, "grpc-")
     method = visit.headers.get(grpc_status.MARKER)
     if method is None:
         return await answer(visit)
@@ -117,6 +125,8 @@ def _said(visit: Visit, method: str, response: Response) -> Answer:
     code = response.headers.get(ERROR_CODE)
     translated = visit.path.startswith("/v2")
     if not translated and (response.status_code < _FIRST_ERROR or code == Kind.NOT_FOUND):
+        if _of_web(visit):
+            return oip_grpc_calls.refused(Kind.METHOD, _NO_WEB)
         if oip_grpc_calls.names_a_model(method):
             return oip_grpc_calls.refused(Kind.INVALID, oip_grpc_calls.NO_NAME)
         return oip_grpc_calls.no_such_method(visit.path)

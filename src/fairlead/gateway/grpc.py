@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairlead.api import grpc_status
 from fairlead.api._generated import descriptors
 from fairlead.api.grpc_status import FRAMES, HEALTH, MESSAGE, PROTOBUF, SERVICE, STATUS
 
@@ -28,21 +29,30 @@ _NAMING, _ROUTING, _TRAILERS, _BRIDGE, _ANSWERS = (
     "grpc_bridge",
     "grpc_answers",
 )
-_STREAMS = "grpc_streams"
+_ENDS, _STREAMS = "grpc_ends", "grpc_streams"
 _UNARY = (_ROUTING, _TRAILERS, _BRIDGE, _ANSWERS)
-_STREAM = (_NAMING, _ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
+_NAMED_STREAM = (_ENDS, _ROUTING, _TRAILERS, _STREAMS, _ANSWERS)
+_STREAM = (_ENDS, _NAMING, *_NAMED_STREAM[1:])
 _ENDLESS = ("/Watch", "/ServerReflectionInfo")  # what the front desk streams
 _STREAM_METHOD = "ModelStreamInfer"
 _STREAM_PATH = f"/{SERVICE}/{_STREAM_METHOD}"
-_LUA = Path(__file__).with_name("oip.lua").read_text(encoding="utf-8")
+_LUA, _ENDS_LUA = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("oip.lua", "ends.lua")
+)
 # What a route matches first, before a call is translated.
 _FRAMED: Document = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+# gRPC-Web has other frames and no trailers: the front desk says that it is not spoken here.
+_NOT_WEB: Document = {
+    "name": "content-type",
+    "string_match": {"prefix": grpc_status.WEB},
+    "invert_match": True,
+}
 _NAMED: Document = {"name": "x-model-name", "present_match": True}
 _KEYLESS: Document = {"name": "x-api-key", "present_match": True, "invert_match": True}
 
 
 def _exactly(service: str, method: str, *headers: Document) -> Document:
-    return {"path": f"/{service}/{method}", "headers": [_FRAMED, *headers]}
+    return {"path": f"/{service}/{method}", "headers": [_FRAMED, _NOT_WEB, *headers]}
 
 
 # By the prefix they are found under: what needs no key, and what does. Health tells everybody of the server, and of a
@@ -53,7 +63,7 @@ CALLS: Mapping[str, tuple[tuple[Document, ...], tuple[Document, ...]]] = {
         (
             _exactly(SERVICE, _STREAM_METHOD, _NAMED),
             _exactly(SERVICE, _STREAM_METHOD),
-            {"prefix": f"/{SERVICE}/", "headers": [_FRAMED]},
+            {"prefix": f"/{SERVICE}/", "headers": [_FRAMED, _NOT_WEB]},
         ),
     ),
     f"/{HEALTH}/": (
@@ -68,6 +78,7 @@ _FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 def filters() -> list[Document]:
     """In order, between the key and the router."""
     return [
+        _off(_ENDS, _lua(_ENDS_LUA)),
         _off(
             _NAMING,
             {
@@ -80,13 +91,7 @@ def filters() -> list[Document]:
                 },
             },
         ),
-        _off(
-            _ROUTING,
-            {
-                "@type": f"{_FILTERS}.lua.v3.Lua",
-                "default_source_code": {"inline_string": _LUA},
-            },
-        ),
+        _off(_ROUTING, _lua(_LUA)),
         _off(_TRAILERS, _mutations(response_trailers_mutations=_trailers())),
         _off(
             _BRIDGE,
@@ -116,9 +121,9 @@ def calls(route: Document) -> Document:
     path = route["match"].get("path", "")
     if path == _STREAM_PATH:
         # Who names the model in metadata need not have sent a message before the stream begins.
-        names = _STREAM[1:] if _NAMED in route["match"]["headers"] else _STREAM
+        names = _NAMED_STREAM if _NAMED in route["match"]["headers"] else _STREAM
     elif path.endswith(_ENDLESS):
-        names = _STREAM[1:]
+        names = _NAMED_STREAM
         route = {**route, "route": {**route["route"], "timeout": "0s", "idle_timeout": "0s"}}
     own = {**route.get("typed_per_filter_config", {}), **dict.fromkeys(names, on)}
     return {**route, "typed_per_filter_config": own, "request_body_buffer_limit": MOST_BYTES}
@@ -126,6 +131,13 @@ def calls(route: Document) -> Document:
 
 def _off(name: str, config: Document) -> Document:
     return {"name": name, "typed_config": config, "disabled": True}
+
+
+def _lua(source: str) -> Document:
+    return {
+        "@type": f"{_FILTERS}.lua.v3.Lua",
+        "default_source_code": {"inline_string": source},
+    }
 
 
 def _mutations(**mutations: list[Document]) -> Document:

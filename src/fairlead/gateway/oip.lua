@@ -175,8 +175,8 @@ local function to_model(handle, method)
   local headers = handle:headers()
   local name, version = headers:get(NAMED), headers:get(NAMED_VERSION)
   local encoding = headers:get("grpc-encoding")
-  -- Of a call that may compress, only the message tells whether it does.
-  if not name or (encoding and encoding ~= "identity") then
+  -- Of a call that may compress, only the message tells whether it does; and only what runs a model may be too large.
+  if not name or call[2] == "GET" or (encoding and encoding ~= "identity") then
     local message = message_of(handle)
     if not message then return end
     if not name then

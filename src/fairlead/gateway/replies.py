@@ -27,6 +27,9 @@ _NO_FRAME = _NAMING_FAILED.format(status="INVALID_ARGUMENT", why="REQUEST_BUFFER
 _TOO_LONG = _NAMING_FAILED.format(
     status="FAILED_PRECONDITION", why="REQUEST_BUFFER_CONVERSION_FAIL"
 )
+# And so does the bridge of unary calls, of one that has no whole frame.
+_NO_CALL = "grpc_bridge_data_too_small"
+NO_MESSAGE = "the call has no message"
 UNNAMED = "a stream whose messages are compressed names its model in the metadata x-model-name"
 NOT_WHOLE = "the stream's first message is not whole, or not framed as gRPC has it"
 TOO_LONG = (
@@ -90,7 +93,7 @@ def local_reply_config(off_seconds: float) -> Document:
 
     `off_seconds`: how long the kill switch stays open.
     """
-    mappers = _streams_without_a_name()
+    mappers = _calls_without_a_message()
     shapes = ((_GRPC, _grpc_filter()), ("error", _path_filter(_OPEN_INFERENCE)), ("message", None))
     for key, path in shapes:
         mappers += [
@@ -122,8 +125,11 @@ def _unauthorized(key: str, path: Document | None, text: str, *, sent: bool) -> 
     return mapper
 
 
-def _streams_without_a_name() -> list[Document]:
-    """A stream whose first message was not found. One that was opened and closed ends well, as with every server."""
+def _calls_without_a_message() -> list[Document]:
+    """What has no message, or a stream whose first one was not found.
+
+    A stream that was opened and closed ends well, as with every server.
+    """
     packed = {"header_filter": {"header": {"name": "grpc-encoding", "present_match": True}}}
     found = []
     for details, also, text, status in (
@@ -132,6 +138,7 @@ def _streams_without_a_name() -> list[Document]:
         (_NO_FRAME, packed, UNNAMED, 400),
         (_NO_FRAME, None, NOT_WHOLE, 400),
         (_TOO_LONG, None, TOO_LONG, 413),
+        (_NO_CALL, None, NO_MESSAGE, 400),
     ):
         which = _expression(f"response.code_details == '{details}'")
         found.append(_mapper(_GRPC, [_grpc_filter(), which, also], text, status))

@@ -15,8 +15,9 @@ from typing import Any
 
 from fairlead.api.worker import ServingSettings, WorkerSpec
 from fairlead.domain.errors import InvalidInput, Problem
-from fairlead.domain.ids import NAME, NAME_RULE, ArtifactRef, RevisionId
+from fairlead.domain.ids import ArtifactRef, RevisionId
 from fairlead.domain.manifest import DESCRIPTION, MANIFEST, Manifest, manifest_to_bytes
+from fairlead.domain.paths import SERVICE, SERVICE_RULE
 from fairlead.kits import garbage, jsonlog
 from fairlead.kits.addresses import is_loopback
 from fairlead.kits.clock import SystemClock
@@ -140,9 +141,10 @@ def _spec(
     else:
         manifest, directory = _published(name, home)
     service = manifest.ref.name
-    if not NAME.fullmatch(service):
+    if not SERVICE.fullmatch(service):
         raise InvalidInput(
-            name, [Problem("name", f"{service!r} cannot be a service's name", f"write {NAME_RULE}")]
+            name,
+            [Problem("name", f"{service!r} cannot be a service's name", f"write {SERVICE_RULE}")],
         )
     return WorkerSpec(
         worker="1",

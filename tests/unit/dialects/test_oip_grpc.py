@@ -365,6 +365,7 @@ def test_documents_travel_as_texts() -> None:
         ("RepositoryModelUnload", 403, "forbidden", {"error": "not with this key"}, (7, "not with this key")),
         ("ModelMetadata", 401, None, {"message": "no key"}, (16, "no key")),
         ("ModelMetadata", 200, None, {"name": 5}, (13, None)),
+        ("ModelMetadata", 200, None, {"model_stats": []}, (5, "Request for unknown model: 'stats' is not found")),
         ("ModelMetadata", 502, None, None, (13, "HTTP 502")),
         ("ModelMetadata", 502, None, {"why": "nobody knows"}, (13, "HTTP 502")),
         ("ModelMetadata", 502, None, ["nobody knows"], (13, "HTTP 502")),

@@ -113,6 +113,13 @@ def test_traffic_goes_to_the_files_own_version_by_default() -> None:
             {"model": "latest"},
             ["model: is 'latest'; that word is the pin's; give the line a name of its own"],
         ),
+        (
+            {"service": "stats"},
+            [
+                "service: is 'stats'; write lower-case letters, digits and dashes, at most 63, no dash "
+                "at either end; not 'stats': /v2/models/stats is everybody's statistics"
+            ],
+        ),
         ({"model": None}, ["model: is missing; 'model' must be there"]),
         (
             {"artifact": "speech"},
@@ -193,6 +200,11 @@ def test_a_mistake_is_told_with_its_place_what_was_wrong_and_what_is_right(
     change: dict[str, Any], expected: list[str]
 ) -> None:
     assert problems({**WHOLE, **change}) == expected
+
+
+@pytest.mark.parametrize("service", ["stat", "statss", "stats-1", "my-stats"])
+def test_only_the_whole_name_of_everybodys_path_is_taken(service: str) -> None:
+    assert release_from_document({**WHOLE, "service": service}, "").service == service
 
 
 def test_an_unknown_key_hides_no_other_mistake() -> None:

@@ -11,7 +11,12 @@ from urllib.parse import unquote
 import grpc  # type: ignore[import-untyped] # it ships no types
 
 from fairlead.api import grpc_status
-from fairlead.api.deadlines import GRPC_TIMEOUT, MOST_GRPC_MILLISECONDS
+from fairlead.api.deadlines import (
+    GRPC_TIMEOUT,
+    MOST_GRPC_MILLISECONDS,
+    is_named,
+    seconds_to_answer,
+)
 from fairlead.api.oip_messages import files
 from fairlead.dialects import oip_grpc_calls
 from fairlead.domain.errors import FairleadError, Kind, Refused
@@ -136,7 +141,12 @@ class Calls:
         self, messages: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         headers = dict(_headers("ModelStreamInfer", context))
-        until = _until(context, self._clock.monotonic())
+        until = float("inf")
+        if is_named(headers):
+            try:
+                until = self._clock.monotonic() + seconds_to_answer(headers, until)
+            except Refused as error:
+                await context.abort(_CODES[grpc_status.GRPC_STATUS[error.kind]], error.message)
         async for body in messages:
             holding = Holding(self._app.bodies)
             try:
@@ -249,8 +259,3 @@ def _headers(method: str, context: Context) -> HeaderList:
     if left is not None and left * 1000 < MOST_GRPC_MILLISECONDS:
         headers.append((GRPC_TIMEOUT, b"%dm" % max(1, int(left * 1000))))
     return [*headers, (GRPC, method.encode())]
-
-
-def _until(context: Context, now: float) -> float:
-    left = context.time_remaining()
-    return float("inf") if left is None else now + float(left)

@@ -51,6 +51,7 @@ from fairlead.server.http.routes import (
     HotPath,
     HotRoute,
     ServedRevision,
+    as_trailers,
     head_of,
     hot_paths,
 )
@@ -194,10 +195,7 @@ class ServerApp:
             headers: Headers = dict(scope["headers"])
             _, body, told = route.failure(error, request_id(headers), headers)
             # The gateway makes trailers of our own headers only where there is a body.
-            ends = [
-                (name.removeprefix(b"x-"), value) for name, value in told if name[:7] == b"x-grpc-"
-            ]
-            await answer(send, OK, body, [*told, *ends])
+            await answer(send, OK, body, [*told, *as_trailers(told)])
 
     async def _served(
         self, route: HotRoute, headers: Headers, scope: Scope, receive: Receive, send: Send

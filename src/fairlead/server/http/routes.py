@@ -45,6 +45,7 @@ _BY_ARTIFACT_VERSION = "/versions/{v}"
 _NO_FAULT = (NO_FAULT.encode(), b"deadline")
 _GRPC_STATUS = grpc_status.STATUS.encode()
 _GRPC_MESSAGE = grpc_status.MESSAGE.encode()
+_HOW_IT_WENT = (_GRPC_STATUS, _GRPC_MESSAGE)
 _KNOWN_STATUSES = frozenset(HTTPStatus)
 _LATEST = LATEST.encode()
 STREAM = b"ModelStreamInfer"  # the value of GRPC on a stream
@@ -174,10 +175,23 @@ class GrpcRoute(HotRoute):
         del status
         return HTTPStatus.OK
 
+    def failure(
+        self, error: Exception, identity: bytes, asked: Headers
+    ) -> tuple[int, bytes, HeaderList]:
+        status, body, headers = super().failure(error, identity, asked)
+        # The gateway's bridge changes neither a call whose head was all there was of it, nor what is answered.
+        unbridged = asked.get(b"content-type", b"").startswith(b"application/grpc")
+        return status, body, [*headers, *as_trailers(headers)] if unbridged else headers
+
     def worded(self, error: FairleadError) -> tuple[bytes, HeaderList]:
         code = b"%d" % grpc_status.GRPC_STATUS[error.kind]
         message = grpc_status.encoded(error.message).encode()
         return b"", [*self._about, (_GRPC_STATUS, code), (_GRPC_MESSAGE, message)]
+
+
+def as_trailers(headers: HeaderList) -> HeaderList:
+    """What these say of how a call went, as gRPC itself says it."""
+    return [(name.removeprefix(b"x-"), value) for name, value in headers if name in _HOW_IT_WENT]
 
 
 def head_of(status: int, headers: HeaderList) -> bytes:

@@ -20,6 +20,7 @@ from fairlead.api.oip_messages import message
 from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.kits.compression import IDENTITY, WINDOWS
 from fairlead.kits.frames import HEAD_BYTES, Frame, Frames, TooLong, framed
+from fairlead.server.endpoint import Late, late
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.encoding import pieces
 from fairlead.server.http.exchange import (
@@ -67,6 +68,8 @@ async def answer_message(
         return one_answer(joined(answered))
     except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
         route.endpoint.executions.failed(now() - times.started)
+        if isinstance(error, Late):  # what is left of a stream's time is not what its caller gave
+            error = late(seconds_to_answer(headers, route.endpoint.deadline_seconds))
         shown = route.noted(error, request_id(headers))
         status = route.statuses[shown.kind]
         return refusal(shown, body)
