@@ -104,7 +104,13 @@ class OnnxModel:
         raise NotImplementedError("an ONNX model gives tensors")
 
     def close(self) -> None:
-        """The session goes with the model."""
+        """Let the session go, with the last run: who still has this model, or an error of it, does not hold it."""
+        self._session = None
+        self._run = _closed
+
+
+def _closed(*_: object) -> Any:  # noqa: ANN401 - as a session's run
+    raise Refused(Kind.UNAVAILABLE, "the model is being unloaded")
 
 
 def _tensor(value: Any) -> Tensor:  # noqa: ANN401 - the engine ships no types
@@ -151,6 +157,9 @@ def _specs(file: str, side: str, arguments: Sequence[Any]) -> tuple[TensorSpec, 
 
 def _failure(error: Exception) -> FairleadError:
     """Sizes that fit the signature but not each other are the caller's mistake, all else the model's."""
+    error.__traceback__ = None  # its frames hold the session for as long as anybody has the error
+    if isinstance(error, FairleadError):
+        return error
     if isinstance(error, UnicodeEncodeError):
         return Refused(
             Kind.INVALID, "a text holds half of a surrogate pair, which UTF-8 cannot carry"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fairlead.api.cancellation import running
 from fairlead.api.inference import InferResponse, Model
-from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.engines.sharing import Sharing, once_more
 from fairlead.kits.clock import Clock
 from fairlead.server.batch_members import Member, Outcome, Run
@@ -51,7 +51,7 @@ class BatchRuns:
             try:
                 one.request = once_more(self._model, one.request)
             except Exception as wrong:  # noqa: BLE001 - a user's validator may raise anything, the second time too
-                outcomes.append((one, wrong))
+                outcomes.append((one, _bare(wrong)))
             else:
                 readable.append(one)
         half = (len(readable) + 1) // 2
@@ -71,9 +71,19 @@ class BatchRuns:
                 answers = self._sharing.run(self._model, [one.request for one in live])
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the answer
             _ran(run, live, self._now() - now, well=False)
-            return (), error
+            return (), _bare(error)
         _ran(run, live, self._now() - now, well=True)
         return answers, None
+
+
+def _bare(error: BaseException) -> BaseException:
+    """The error as an answer: what leads to where it was raised holds requests and models until Python collects garbage.
+
+    What nobody has foreseen keeps it, for the log.
+    """
+    if isinstance(error, FairleadError):
+        error.__traceback__ = error.__context__ = None
+    return error
 
 
 def _ran(run: Run, live: Sequence[Member], seconds: float, *, well: bool) -> None:

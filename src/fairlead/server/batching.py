@@ -102,6 +102,7 @@ class Batcher:
                 member.timer.cancel()
             if member.began:
                 times.ran(member.began, member.engine_seconds(self._now()), member.size)
+            del member, future  # else an error that is their answer would hold them, and they it
 
     def join(
         self,

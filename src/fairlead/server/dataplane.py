@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fairlead.domain.errors import Kind, Refused
 from fairlead.domain.ids import EndpointId
 from fairlead.server.endpoint import Endpoint
+from fairlead.server.loading import LoadedArtifact
 from fairlead.server.stats import RouteStats, Stats
 
 
@@ -48,14 +49,13 @@ class DataPlane:
     def counted(self) -> Counted:
         return Counted(list(self.stats), self.wasted(), self.endpoints())
 
-    def remove(self, identities: Iterable[EndpointId]) -> None:
-        """Unload these endpoints' model, unless others serve it too; only after they have drained."""
+    def remove(self, identities: Iterable[EndpointId]) -> list[LoadedArtifact]:
+        """Forget these endpoints, only after they have drained; returns the artifacts that nobody serves any more."""
         gone = [self._endpoints.pop(one) for one in identities if one in self._endpoints]
         self._wasted = _summed(self._wasted, gone)
         left = {id(one.artifact) for one in self._endpoints.values()}
-        for artifact in {id(one.artifact): one.artifact for one in gone}.values():
-            if id(artifact) not in left:
-                artifact.close()
+        artifacts = {id(one.artifact): one.artifact for one in gone}
+        return [artifact for key, artifact in artifacts.items() if key not in left]
 
     def close(self) -> None:
         """Unload; only after intake has stopped and requests have drained."""

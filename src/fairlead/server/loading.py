@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,8 @@ _TIMING_SECONDS = 0.1  # per example: a slow model is not run 50 times
 _MOST_THREADS = 32  # that run one model
 _FEW_THREADS = 4
 _CHUNK_BYTES = 1024 * 1024
+_LAST_RUN_SECONDS = 5.0  # a run that nobody waits for any more may take so long to end
+_LOOK_AGAIN_SECONDS = 0.01
 _LIBRARIES = {"onnx": "onnxruntime"}
 
 
@@ -88,8 +91,21 @@ class LoadedArtifact:
         return self.profile.inline or inspect.iscoroutinefunction(self.model.infer)
 
     def close(self) -> None:
+        """Free what it holds, once the last run is over; takes milliseconds for a large one."""
         self.threads.close()
         self.model.close()
+
+
+async def unload(artifacts: Sequence[LoadedArtifact], clock: Clock) -> None:
+    """Close what nobody serves any more.
+
+    A run whose caller has left holds its model still: it is waited for, but not for one that hangs.
+    """
+    for one in artifacts:
+        await asyncio.to_thread(one.close)
+    stop = clock.monotonic() + _LAST_RUN_SECONDS
+    while clock.monotonic() < stop and not all(one.threads.over for one in artifacts):
+        await clock.sleep(_LOOK_AGAIN_SECONDS)
 
 
 async def load_artifact(

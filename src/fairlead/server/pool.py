@@ -20,7 +20,7 @@ from fairlead.kits.clock import Clock
 from fairlead.server.dataplane import DataPlane
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.serve import Listen, Server, Socket, Way, serve_ways, server_of
-from fairlead.server.loading import LoadedArtifact
+from fairlead.server.loading import LoadedArtifact, unload
 from fairlead.server.worker import (
     DONE,
     NotServed,
@@ -95,7 +95,7 @@ class _Pool:
             one.way.app.plain.failed = refusal.message
             return
         if one.spec.worker in self.gone:  # meanwhile
-            self._unload(one)
+            await self._unload(one)
         else:
             one.way.app.serve([served])
 
@@ -103,18 +103,19 @@ class _Pool:
         self.gone.add(one.spec.worker)
         await server.retire(one.way, one.spec.drain_seconds, self.clock)
         async with self.changing:
-            self._unload(one)
+            await self._unload(one)
         await asyncio.to_thread(memory.give_back)
         _log.info("%s is retired here (worker %s)", one.spec.revision, one.spec.worker)
         if all(other.spec.worker in self.gone for other in self.replicas):
             self.stop.set()
 
-    def _unload(self, one: _Replica) -> None:
-        self.plane.remove([one.spec.endpoint_id(name) for name in one.names])
+    async def _unload(self, one: _Replica) -> None:
+        gone = self.plane.remove([one.spec.endpoint_id(name) for name in one.names])
         one.way.app.forget()
         artifact = self.artifacts.get(one.spec.digest)
         if all(endpoint.artifact is not artifact for endpoint in self.plane.endpoints()):
             self.artifacts.pop(one.spec.digest, None)
+        await unload(gone, self.clock)
 
 
 async def run_pool(specs: Sequence[WorkerSpec], clock: Clock) -> int:

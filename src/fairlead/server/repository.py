@@ -24,7 +24,7 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.oip import unavailable
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.speech import PATHS
-from fairlead.server.loading import LoadedArtifact, load_artifact
+from fairlead.server.loading import LoadedArtifact, load_artifact, unload
 
 _log = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS = 0.01
@@ -185,15 +185,15 @@ class Repository:
     async def _release(
         self, specs: Sequence[WorkerSpec], loaded: Mapping[str, LoadedArtifact]
     ) -> None:
-        """Take endpoints out of the plane and close their artifacts, unless others are served from them."""
+        """Take endpoints out of the plane and unload their artifacts, unless others are served from them."""
         kept = {one.artifact.digest for one in self._served}
-        kept |= {
-            one.artifact.digest for one in self._plane.endpoints()
-        }  # closed with their endpoints
-        self._plane.remove(spec.endpoint_id(one.name) for spec in specs for one in spec.endpoints)
-        for digest, artifact in loaded.items():
-            if digest not in kept:
-                await asyncio.to_thread(artifact.close)
+        gone = self._plane.remove(
+            spec.endpoint_id(one.name) for spec in specs for one in spec.endpoints
+        )
+        kept |= {one.artifact.digest for one in self._plane.endpoints()}
+        kept |= {one.digest for one in gone}
+        gone += [artifact for digest, artifact in loaded.items() if digest not in kept]
+        await unload(gone, self._clock)
 
 
 def _paths(served: ServedRevision) -> Iterator[str]:

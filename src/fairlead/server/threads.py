@@ -27,6 +27,7 @@ class Threads:
         self.limit = limit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._started = 0
+        self._ended = 0
         self._open_jobs = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -53,6 +54,12 @@ class Threads:
         """Does anything wait for a thread? Not any more once this is closed: what is under way is to end."""
         return not self._closed and not self._jobs.empty()
 
+    @property
+    def over(self) -> bool:
+        """Has this been closed, and is nothing run any more?"""
+        with self._lock:
+            return self._closed and self._ended == self._started
+
     def close(self) -> None:
         """Let the threads end after what is submitted; does not wait. What is submitted later is refused."""
         with self._lock:
@@ -77,6 +84,8 @@ class Threads:
                 self._done()
             del job, future, work  # do not keep the last request, or its answer, alive while idle
             result = None
+        with self._lock:
+            self._ended += 1
 
     def _done(self) -> None:
         with self._lock:

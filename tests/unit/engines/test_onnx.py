@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,26 @@ def test_sizes_that_contradict_each_other_are_an_error_and_not_a_crash(tmp_path:
     model = load(tmp_path, data)
     with pytest.raises(FairleadError, match=r"failed|does not take"):
         model.infer(InferRequest({"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}))
+
+
+def test_a_closed_models_session_goes_though_somebody_has_the_model_and_its_error(
+    tmp_path: Path,
+) -> None:
+    model = load(tmp_path, scaled())
+    session = weakref.ref(model._session)
+    wrong = InferRequest({"x": np.zeros((1, 2), np.float32)})
+    with pytest.raises(FairleadError) as caught:
+        model.infer(wrong)
+    gc.disable()  # it has to go by itself
+    try:
+        model.close()
+        assert session() is None
+    finally:
+        gc.enable()
+    assert caught.value.kind is Kind.INVALID
+    with pytest.raises(FairleadError, match="being unloaded") as late:
+        model.infer(wrong)
+    assert late.value.kind is Kind.UNAVAILABLE
 
 
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from support.serving import eventually
 SIGNATURE = TensorSignature(
     (TensorSpec("x", DataType.FP32, (-1, -1)),), (TensorSpec("y", DataType.FP32, (-1, -1)),)
 )
-SLOW, GATED, QUICK, LAST = 2, 3, 4, 5  # widths: only requests of the same share a run
+SLOW, GATED, QUICK, LAST, WRONG = 2, 3, 4, 5, 6  # widths: only requests of the same share a run
 
 
 class Timed:
@@ -46,6 +48,8 @@ class Timed:
     def infer(self, request: InferRequest) -> InferResponse:
         x = request.tensors["x"]
         self.runs.append(x.shape)
+        if x.shape[1] == WRONG:
+            raise Refused(Kind.MODEL, "wrong")
         if x.shape[1] == GATED:
             self.gate.wait(20)
         time.sleep(0.5 if x.shape[1] == SLOW else 0.002)
@@ -163,3 +167,19 @@ async def test_an_error_outside_the_model_is_everybodys_answer_and_nobody_waits_
         with pytest.raises(RuntimeError, match="a fault of ours"):
             await asyncio.wait_for(one.infer(InferRequest(document={}), 20), 10)
     assert one.admission.taken == 0
+
+
+async def test_who_has_failed_is_forgotten_with_the_error() -> None:
+    """Else large requests would stay until Python collects its garbage, which does not count bytes."""
+    one = endpoint(Rows(SIGNATURE, Batching()), Threads("t", 1))
+    gc.disable()
+    try:
+        requests = [of(WRONG) for _ in range(4)]
+        seen = [weakref.ref(request.tensors["x"]) for request in requests]
+        asked = [asyncio.ensure_future(one.infer(request, 20)) for request in requests]
+        errors = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(error) for error in errors] == [Refused] * 4
+        del requests, asked, errors
+        await eventually(lambda: all(tensor() is None for tensor in seen))
+    finally:
+        gc.enable()

@@ -153,6 +153,28 @@ async def test_a_request_under_way_is_answered_before_its_model_goes(tmp_path: P
         assert (await unloading) == (200, {})
 
 
+async def test_a_run_whose_caller_has_left_is_over_before_its_model_is_unloaded(
+    tmp_path: Path,
+) -> None:
+    """It holds what the model took: that could not be given back before."""
+    gate = tmp_path / "gate"
+    async with started(tmp_path) as one, asyncio.TaskGroup() as group:
+        client = one.running.client
+        asked = client.post(
+            "/v1/model/slow/predict", json=str(gate), headers={"x-request-timeout-ms": "50"}
+        )
+        assert (await asked).status_code == 504
+        assert not under_way(one)
+        unloading = group.create_task(one.change("slow", "unload"))
+        await eventually(lambda: gone(one, "slow"))
+        done, _ = await asyncio.wait(
+            {unloading}, timeout=0.5
+        )  # time enough for one that does not wait
+        assert not done
+        gate.touch()
+        assert (await unloading) == (200, {})
+
+
 async def test_a_model_that_is_loaded_again_is_unavailable_until_it_is_proved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
