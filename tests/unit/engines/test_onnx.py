@@ -109,7 +109,7 @@ def test_a_closed_models_session_goes_though_somebody_has_the_model_and_its_erro
     tmp_path: Path,
 ) -> None:
     model = load(tmp_path, scaled())
-    session = weakref.ref(model._session)
+    session = weakref.ref(model._session)  # noqa: SLF001 - it is what holds the memory
     wrong = InferRequest({"x": np.zeros((1, 2), np.float32)})
     with pytest.raises(FairleadError) as caught:
         model.infer(wrong)
