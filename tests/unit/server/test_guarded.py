@@ -297,3 +297,23 @@ def test_a_body_that_nobody_wants_is_no_request_though_its_head_is_known(
             assert b"live" in answers
 
     on_uvloop(test)
+
+
+def test_a_body_that_comes_slowly_is_answered_while_it_has_time(
+    on_uvloop: Callable[..., None],
+) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        async with raw.connected(path) as one, raw.connected(path) as other:
+            at = len(PREDICT) - len(ROW)
+            await raw.send(one, PREDICT[:at])
+            await raw.send(other, PREDICT[:-3])  # and no more
+            stalls = asyncio.ensure_future(raw.receive(other, 5))
+            while not stalls.done() and at < len(PREDICT) - 1:
+                await raw.send(one, PREDICT[at : at + 1])
+                at += 1
+                await asyncio.wait({stalls}, timeout=0.05)
+            assert await stalls == (b"", True)
+            await raw.send(one, PREDICT[at:])
+            assert statuses(await answered(one, 1)) == [200]
+
+    on_uvloop(test, keep_alive=0.4)
