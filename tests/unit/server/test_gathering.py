@@ -124,6 +124,7 @@ def gated_spec(
     monkeypatch: pytest.MonkeyPatch,
     concurrency: int = 0,
     access_log: bool = False,
+    seconds: float = 60.0,
     **said: Any,
 ) -> WorkerSpec:
     seen = directory / "seen"
@@ -133,7 +134,7 @@ def gated_spec(
     batching = {"enabled": True, "maxBatchSize": 8, **said}
     one = ServedEndpoint(concurrency=concurrency, batching=batching)
     settings = ServingSettings(access_log=access_log)
-    return made.spec(REVISION, endpoints=(one,), settings=settings)
+    return made.spec(REVISION, endpoints=(one,), settings=settings, deadline_seconds=seconds)
 
 
 async def answer_of(asked: tuple[asyncio.StreamReader, Any]) -> tuple[int, Any, dict[str, str]]:
@@ -473,3 +474,15 @@ async def test_an_answered_request_is_kept_by_nothing_until_its_deadline(
             )
         finally:
             gc.enable()
+
+
+async def test_a_deadline_that_no_caller_asked_for_is_the_models_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch, seconds=0.1)) as found:
+        gate = Gate(found, tmp_path)
+        for named, no_fault in (({}, False), ({"X_Request_Timeout_Ms": "50"}, True)):
+            status, _, headers = await answer_of(await gate.ask(1, **named))
+            assert status == 504
+            assert ("x-fairlead-no-fault" in headers) == no_fault
+        await gate.at_rest()
