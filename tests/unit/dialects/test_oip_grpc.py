@@ -510,3 +510,11 @@ def test_a_priority_is_asked_for_as_over_rest() -> None:
         none.outputs.add(name="y").parameters["classification"].int64_param = count
         about = TensorSignature(signature("FP32").inputs, signature(kind).outputs)
         assert refusal(none, about).startswith("output 'y': ")
+
+
+def test_an_output_without_elements_has_contents_without_elements() -> None:
+    codec = TensorCodec("m", 3, signature("FP32"))
+    call = codec.call(put(asking(), "FP32", np.empty((0, 2), np.float32), raw=False))
+    (output,) = codec.answer(call, InferResponse({"y": np.empty((0, 2), np.float32)})).outputs
+    assert output.HasField("contents")
+    assert list(output.shape) == [0, 2]

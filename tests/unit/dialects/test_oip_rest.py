@@ -576,3 +576,8 @@ def test_bf16_through_the_project_api_is_numbers_too() -> None:
         with pytest.raises(FairleadError, match="NaN or infinity") as caught:
             codec.encode(call, endless)
         assert caught.value.kind is kind
+
+
+def test_a_length_of_json_of_thousands_of_digits_is_refused_as_any_other() -> None:
+    with pytest.raises(FairleadError, match="must be a number of bytes up to the body's"):
+        CODEC.decode(body(X, T), b"9" * 5000)

@@ -150,3 +150,13 @@ def test_any_bytes_are_a_request_or_a_refusal(data: bytes) -> None:
             assert json.loads(project.error_body(error))["detail"]
         else:
             assert len(next(iter(request.tensors.values()))) >= 1
+
+
+@pytest.mark.parametrize("length", [7_999, 8_001])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_long_rows_of_another_length_are_refused(length: int, rows: int) -> None:
+    spec = TensorSpec("x", DataType.FP32, (-1, 8_000))
+    codec = project.TensorCodec(TensorSignature((spec,), (spec,)))
+    assert codec.decode(body([[1.25] * 8_000] * rows)).tensors["x"].shape == (rows, 8_000)
+    with pytest.raises(SchemaMismatch, match="length"):
+        codec.decode(body([[1.25] * length] * rows))

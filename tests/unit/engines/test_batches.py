@@ -162,3 +162,38 @@ def test_rows_that_are_not_filled_up_take_the_short_way_to_the_same_answers(
         assert {name: found.tolist() for name, found in given_back.tensors.items()} == {
             name: found.tolist() for name, found in answer(request).tensors.items()
         }
+
+
+FIXED = TensorSignature(
+    (TensorSpec("x", DataType.FP32, (-1, 2)),),
+    (TensorSpec("y", DataType.FP32, (-1, 2)), TensorSpec("z", DataType.FP32, (-1, 2))),
+)
+
+
+def fixed(count: int, outputs: tuple[str, ...] | None = None) -> InferRequest:
+    return InferRequest({"x": np.ones((count, 2), np.float32)}, outputs=outputs)
+
+
+def test_also_where_all_sizes_are_fixed_other_outputs_are_other_runs() -> None:
+    one = Rows(FIXED, Batching())
+    keys = [one.key(fixed(1, outputs)) for outputs in (None, ("y",), ("z",), ("z", "y"))]
+    assert len(set(keys)) == 4
+    assert one.key(fixed(3, ("y",))) == keys[1]
+
+
+class Summing:
+    """Gives one row, however many it is asked for."""
+
+    signature = FIXED
+    concurrent = True
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        return InferResponse({"y": request.tensors["x"].sum(axis=0, keepdims=True)})
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 3)])
+def test_rows_that_are_not_all_there_are_nobodys(counts: tuple[int, int]) -> None:
+    one = Rows(FIXED, Batching())
+    with pytest.raises(FairleadError, match="not a row for each") as caught:
+        one.run(Summing(), [fixed(count) for count in counts])  # type: ignore[arg-type] # as above
+    assert caught.value.kind is Kind.MODEL

@@ -16,7 +16,9 @@ from onnx import helper
 from fairlead.api.inference import InferRequest, InferResponse
 from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
+from fairlead.server.http.aside import Aside
 from fairlead.server.http.handlers import Answer, Handler, Headers
+from fairlead.server.http.wave import QuickRequest, Wave
 from support.asked import Asked, Served, by_asgi, read_answer, served_at
 from support.models import (
     BOOL,
@@ -28,6 +30,8 @@ from support.models import (
     onnx_bytes,
     scaled_artifact,
 )
+from support.serving import eventually
+from support.waves import Caller, Ticks
 
 ID = RevisionId("m", "v1", "1")
 LENGTH = b"inference-header-content-length"
@@ -204,6 +208,26 @@ async def test_a_quick_models_large_answer_is_written_beside_the_event_loop(
         assert all(route.in_progress == 0 for route in found.running.plane.stats)
 
 
+async def test_a_large_answer_that_is_written_too_late_is_not_sent(tmp_path: Path) -> None:
+    async with served_at(tmp_path, counting(tmp_path / "m").spec(ID)) as found:
+        hot = found.running.app.hot_path(b"/v2/models/m/infer")
+        assert hot is not None
+        answers = []
+        for seconds in (
+            7,
+            60,
+        ):  # it is run in the fourth of Ticks' seconds, and written after the eighth
+            caller, wave = Caller(), Wave(Ticks(), Aside(), access_log=False)
+            headers = {b"x-request-timeout-ms": b"%d" % (seconds * 1000)}
+            one = QuickRequest(wave, caller, hot.choose({}), b"/", headers.items(), headers)
+            one.body = counted(20_000).body[0]
+            wave.add(one, asyncio.get_running_loop())
+            await eventually(lambda: bool(caller.answers))  # noqa: B023 - it ends in this turn
+            answers += caller.answers
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 504", b"HTTP/1.1 200"]
+        assert all(route.in_progress == 0 for route in found.running.plane.stats)
+
+
 @pytest.mark.parametrize("width", [3, 5000])
 async def test_a_body_up_to_the_limit_is_answered_and_a_longer_one_refused_whichever_lane_it_takes(
     tmp_path: Path, width: int
@@ -230,3 +254,17 @@ async def test_a_body_up_to_the_limit_is_answered_and_a_longer_one_refused_which
                 status, _, answered = await read_answer(reader)
                 assert (status, answered) == (expected, (await by_asgi(found.running, one))[3])
             writer.close()
+
+
+async def test_who_waits_for_the_codec_longer_than_it_may_is_told_so(tmp_path: Path) -> None:
+    spec = scaled_artifact(tmp_path / "m").spec(ID)
+    body = json.dumps({"instances": [[1.5, 2.5, 3.5]] * 8000}).encode()
+    may_end = threading.Event()
+    async with served_at(tmp_path, spec) as found:
+        found.running.app.aside.submit(lambda: may_end.wait(20))
+        headers = {"x-request-timeout-ms": "30"}
+        late = await found.running.client.post("/v1/model/m/predict", content=body, headers=headers)
+        may_end.set()
+        assert (late.status_code, late.json()) == (504, {"detail": "no answer within 0.03 s"})
+        await ask(found, "/v1/model/m/predict", body, {})
+        assert found.running.app.bodies.held == 0

@@ -121,6 +121,7 @@ async def test_what_waits_while_a_run_is_under_way_is_the_next_run(model: Gated)
     assert [each.batch for each in times] == [1, 5, 5, 5, 5, 5]
     assert all(each.engine_seconds > 0 for each in times)
     assert one.admission.taken == 0
+    assert one.wasted_seconds == 0
 
 
 async def test_the_answers_of_a_batch_are_parts_of_one_array(model: Gated) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from fairlead.domain.ids import EndpointId
 from fairlead.domain.signature import DataType, Signature, TensorSignature, TensorSpec
 from fairlead.engines.batches import Rows
 from fairlead.engines.sharing import Documents
-from fairlead.kits.clock import SystemClock
-from fairlead.server.batch_members import Member
+from fairlead.kits.clock import FakeClock, SystemClock
+from fairlead.server.batch_members import Member, Run
 from fairlead.server.batch_queue import BatchQueue
+from fairlead.server.batch_runs import BatchRuns
 from fairlead.server.batching import Batcher
 from fairlead.server.endpoint import Endpoint
 from fairlead.server.loading import LoadedArtifact, Profile
@@ -183,3 +186,112 @@ async def test_who_has_failed_is_forgotten_with_the_error() -> None:
         await eventually(lambda: all(tensor() is None for tensor in seen))
     finally:
         gc.enable()
+
+
+async def test_a_batch_leaves_the_rest_to_threads_that_are_free() -> None:
+    one = endpoint(Rows(SIGNATURE, Batching()), Threads("t", 2))
+    model: Any = one.model
+    assert one.batcher is not None
+    one.batcher.abreast = 2
+    loop = asyncio.get_running_loop()
+    answers = [loop.create_future() for _ in range(2)]
+    for answer in answers:
+        one.join(of(GATED), math.inf, answer, loop)
+    one.batcher.look(loop)
+    await eventually(lambda: model.runs == [(1, GATED)] * 2)  # each has its share
+    assert not any(answer.done() for answer in answers)
+    model.gate.set()
+    await asyncio.gather(*answers)
+    assert one.admission.taken == 0
+
+
+async def test_who_else_waits_for_a_thread_is_next() -> None:
+    """Of two endpoints of one model, the one that is asked all the time leaves the other its turn."""
+    threads = Threads("t", 1)
+    busy, other = (endpoint(Rows(SIGNATURE, Batching()), threads) for _ in range(2))
+    model: Any = busy.model
+    ended: list[str] = []
+
+    async def ask(one: Endpoint, width: int, name: str) -> None:
+        await one.infer(of(width), 20)
+        ended.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ask(busy, GATED, "first"))
+        await eventually(lambda: bool(model.runs))
+        for width in range(10, 16):  # none shares a run with another
+            group.create_task(ask(busy, width, "busy"))
+        await eventually(lambda: waiting(busy) == 6)
+        group.create_task(ask(other, QUICK, "other"))
+        await eventually(lambda: waiting(other) == 1)
+        model.gate.set()
+    assert ended.index("other") <= 2, ended
+
+
+async def test_time_that_was_spent_waiting_for_a_slot_is_not_given_again() -> None:
+    one = endpoint(Rows(SIGNATURE, Batching()), Threads("t", 1), slots=1)
+    await one.admission.enter()
+    asked = of(QUICK)
+    asked.queue_seconds = 20.0
+    asking = asyncio.ensure_future(one.infer(asked, 20))
+    await eventually(lambda: one.admission.waiting == 1)
+    one.admission.leave()
+    await asking
+    assert 0 < asked.queue_seconds < 20.0
+
+
+class Failing:
+    """Fails unless a request is alone, and takes ten seconds for it."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.runs: list[int] = []
+        self.during: Callable[[], None] = lambda: None
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        x = request.tensors["x"]
+        self.runs.append(len(x))
+        self._clock.advance(10)
+        self.during()
+        if len(x) > 2:
+            raise Refused(Kind.MODEL, "too many")
+        return InferResponse({"y": x})
+
+
+def member(rows: int, until: float) -> Member:
+    asked = InferRequest({"x": np.zeros((rows, 2), np.float32)})
+    answer: Any = None
+    return Member(None, rows, 1, until, 0.0, request=asked, answer=answer, free=lambda _: None)
+
+
+def test_when_a_failed_run_is_tried_in_halves_nobody_is_run_whose_time_is_over_or_who_left() -> (
+    None
+):
+    clock = FakeClock()
+    model: Any = Failing(clock)
+    runs = BatchRuns(model, Rows(SIGNATURE, Batching()), clock)
+    begin = clock.monotonic()
+    late, left, patient = (member(1, begin + seconds) for seconds in (5, 100, 100))
+
+    def leaves() -> None:
+        left.left = True
+
+    model.during = leaves
+    outcomes = dict(runs.answers(Run(3), [late, left, patient]))
+    assert model.runs == [3, 1]
+    assert isinstance(outcomes[patient], InferResponse)
+    for one in (late, left):
+        outcome = outcomes[one]
+        assert isinstance(outcome, Refused)
+        assert outcome.kind is Kind.DEADLINE
+
+
+def test_each_has_a_share_of_its_runs_by_its_rows() -> None:
+    clock = FakeClock()
+    model: Any = Failing(clock)
+    run = Run(2)
+    small, large = member(1, 1000.0 + clock.monotonic()), member(4, 1000.0 + clock.monotonic())
+    BatchRuns(model, Rows(SIGNATURE, Batching()), clock).answers(run, [small, large])
+    assert model.runs == [5, 1, 4]
+    assert [(one.seconds, one.share) for one in (small, large)] == [(20, 2 + 10), (20, 8 + 10)]
+    assert run.ran == [(2, 5, 10, False), (1, 1, 10, True), (1, 4, 10, False)]

@@ -136,6 +136,8 @@ async def wasted(serving: InProcess) -> float:
         ({b"x-envoy-expected-rq-timeout-ms": b"30000"}, 30),
         ({b"x-envoy-expected-rq-timeout-ms": b"30000", b"x-request-timeout-ms": b"250"}, 0.25),
         ({b"x-envoy-expected-rq-timeout-ms": b"100", b"x-request-timeout-ms": b"250"}, 0.1),
+        ({b"x-envoy-expected-rq-timeout-ms": b"0"}, 300),
+        ({b"x-envoy-expected-rq-timeout-ms": b"soon"}, 300),
         ({b"grpc-timeout": b"2S"}, 2),
         ({b"grpc-timeout": b"100m", b"x-request-timeout-ms": b"50"}, 0.05),
         ({b"grpc-timeout": b"100m", b"x-request-timeout-ms": b"500"}, 0.1),

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import weakref
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from onnx import helper
 
 from fairlead.api.worker import ServedEndpoint, ServingSettings
 from fairlead.domain.ids import RevisionId
-from fairlead.kits.clock import FakeClock
 from fairlead.server.executions import total
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.aside import Aside
@@ -38,6 +38,7 @@ from support.asked import (
 from support.effort import PATIENCE
 from support.models import FLOAT, INT64, example, make_artifact, onnx_bytes, scaled_artifact
 from support.serving import eventually, in_process, listening
+from support.waves import Caller, Ticks
 
 SCALED = RevisionId("scaled", "v9", "2")
 PREDICT = "/v1/model/scaled/predict"
@@ -231,33 +232,6 @@ def _table() -> Any:
     return np.arange(8, dtype=np.float32) * 10
 
 
-class Ticks(FakeClock):
-    """A second passes whenever somebody looks."""
-
-    def monotonic(self) -> float:
-        self.advance(1)
-        return super().monotonic()
-
-
-class Caller:
-    """A connection that keeps its answers."""
-
-    left = False
-
-    def __init__(self) -> None:
-        self.answers: list[bytes] = []
-
-    def finish(self, request: QuickRequest, answer: bytes) -> None:
-        del request
-        self.answers.append(answer)
-
-    def hand_over(self, request: QuickRequest) -> None:
-        raise AssertionError(request.target)
-
-    def peer(self) -> None:
-        return None
-
-
 async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
     server: Served,
 ) -> None:
@@ -286,6 +260,74 @@ async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
     # They came at 1, 2 and 3; the run they shared began at 6, and all were encoded at 9.
     assert executions.seconds - before.seconds == pytest.approx(8 + 7 + 6)
     assert executions.queue_seconds - before.queue_seconds == pytest.approx(5 + 4 + 3 - 1)
+
+
+def join(app: ServerApp, wave: Wave, caller: Caller, body: bytes, **headers: str) -> None:
+    """Let a request of `PREDICT` join the wave of this turn."""
+    hot = app.hot_path(PREDICT.encode())
+    assert hot is not None
+    sent = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    one = QuickRequest(wave, caller, hot.choose({}), PREDICT.encode(), sent.items(), sent)
+    one.body = body
+    wave.add(one, asyncio.get_running_loop())
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+async def test_one_that_is_late_when_its_wave_is_run_is_told_so_and_not_run(
+    server: Served, others: int
+) -> None:
+    app, late, in_time = server.running.app, Caller(), Caller()
+    wave = Wave(Ticks(), Aside(), access_log=False)
+    ran, _ = _runs(server)
+    join(app, wave, late, rows(1), x_request_timeout_ms="1000")  # decoding takes longer
+    for _ in range(others):
+        join(app, wave, in_time, rows(1), x_request_timeout_ms="60000")
+    await eventually(lambda: len(late.answers + in_time.answers) == 1 + others)
+    (told,) = late.answers
+    assert told.startswith(b"HTTP/1.1 504 ")
+    assert b"no answer within 1 s" in told
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in in_time.answers)
+    assert _runs(server)[0] - ran == others
+
+
+async def test_who_has_left_before_its_wave_is_run_is_not_run(server: Served) -> None:
+    caller = Caller(left=True)
+    before = _runs(server)
+    join(server.running.app, Wave(Ticks(), Aside(), access_log=False), caller, rows(1))
+    await eventually(lambda: len(caller.answers) == 1)
+    assert caller.answers[0].startswith(b"HTTP/1.1 499 ")
+    assert _runs(server) == before
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_what_is_packed_both_ways_is_as_by_asgi(server: Served, encoding: str) -> None:
+    window = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}[encoding]
+    packer = zlib.compressobj(wbits=window)
+    packed = packer.compress(rows(1)) + packer.flush()
+    reader, writer = await asyncio.open_unix_connection(str(server.path))
+    for headers, body in (
+        ((("accept-encoding", encoding),), rows(1)),
+        ((("accept-encoding", encoding), ("content-encoding", encoding)), packed),
+    ):
+        for _ in range(2):  # the second time the head is known
+            writer.write(Asked("POST", PREDICT, headers, (body,)).wire())
+            status, told, answered = await read_answer(reader)
+            assert (status, told["content-encoding"]) == (200, encoding)
+            assert json.loads(zlib.decompress(answered, window)) == {"predictions": [[0, 5, 0]]}
+    writer.close()
+
+
+async def test_who_expects_100_continue_is_told_to_go_on(server: Served) -> None:
+    head, _, body = Asked("POST", PREDICT, (), (rows(1),)).wire().partition(b"\r\n\r\n")
+    reader, writer = await asyncio.open_unix_connection(str(server.path))
+    for _ in range(2):
+        writer.write(head + b"\r\n\r\n" + body)  # without it, the head is known
+        await read_answer(reader)
+        writer.write(head + b"\r\nexpect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await read_answer(reader))[0] == 200
+    writer.close()
 
 
 async def test_connection_close_is_answered_and_obeyed(server: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from fairlead.api.pieces import LARGE_ELEMENTS
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
 from fairlead.server.endpoint import Endpoint
+from fairlead.server.http.gathering import GatheredRequest
 from support.asked import (
     Asked,
     Served,
@@ -122,6 +124,7 @@ def gated_spec(
     monkeypatch: pytest.MonkeyPatch,
     concurrency: int = 0,
     access_log: bool = False,
+    seconds: float = 60.0,
     **said: Any,
 ) -> WorkerSpec:
     seen = directory / "seen"
@@ -131,7 +134,7 @@ def gated_spec(
     batching = {"enabled": True, "maxBatchSize": 8, **said}
     one = ServedEndpoint(concurrency=concurrency, batching=batching)
     settings = ServingSettings(access_log=access_log)
-    return made.spec(REVISION, endpoints=(one,), settings=settings)
+    return made.spec(REVISION, endpoints=(one,), settings=settings, deadline_seconds=seconds)
 
 
 async def answer_of(asked: tuple[asyncio.StreamReader, Any]) -> tuple[int, Any, dict[str, str]]:
@@ -167,6 +170,7 @@ async def test_what_waits_shares_a_run_and_costs_no_task(
         assert (counts.requests, counts.run_requests, counts.failed_requests) == (5, 5, 0)
         assert counts.queue_seconds > 0
         assert counts.run_seconds > 0
+        assert found.running.plane.wasted() == {gate.endpoint.id: 0}
 
 
 async def test_a_client_that_leaves_while_it_waits_is_in_no_run(
@@ -435,3 +439,50 @@ def test_whatever_arrives_however_cut_the_answers_are_asgis_in_order(
         await eventually(lambda: all(route.in_progress == 0 for route in found.running.plane.stats))
 
     runner.run(all_of_them())
+
+
+async def test_what_one_turn_reads_takes_no_more_slots_than_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch, concurrency=2)) as found:
+        gate = Gate(found, tmp_path)
+        streams = [await asyncio.open_unix_connection(str(found.path)) for _ in range(5)]
+        body = json.dumps({"n": 1, "gate": str(gate.file)}).encode()
+        for _, writer in streams:
+            writer.write(Asked("POST", PREDICT, (), (body,)).wire())
+        await eventually(lambda: gate.endpoint.admission.waiting == 3)
+        assert gate.endpoint.admission.taken == 2
+        gate.open()
+        for one in streams:
+            assert (await answer_of(one))[:2] == (200, 2.0)
+        await gate.at_rest()
+
+
+async def test_an_answered_request_is_kept_by_nothing_until_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch)) as found:
+        gate = Gate(found, tmp_path)
+        gate.open()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await answer_of(await gate.ask(1)))[0] == 200
+            await eventually(
+                lambda: not any(isinstance(one, GatheredRequest) for one in gc.get_objects())
+            )
+        finally:
+            gc.enable()
+
+
+async def test_a_deadline_that_no_caller_asked_for_is_the_models_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch, seconds=0.1)) as found:
+        gate = Gate(found, tmp_path)
+        for named, no_fault in (({}, False), ({"X_Request_Timeout_Ms": "50"}, True)):
+            status, _, headers = await answer_of(await gate.ask(1, **named))
+            assert status == 504
+            assert ("x-fairlead-no-fault" in headers) == no_fault
+        await gate.at_rest()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -244,3 +245,75 @@ def test_who_waits_for_an_answer_with_a_body_behind_it_that_is_not_read_is_not_c
             assert (statuses(answers), closed) == ([200], True)
 
     on_uvloop(test, keep_alive=0.2)
+
+
+async def answered(one: socket.socket, count: int) -> bytes:
+    """So many answers, which are JSON."""
+    found = b""
+    while len(statuses(found)) < count or not found.endswith(b"}"):
+        part = await asyncio.get_running_loop().sock_recv(one, 1 << 16)
+        assert part, found
+        found += part
+    return found
+
+
+def test_a_known_head_waits_for_the_answer_before_it(on_uvloop: Callable[..., None]) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        slots = [one for one in running.plane.endpoints() if one.id.service == "echo"]
+        async with raw.connected(path) as one:
+            await raw.send(one, PREDICT)
+            await answered(one, 1)
+            await slots[0].admission.enter()  # its only one: until it is free nobody is answered
+            await raw.send(one, ECHO)
+            await eventually(lambda: slots[0].admission.waiting == 1)
+            await raw.send(one, PREDICT)
+            for _ in range(2):  # whoever asks later is answered
+                assert statuses(await ask(path, PREDICT)) == [200, 200]
+            slots[0].admission.leave()
+            answers = await answered(one, 2)
+            assert statuses(answers) == [200, 200]
+            assert answers.index(b'"text"') < answers.index(b'"predictions"')
+
+    on_uvloop(test)
+
+
+def test_a_body_that_nobody_wants_is_no_request_though_its_head_is_known(
+    on_uvloop: Callable[..., None],
+) -> None:
+    nobodys = b"POST /v2/nope HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(PREDICT)
+
+    async def test(running: InProcess, path: Path) -> None:
+        async with raw.connected(path) as one:
+            await raw.send(one, PREDICT)
+            await answered(one, 1)
+            await raw.send(one, nobodys)
+            assert statuses(await answered(one, 1)) == [404]
+            await raw.send(one, PREDICT)  # the body, which was not waited for
+            await ask(path)  # by now it has been read
+            await raw.send(one, LIVE.replace(b"host", b"connection: close\r\nhost"))
+            answers, closed = await raw.receive(one, 5)
+            assert closed
+            assert statuses(answers) == [200]
+            assert b"live" in answers
+
+    on_uvloop(test)
+
+
+def test_a_body_that_comes_slowly_is_answered_while_it_has_time(
+    on_uvloop: Callable[..., None],
+) -> None:
+    async def test(running: InProcess, path: Path) -> None:
+        async with raw.connected(path) as one, raw.connected(path) as other:
+            at = len(PREDICT) - len(ROW)
+            await raw.send(one, PREDICT[:at])
+            await raw.send(other, PREDICT[:-3])  # and no more
+            stalls = asyncio.ensure_future(raw.receive(other, 5))
+            while not stalls.done() and at < len(PREDICT) - 1:
+                await raw.send(one, PREDICT[at : at + 1])
+                at += 1
+                await asyncio.wait({stalls}, timeout=0.05)
+            assert await stalls == (b"", True)
+            await raw.send(one, PREDICT[at:])
+            assert statuses(await answered(one, 1)) == [200]
+
+    on_uvloop(test, keep_alive=0.4)

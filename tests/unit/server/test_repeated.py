@@ -18,6 +18,7 @@ from fairlead.server.http.protocol import HttpProtocol
 from fairlead.server.http.repeated import LastHead
 from support.asked import Asked, Served, by_asgi, read_answer, send_cut, served_at, standing_at
 from support.models import scaled_artifact
+from support.serving import eventually
 
 SCALED = RevisionId("scaled", "v9", "2")
 PREDICT = "/v1/model/scaled/predict"
@@ -318,3 +319,28 @@ def test_each_connection_has_its_own_however_many_there_are() -> None:
     lasts = [kept(head, [(b"host", host), RAW[1]]) for head, host in zip(heads, hosts, strict=True)]
     found = [last.again(head + b"[]") for last, head in zip(lasts, heads, strict=True)]
     assert [one and one[1][b"host"] for one in found] == hosts
+
+
+async def test_who_reads_nothing_is_answered_no_more_though_its_head_is_known(
+    server: Served,
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(server.path))
+    writer.write(ALIKE[0].wire())
+    await read_answer(reader)
+    found = protocol_of_here()
+    before = found.server_state.total_requests
+    found.pause_writing()  # as its transport does, when too much is unread
+    for _ in range(3):
+        writer.write(ALIKE[0].wire())
+        live, asking = await asyncio.open_unix_connection(str(server.path))
+        for _ in range(2):  # by then the other one has been read
+            asking.write(Asked("GET", "/livez", (), (b"",)).wire())
+            await read_answer(live)
+            before += 1
+        asking.close()
+    assert found.server_state.total_requests == before
+    found.resume_writing()
+    for _ in range(3):
+        assert (await read_answer(reader))[0] == 200
+    await eventually(lambda: found.server_state.total_requests == before + 3)
+    writer.close()

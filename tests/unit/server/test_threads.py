@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -50,3 +51,14 @@ async def test_a_thread_without_work_keeps_nothing_of_its_last(
         await eventually(lambda: seen[0]() is None)
     finally:
         gc.enable()
+
+
+async def test_no_thread_is_started_while_another_has_nothing_to_do() -> None:
+    threads = Threads("test", 4)
+    names = []
+    for _ in range(6):
+        future = threads.submit(lambda: threading.current_thread().name)
+        await eventually(future.done)
+        names.append(future.result())
+    threads.close()
+    assert set(names) == {"test-1"}

@@ -1,0 +1,32 @@
+"""Waves of quick requests without connections: each caller keeps its answers, and time passes as it is looked at."""
+
+from __future__ import annotations
+
+from fairlead.kits.clock import FakeClock
+from fairlead.server.http.wave import QuickRequest
+
+
+class Ticks(FakeClock):
+    """A second passes whenever somebody looks."""
+
+    def monotonic(self) -> float:
+        self.advance(1)
+        return super().monotonic()
+
+
+class Caller:
+    """A connection that keeps its answers. `left`: nobody is there."""
+
+    def __init__(self, *, left: bool = False) -> None:
+        self.left = left
+        self.answers: list[bytes] = []
+
+    def finish(self, request: QuickRequest, answer: bytes) -> None:
+        request.response_complete = True
+        self.answers.append(answer)
+
+    def hand_over(self, request: QuickRequest) -> None:
+        raise AssertionError(request.target)
+
+    def peer(self) -> None:
+        return None
