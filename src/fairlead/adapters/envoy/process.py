@@ -190,6 +190,9 @@ class EnvoyProcess:
         deadline = self._clock.monotonic() + seconds
         with contextlib.suppress(Away):
             await self._admin.post("/drain_listeners")
+            # From here on every answer says that its connection closes (GOAWAY in HTTP/2): callers who keep theirs and ask
+            # on would never be done, and the last of their requests would be cut off.
+            await self._admin.post("/healthcheck/fail")
             while self._clock.monotonic() < deadline:
                 active = await self._admin.stats(r"^http\.ingress\.downstream_rq_active$")
                 if not any(active.values()):
