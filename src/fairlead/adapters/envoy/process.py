@@ -292,11 +292,17 @@ class EnvoyProcess:
         if rejected is None:
             with contextlib.suppress(Away):
                 rejected = await self._rejected(kind)
+        unwatched = not file.path.parent.is_dir()
         # A large file takes a while, and the status has to go on meanwhile.
         try:
             await asyncio.to_thread(file.write, wanted)
         except Unwritable:
             raise await self._refused(kind, wanted) from None
+        if unwatched and process is not None:
+            # It watches a directory that somebody has removed, and would never see another file: whoever waits for its end
+            # starts the next one, with what lies in the new one.
+            _log.error("%s was removed: ending the Envoy that watched it", file.path.parent)
+            processes.send_signal(process, signal.SIGTERM)
         try:
             await self._taken(kind, process, rejected)
         except FairleadError:
