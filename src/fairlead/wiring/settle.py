@@ -34,7 +34,7 @@ def settle(
                 Kind.CONFLICT,
                 f"superseded before it was live: {'; '.join(taken_back)}; `fairlead status` says what stands now",
             )
-        if seen.running is None and seen.gateway is None:
+        if seen.running is None and seen.gateway is None and not seen.away:
             tell("nothing runs here; it takes effect with the next `fairlead up`")
             return
         seconds = control.clock.monotonic() - started

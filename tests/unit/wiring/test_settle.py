@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,19 @@ def test_where_nothing_runs_there_is_nothing_to_wait_for(control: Control) -> No
     made = Made(control.catalogs.commit(two(NEW), "apply"), lines=frozenset({LINE}))
     settle(control, made, 5.0, told.append)
     assert told == ["nothing runs here; it takes effect with the next `fairlead up`"]
+
+
+def test_a_gateway_that_has_fallen_silent_is_not_taken_for_none(control: Control) -> None:
+    """Started on its own, it is known by its lock alone."""
+    made, told = applied(control), list[str]()
+    status = GatewayStatus(control.clock.now() - 60, os.getpid(), 1, "", (), {}, {})
+    files.write_atomic(control.home.gateway_status, gateway_status_to_bytes(status))
+    lock = files.try_lock(control.home.gateway_lock)
+    assert lock is not None
+    with pytest.raises(FairleadError, match="not live yet"):
+        settle(control, made, 0.0, told.append)
+    assert any("the gateway runs, but has said nothing for 60 s" in one for one in told)
+    os.close(lock)
 
 
 def test_what_does_not_get_live_in_time_is_told(control: Control) -> None:
