@@ -297,6 +297,17 @@ def test_an_agent_that_has_fallen_silent_is_found(control: Control) -> None:
     os.close(handle)
 
 
+def test_a_process_whose_socket_was_removed_is_found(control: Control) -> None:
+    home = control.home
+    assert homes.reachable(home) == []
+    handle = files.try_lock(home.gateway_lock)
+    assert handle is not None
+    assert "the gateway runs, and its socket" in one(homes.reachable(home)).wrong
+    home.front_socket.touch()
+    assert homes.reachable(home) == []
+    os.close(handle)
+
+
 def test_what_agent_and_gateway_say_is_wrong_is_found(control: Control) -> None:
     home, now = control.home, SystemClock().now()
     node = NodeStatus("n", now, os.getpid(), 1, (), problem="the store cannot be read: gone")

@@ -170,6 +170,21 @@ def statuses(home: Home[Path], now: float) -> list[Finding]:
     return found
 
 
+def reachable(home: Home[Path]) -> list[Finding]:
+    """Have the agent and the gateway that run here the sockets they listen on?"""
+    found = []
+    for name, lock, path in (
+        ("agent", home.agent_lock, home.agent_socket),
+        ("gateway", home.gateway_lock, home.front_socket),
+    ):
+        if held(lock) and not path.exists():
+            wrong = f"the {name} runs, and its socket {path} is gone"
+            why = "nobody reaches it; what tidies that directory must leave it alone"
+            mend = "`fairlead up` starts it anew within seconds; one that was started on its own: end it, and start it"
+            found.append(Finding("sockets", wrong, why, mend))
+    return found
+
+
 def problems(home: Home[Path], now: float) -> list[Finding]:
     """What the agent and the gateway that run here say is wrong with them."""
     found = []
