@@ -169,6 +169,26 @@ async def test_a_request_is_held_and_answered_by_the_worker_that_comes_up(cold: 
     assert counts["held_seconds_total"] > 0
 
 
+async def test_a_configuration_that_only_a_worker_knows_is_held_for_too(cold: Cold) -> None:
+    """It had been refused with "try again", which never helped: nobody was woken."""
+    page = "/v2/models/speech/config"
+    asked = asyncio.create_task(cold.client.get(page, headers=KEY))
+    await cold.waiting(1)
+    worker = await cold.comes_up()
+    answer = await asked
+    assert (answer.status_code, answer.json()) == (200, {"worker": "w1"})
+    assert answer.headers["x-served-version"] == "v1.1"
+    first, headers = worker.seen[-1]
+    assert first.startswith(f"GET {page} ")
+    assert "x-fairlead-held" not in headers
+
+
+async def test_a_configuration_is_held_no_longer_than_any_request() -> None:
+    async with cold_world(deadline_seconds=1.0) as cold:
+        late = await cold.client.get("/v2/models/speech/config", headers=KEY)
+    assert (late.status_code, late.headers["x-error-code"]) == (504, "deadline")
+
+
 async def test_routes_move_to_the_worker_and_back_again(cold: Cold) -> None:
     asked = asyncio.create_task(cold.ask())
     await cold.waiting(1)

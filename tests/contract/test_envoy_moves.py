@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -142,6 +143,36 @@ async def test_a_killed_envoy_is_back_with_the_same_routes() -> None:
     assert seconds < 5
     assert set(seen.served) == {"v1.1"}
     print(f"full service after {seconds:.2f} s, {len(seen.failed)} requests failed")
+
+
+async def test_an_envoy_whose_directory_was_removed_is_replaced_by_one_that_sees_what_changes() -> (
+    None
+):
+    async with new_world() as world:
+        await prepare(world)
+        async with world.running(), world.client() as client:
+            await world.routed()
+            first = world.envoy_pid()
+            shutil.rmtree(world.home.envoy)
+            await world.add_worker("w2", "speech/v1.2")
+            world.set_catalog(at(2))
+            world.write_status()
+            await world.routed(15)
+            await eventually(lambda: world.envoy_pid() not in (0, first), 5, "a new one")
+            await eventually(lambda: accepts(world.settings.port), 5, "it serves")
+            answer = await client.post(PREDICT, headers=[KEY])
+            assert (answer.status_code, answer.headers["x-served-version"]) == (200, "v1.2")
+            assert world.gateway_status()["problem"] == ""
+
+
+async def accepts(port: int) -> bool:
+    """Does somebody listen?"""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
 
 
 async def test_a_swap_while_envoy_is_dead_is_made_when_it_is_back() -> None:

@@ -211,8 +211,15 @@ class TestCatalogs:
         catalogs.commit(Catalog(), "first")
         catalogs.read()
         store.delete("catalog/head")
-        with pytest.raises(FairleadError, match="was there and is gone"):
-            catalogs.read()
+        # Who has read it before, and who has just come and would make another one.
+        for reader in (catalogs, StoredCatalogs(store, FakeClock())):
+            with pytest.raises(FairleadError, match="was there and is gone") as caught:
+                reader.read()
+            assert caught.value.kind is Kind.UNAVAILABLE
+            with pytest.raises(FairleadError, match="was there and is gone"):
+                reader.commit(Catalog(), "another one")
+        store.delete("audit/00000001.json")
+        assert StoredCatalogs(store, FakeClock()).read() == Catalog()
 
     @pytest.mark.parametrize("head", [b"", b'{"sch', b"[]", b"null", b'{"schema": 1}', b'"text"'])
     def test_a_damaged_head_is_an_error_in_words(self, store: ObjectStore, head: bytes) -> None:

@@ -281,6 +281,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_a_log_that_cannot_be_written_is_not_taken_for_the_models_end(
+    project: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    where = ("--home", str(home))
+    run("keys", "create", "app", *where, cwd=project, code=0)
+    (home / "logs" / "publish.jsonl").mkdir(parents=True)
+    done = run("publish", "models/reading-time/1", *where, cwd=project, code=0)
+    assert "publish.jsonl cannot be written (Is a directory)" in done.stderr
+    assert "the model ended the process" not in done.stderr
+    assert "reading-time/1" in run("models", "ls", *where, cwd=project, code=0).stdout
+
+
 READS = [
     ("status",),
     ("models", "ls"),

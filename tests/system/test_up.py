@@ -75,6 +75,29 @@ def test_killing_up_itself_leaves_nothing_running(project: Fairlead) -> None:
 
 
 @pytest.mark.slow
+def test_sockets_that_somebody_removed_come_back(project: Fairlead) -> None:
+    """As what tidies /tmp does, or a last login that ends with its runtime directory."""
+    project.start()
+    status = json.loads((project.home / "node" / "status.json").read_bytes())
+    sockets = Path(status["replicas"][0]["socket"]).parent
+    shutil.rmtree(sockets)
+    until(lambda: not project.healthy(), 10, "it is told")
+
+    def serves() -> bool:
+        words = {"text": "one two"}
+        return (
+            project.healthy() and project.ask("/v1/model/reading-time/predict", words).status == 200
+        )
+
+    until(serves, 60, "it serves")
+    until((sockets / "agent.sock").exists, 10, "the agent listens")
+    assert "were removed: starting the gateway anew" in project.told()
+    project.cli("keys", "create", "app")
+    assert project.stop() == 0
+    assert gone(project)
+
+
+@pytest.mark.slow
 def test_an_envoy_that_outlived_everybody_is_adopted(project: Fairlead) -> None:
     project.start()
     victims = [process for process in project.processes() if process.name() != "envoy"]

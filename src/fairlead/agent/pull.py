@@ -202,8 +202,8 @@ def _prepare(download: _Download) -> None:
     free = shutil.disk_usage(directory).free
     if missing + _SPARE_BYTES > free:
         raise FairleadError(
-            f"artifact {download.manifest.ref} needs {mebibytes(missing)} more, and {directory} has "
-            f"{mebibytes(free)} free: make room there"
+            f"artifact {download.manifest.ref} needs {mebibytes(missing)} more, {mebibytes(_SPARE_BYTES)} have to "
+            f"stay free, and {directory} has {mebibytes(free)} free: make room there"
         )
 
 

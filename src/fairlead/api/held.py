@@ -1,4 +1,4 @@
-"""How a worker tells its agent that runs which do not end hold its model, so that nobody else is answered."""
+"""How a worker tells its agent, and whoever else asks, that runs which do not end hold its model: nobody else is answered."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ class Held:
     def beyond(self, longest_seconds: float) -> float:
         """For how long they have gone on though nobody waits, and longer than a run may take."""
         return max(0.0, min(self.left_seconds, self.seconds - longest_seconds))
+
+    def __str__(self) -> str:
+        """For whoever asks how the server is."""
+        return (
+            f"a run nobody waits for has gone on for {self.seconds:.0f} s; nobody else is answered"
+        )
 
 
 def held_to_json(held: Held | None) -> dict[str, float] | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NONE = "none"
+_LIVE_SECONDS = 10.0  # a gateway that runs takes tenths of one
 
 
 class _Scope(click.ParamType[Scope]):
@@ -325,4 +326,4 @@ def _live(control: Control, client: str) -> None:
     from fairlead.wiring.settle import settle
 
     made = Made(control.catalogs.read(), keys=frozenset({client}))
-    settle(control, made, 10.0, say)
+    settle(control, made, _LIVE_SECONDS, say)

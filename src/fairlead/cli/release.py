@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fairlead.cli.common import home_option, release_files, release_variables, say
-from fairlead.domain.errors import FairleadError, InvalidInput, Kind
+from fairlead.domain.errors import InvalidInput
 from fairlead.domain.reading import JSONNET, NO_VARIABLES, Variables
 
 
@@ -87,11 +87,8 @@ def apply(
     )
     _print_plan(made)
     lines = frozenset(one.release.revision_id.line_id for one in sourced)
-    if wait and not settle(control, Made(catalog, lines=lines), timeout, say):
-        raise FairleadError(
-            "the change is in the catalog but not live yet; `fairlead status` says why",
-            kind=Kind.DEADLINE,
-        )
+    if wait:
+        settle(control, Made(catalog, lines=lines), timeout, say)
     return 0
 
 

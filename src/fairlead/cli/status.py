@@ -179,7 +179,7 @@ def _flowing(seen: Observed, line: Line) -> tuple[TrafficShare, ...]:
 
 def _state(seen: Observed, service: Service, revision: Revision) -> tuple[str, str]:
     if seen.node is None:
-        return "unknown", "the agent does not run"
+        return "unknown", seen.agent_away
     if service.kill is not None:
         return "killed", service.kill.message
     if not seen.node.unserved(revision):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ from fairlead.engines.pickles import refuse_pickles
 from fairlead.kits import garbage, jsonlog
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     _end_with(order["parent"])
     os.set_inheritable(order["report"], False)  # noqa: FBT003 - the library's signature
-    jsonlog.setup("publish", file=Path(order["log"]) if order["log"] else None)
+    _log_to(Path(order["log"]) if order["log"] else None)
     if not order["allow_pickle"]:
         refuse_pickles()
     report = json.dumps(_report(Path(order["directory"]), order["manifest"].encode())).encode()
@@ -126,6 +128,16 @@ def main() -> None:
         file.write(report)
     sys.stdout.flush()
     os._exit(0)  # whatever threads the model has started
+
+
+def _log_to(path: Path | None) -> None:
+    """Where that cannot be written the terminal has to do: ending here would be taken for the model's doing."""
+    try:
+        jsonlog.setup("publish", file=path)
+    except OSError as error:
+        jsonlog.setup("publish")
+        why = error.strerror or str(error)
+        _log.warning("%s cannot be written (%s): what the model logs is shown here", path, why)
 
 
 def _report(directory: Path, manifest: bytes) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from fairlead.domain.versions import natural_key
 KEPT_REVISIONS = 20  # of a line, without traffic: for a way back
 _REMEMBERED = 1000  # names of revisions that a line has let go: a few bytes each
 _LONGEST_MESSAGE = 500  # characters
+_MOST_LISTED = 20  # names in a refusal; of more only a few that are like the one that is wrong
+_FEW_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +107,11 @@ class Catalog:
     keys: Mapping[str, KeyRecord] = field(default_factory=dict)
 
     def service(self, name: str) -> Service:
-        """Raises Refused(NOT_FOUND) that lists the services there are."""
+        """Raises Refused(NOT_FOUND) that lists the services there are; of many, those with names like it."""
         try:
             return self.services[name]
         except KeyError:
-            there = ", ".join(sorted(self.services)) or "none yet"
+            there = _listed(self.services, name, "fairlead status") or "none yet"
             raise Refused(
                 Kind.NOT_FOUND, f"there is no service {name!r}; services: {there}"
             ) from None
@@ -135,7 +137,7 @@ class Catalog:
         try:
             return self.keys[client]
         except KeyError:
-            there = ", ".join(sorted(self.keys)) or "none"
+            there = _listed(self.keys, client, "fairlead keys ls") or "none"
             message = f"there is no key {client!r}; keys: {there}"
             raise Refused(Kind.NOT_FOUND, message) from None
 
@@ -156,6 +158,16 @@ class Catalog:
             for line in service.lines.values()
             for revision in line.live()
         }
+
+
+def _listed(names: Collection[str], asked: str, all_by: str) -> str:
+    """The names there are, for who asked for one that is not; a thousand would bury what was wrong."""
+    if len(names) <= _MOST_LISTED:
+        return ", ".join(sorted(names))
+    import difflib  # noqa: PLC0415 - only who has mistyped a name pays for it
+
+    near = difflib.get_close_matches(asked, names, _FEW_LISTED) or sorted(names)[:_FEW_LISTED]
+    return f"{', '.join(near)} and {len(names) - len(near)} more: `{all_by}` lists them"
 
 
 def ordered_traffic(shares: tuple[TrafficShare, ...]) -> tuple[TrafficShare, ...]:

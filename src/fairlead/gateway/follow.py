@@ -134,8 +134,12 @@ class Follower:
         self._again = True
 
     async def heartbeat(self) -> None:
-        """Keep the status young, whatever the steps are waiting for; until cancelled."""
+        """Keep the status young, and what the agent says, whatever the steps are waiting for; until cancelled.
+
+        Or `/healthz` would call an agent silent that only nobody listens to.
+        """
         while True:
+            self._inputs.look_at_status()
             self._reporter.beat(self._workers)
             await self._clock.sleep(BEAT_SECONDS / 2)
 

@@ -54,7 +54,7 @@ class Site:
         self._health = health
         self._metrics = metrics
         self._manifests = Manifests(home)
-        self._models = ModelPages(settings, view)
+        self._models = ModelPages(settings, view, home.activator_socket)
 
     def pages(self) -> Mapping[str, Page]:
         """By the names of `domain.paths.open_paths`."""

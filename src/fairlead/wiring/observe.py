@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,7 @@ from fairlead.wiring.homes import Control
 Status = TypeVar("Status")
 Beating = TypeVar("Beating", NodeStatus, GatewayStatus)
 
+_AGENT, _GATEWAY = "the agent", "the gateway"
 _SILENT_SECONDS = 3.0  # six missed heartbeats
 
 
@@ -42,6 +43,12 @@ class Observed:
     gateway: GatewayStatus | None
     running: dict[str, Any] | None
     keys_mark: str  # the state of the key file
+    away: Mapping[str, str] = field(default_factory=dict)  # why there is no word of whom
+
+    @property
+    def agent_away(self) -> str:
+        """Why the agent says nothing, where it says nothing."""
+        return self.away.get(_AGENT, f"{_AGENT} does not run")
 
     def problems(self) -> list[str]:
         """Why not everything serves; empty if everything does."""
@@ -71,11 +78,11 @@ class Observed:
     def _processes(self) -> list[str]:
         found = []
         if self.node is None:
-            found.append("the agent does not run")
+            found.append(self.agent_away)
         elif self.node.problem:
             found.append(f"agent: {self.node.problem}")
         if self.gateway is None:
-            found.append("the gateway does not run")
+            found.append(self.away.get(_GATEWAY, f"{_GATEWAY} does not run"))
         elif self.gateway.problem:
             found.append(f"gateway: {self.gateway.problem}")
         return found
@@ -112,12 +119,21 @@ class Observer:
         """Everything as it is now."""
         control = self._control
         node, gateway = self._node.read(), self._gateway.read()
+        away: dict[str, tuple[NodeStatus | GatewayStatus | None, Path]] = {
+            _AGENT: (node, control.home.agent_lock),
+            _GATEWAY: (gateway, control.home.gateway_lock),
+        }
         return Observed(
             control.catalogs.read(),
             _if_fresh(node, control),
             _if_fresh(gateway, control),
             running(control),
             files.mark(control.home.keys),
+            {
+                who: why
+                for who, (said, lock) in away.items()
+                if (why := _silent(who, said, lock, control))
+            },
         )
 
 
@@ -173,6 +189,21 @@ def key_uses(control: Control) -> Mapping[str, Use]:
     """What the gateway counted of each key; empty if none ever ran here."""
     uses = _read(control.home.key_uses, uses_from_bytes)
     return uses.keys if uses is not None else {}
+
+
+def _silent(
+    who: str, status: NodeStatus | GatewayStatus | None, lock: Path, control: Control
+) -> str:
+    """That this one runs, and what it says is old: a disk that is full takes no status either; empty if that is not so.
+
+    Its lock is not tried for: whoever just starts would find it taken.
+    """
+    if status is None:
+        return ""
+    seconds = abs(control.clock.now() - status.written_at)
+    if seconds <= _SILENT_SECONDS or not processes.holds_open(status.pid, lock):
+        return ""
+    return f"{who} runs, but has said nothing for {seconds:.0f} s: `fairlead doctor` looks why"
 
 
 def _if_fresh(status: Beating | None, control: Control) -> Beating | None:

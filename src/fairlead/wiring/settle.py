@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.superseded import Made, superseded
 from fairlead.wiring.homes import Control
 from fairlead.wiring.observe import Observer
@@ -17,11 +17,12 @@ def settle(
     made: Made,
     timeout_seconds: float,
     tell: Callable[[str], None],
-) -> bool:
+) -> None:
     """Wait until the running gateway does what a command has made of its services, and what the catalog says of all keys.
 
-    False if it does not in time. Where nothing runs there is nothing to wait for: that is told, and True.
-    Raises Refused(CONFLICT) if somebody takes back what was made before it was seen live.
+    Where nothing runs there is nothing to wait for, and that is told. Raises FairleadError(DEADLINE) if it does not in
+    time, whichever command waits: a script has to know. Raises Refused(CONFLICT) if somebody takes back what was made
+    before it was seen live.
     """
     started = control.clock.monotonic()
     told: list[str] = []
@@ -33,18 +34,19 @@ def settle(
                 Kind.CONFLICT,
                 f"superseded before it was live: {'; '.join(taken_back)}; `fairlead status` says what stands now",
             )
-        if seen.running is None and seen.gateway is None:
+        if seen.running is None and seen.gateway is None and not seen.away:
             tell("nothing runs here; it takes effect with the next `fairlead up`")
-            return True
+            return
         seconds = control.clock.monotonic() - started
         problems = seen.unsettled(made.services)
         if not problems:
             tell(f"live after {seconds:.1f} s")
-            return True
+            return
         if seconds > timeout_seconds:
             for problem in problems:
                 tell(f"not live: {problem}")
-            return False
+            message = "the change is in the catalog but not live yet; `fairlead status` says why"
+            raise FairleadError(message, kind=Kind.DEADLINE)
         if seconds > 1.0 and problems != told:
             told = problems
             for problem in problems:

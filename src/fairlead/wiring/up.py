@@ -33,6 +33,7 @@ from fairlead.wiring.homes import Control, make_sockets, record_in
 from fairlead.wiring.logs import LogFollower
 from fairlead.wiring.observe import Observer
 from fairlead.wiring.settings import child_environment
+from fairlead.wiring.sockets import SocketWatch
 
 _log = logging.getLogger(__name__)
 
@@ -242,8 +243,10 @@ class _Watch:
         """Until told to stop, or until a child ended in a way that starting it again would not mend."""
         started = self.control.clock.monotonic()
         announced, told = False, [""]
+        sockets = SocketWatch(self.control.home, self.control.clock, self.tell)
         while not stop.is_set() and self.agent.failed is None and self.gateway.failed is None:
             self.tell_events()
+            sockets.look(self.gateway, self.agent, lambda: self.observer.look().node)
             if not announced and self._ready():
                 announced = True
                 self.tell_events()

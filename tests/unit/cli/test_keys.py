@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from fairlead.cli import keys as commands
 from fairlead.cli.keys import _ago
 from fairlead.cli.main import cli
+from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.keys import EVERYTHING, Quota, Rate
 from fairlead.domain.uses import Use, Uses, uses_to_bytes
+from fairlead.kits import processes
 from fairlead.wiring.homes import open_home
 
 
@@ -125,3 +129,31 @@ def test_a_wrong_option_is_told_and_changes_nothing(
 def test_a_last_use_is_told_to_the_minute(seconds: int, told: str) -> None:
     assert _ago(Use(1000.0), 1000.0 + seconds) == told
     assert _ago(Use(), 1000.0) == "never"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("create", "other"),
+        ("rotate", "app"),
+        ("allow", "app", "*:read"),
+        ("limit", "app", "--concurrency", "4"),
+        ("kill", "app", "--message", "call us"),
+        ("revive", "app"),
+        ("revoke", "app"),
+    ],
+)
+def test_a_change_that_does_not_get_live_fails_as_it_does_for_every_command(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Something runs here, and its gateway says nothing: whoever revokes a key must not take it for gone."""
+    monkeypatch.setattr(commands, "_LIVE_SECONDS", 0.0)
+    me = processes.identify(os.getpid())
+    assert me is not None
+    (desk.home / "up.json").write_text(json.dumps(processes.to_record(me)))
+    done = desk.run(*arguments)
+    assert isinstance(done.exception, FairleadError)
+    assert done.exception.kind is Kind.DEADLINE
+    assert "not live: the gateway does not run" in done.stderr
+    # A secret that was made is told all the same; that anything is done is not.
+    assert bool(done.stdout) == (arguments[0] in {"create", "rotate"})

@@ -13,7 +13,14 @@ from fairlead.adapters.store.catalogs import StoredCatalogs
 from fairlead.control import catalogs as changing, releases
 from fairlead.control.releases import SourcedRelease
 from fairlead.domain.batching import Batching
-from fairlead.domain.catalog import KEPT_REVISIONS, Catalog, with_pin, with_traffic
+from fairlead.domain.catalog import (
+    KEPT_REVISIONS,
+    Catalog,
+    Pin,
+    Service,
+    with_pin,
+    with_traffic,
+)
 from fairlead.domain.errors import InvalidInput, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.manifest import Manifest
@@ -308,3 +315,23 @@ def test_a_command_about_something_unknown_lists_what_there_is(catalogs: StoredC
         with pytest.raises(Refused) as caught:
             with_pin(catalog, line)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("model-7x", "model-7, model-97, model-87, model-79, model-78 and 95 more"),
+        ("zzz", "model-0, model-1, model-10, model-11, model-12 and 95 more"),
+    ],
+)
+def test_of_many_services_only_a_few_are_listed(asked: str, shown: str) -> None:
+    """A thousand names would bury what was wrong."""
+    names = [f"model-{number}" for number in range(100)]
+    catalog = Catalog(
+        services={name: Service(name, {}, Pin("v1", by_hand=False)) for name in names}
+    )
+    with pytest.raises(Refused) as caught:
+        catalog.service(asked)
+    assert str(caught.value) == (
+        f"there is no service '{asked}'; services: {shown}: `fairlead status` lists them"
+    )

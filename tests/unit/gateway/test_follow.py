@@ -425,6 +425,9 @@ async def test_the_status_stays_young_while_envoy_is_slow(tmp_path: Path) -> Non
         await eventually(lambda: node.says()["written_at"] > first + 0.4, 3, "it is written again")
         assert node.says()["workers"] == ["w1"]
         assert node.envoy.told == []
+        before = node.view.node
+        node.has(worker("1"))
+        await eventually(lambda: node.view.node is not before, 3, "the agent is listened to")
         node.envoy.slow.set()
         await eventually(lambda: node.says()["generation"] == 1, 3, "moved")
         for task in tasks:

@@ -15,7 +15,7 @@ import pytest
 
 from fairlead.domain.catalog import Kill, with_kill
 from fairlead.domain.ids import RevisionId
-from fairlead.domain.status import Replica, State
+from fairlead.domain.status import NodeStatus, Replica, State
 from fairlead.domain.table import RoutingTable, table_from
 from fairlead.gateway.behind import Behind
 from fairlead.gateway.front import FrontDesk, Visit
@@ -50,7 +50,9 @@ class Desk:
         self.root = root
         self.view = View(index(RoutingTable()), index(RoutingTable()))
         settings = GatewaySettings()
-        self.app = FrontDesk(self.view, settings, ModelPages(settings, self.view).pages())
+        self.app = FrontDesk(
+            self.view, settings, ModelPages(settings, self.view, root / "activator.sock").pages()
+        )
         self.route(WANTED.live())
 
     def route(self, ready: Any, reasons: Any = None, wanted: Any = WANTED) -> None:
@@ -160,6 +162,18 @@ async def test_replicas_and_revisions_are_counted_together(desk: Desk) -> None:
         status, found = await desk.ask("GET", "/v2/models/scaled/config", accept_version="v2")
         assert (status, found["name"]) == (200, "scaled")
         assert found["version_policy"] == {"specific": {"versions": [3]}}
+
+
+async def test_a_worker_that_has_just_come_up_is_asked_before_it_is_routed(desk: Desk) -> None:
+    """Whoever was held for it has his answer already, and may ask what was counted."""
+    one = RevisionId("scaled", "v1", "1")
+    async with desk.worker("w1", one, 1, 2):
+        desk.view.behind = Behind()
+        assert await desk.ask("GET", STATS) == (200, {"model_stats": []})
+        there = (desk.replica("w1", one), desk.replica("old", RevisionId("gone", "v1", "1")))
+        desk.view.node = NodeStatus("local", 0.0, 1, 1, there)
+        status, found = await desk.ask("GET", STATS)
+        assert (status, [each["inference_count"] for each in found["model_stats"]]) == (200, [2])
 
 
 async def test_no_worker_is_no_configuration_and_no_statistics(desk: Desk) -> None:

@@ -127,6 +127,47 @@ async def test_a_run_that_keeps_every_slot_leaves_no_place_either(tmp_path: Path
         await eventually(lambda: not under_way())
 
 
+async def test_a_server_is_not_ready_while_such_a_run_keeps_a_model_from_everybody(
+    tmp_path: Path,
+) -> None:
+    """Where no agent asks, a load balancer does."""
+    gate = tmp_path / "gate"
+    code = f"{WAITS}# another model"
+    other = make_artifact(tmp_path / "b", {"model.py": code}, [example("/", "done")])
+    specs = [
+        replace(serves(tmp_path / "a", WAITS), drain_seconds=0.01),
+        other.spec(RevisionId("other", "v1", "1")),
+    ]
+    async with in_process(*specs) as serving:
+        asked = await begun(serving, gate)
+        assert (await serving.client.get("/healthz")).status_code == 200, "somebody waits for it"
+        asked.cancel()
+        (run,) = under_way()
+        await eventually(lambda: any(one.seconds > run.seconds + 0.02 for one in under_way()))
+        for path in ("/healthz", "/v1/ready", "/v2/health/ready", "/v2/models/code/ready"):
+            told = await serving.client.get(path)
+            assert told.status_code == 503, path
+            document = told.json()
+            assert document["ready"] is False
+            (problem,) = document["problems"]
+            assert problem.startswith("code/v1.1: a run nobody waits for has gone on for ")
+        for path in ("/livez", "/v2/models/other/ready"):
+            assert (await serving.client.get(path)).status_code == 200, path
+        gate.touch()
+        await eventually(lambda: not under_way())
+        assert (await serving.client.get("/healthz")).json() == {"ready": True}
+
+
+async def test_a_run_that_has_not_had_its_time_yet_leaves_the_server_ready(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with in_process(serves(tmp_path, WAITS)) as serving:
+        await given_up(serving, gate)
+        assert (await replica(serving))["held"] is not None
+        assert (await serving.client.get("/healthz")).status_code == 200
+        gate.touch()
+        await eventually(lambda: not under_way())
+
+
 def test_only_what_has_had_its_time_and_is_awaited_by_nobody_is_beyond_it() -> None:
     assert Held(40.0, 39.0).beyond(35.0) == 5.0
     assert Held(40.0, 2.0).beyond(35.0) == 2.0

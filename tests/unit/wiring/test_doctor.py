@@ -21,7 +21,14 @@ from fairlead.cli.main import cli
 from fairlead.control import releases
 from fairlead.domain.findings import Finding
 from fairlead.domain.ids import RevisionId
-from fairlead.domain.status import NodeStatus, Replica, State, node_status_to_bytes
+from fairlead.domain.status import (
+    GatewayStatus,
+    NodeStatus,
+    Replica,
+    State,
+    gateway_status_to_bytes,
+    node_status_to_bytes,
+)
 from fairlead.kits import files, processes
 from fairlead.kits.clock import SystemClock
 from fairlead.kits.interpreter import built_without_optimisations
@@ -264,6 +271,14 @@ def test_secrets_that_others_can_read_are_found(control: Control) -> None:
     for finding in (secrets, sockets):
         subprocess.run(finding.mend.removeprefix("run: ").split(), check=True, timeout=10)
     assert homes.permissions(home) == []
+    for name in ("rds.json", "bootstrap.json", "rds/rds.pb", "sds/sds.json"):
+        told = home.envoy / name  # what Envoy is told holds the keys too
+        told.parent.mkdir(parents=True, exist_ok=True)
+        told.touch(mode=0o644)
+        assert one(homes.permissions(home)).mend == f"run: chmod 600 {told}"
+        told.unlink()
+    home.envoy_process.touch(mode=0o644)
+    assert homes.permissions(home) == [], "who Envoy is may be known"
     if os.getuid() == 0:
         os.chown(home.keys, 12345, -1)
         assert "belongs to user 12345" in one(homes.permissions(home)).wrong
@@ -280,6 +295,34 @@ def test_an_agent_that_has_fallen_silent_is_found(control: Control) -> None:
     home.node_status.write_bytes(b"{")
     assert "cannot be read" in one(homes.statuses(home, now)).wrong
     os.close(handle)
+
+
+def test_a_process_whose_socket_was_removed_is_found(control: Control) -> None:
+    home = control.home
+    assert homes.reachable(home) == []
+    handle = files.try_lock(home.gateway_lock)
+    assert handle is not None
+    assert "the gateway runs, and its socket" in one(homes.reachable(home)).wrong
+    home.front_socket.touch()
+    assert homes.reachable(home) == []
+    os.close(handle)
+
+
+def test_what_agent_and_gateway_say_is_wrong_is_found(control: Control) -> None:
+    home, now = control.home, SystemClock().now()
+    node = NodeStatus("n", now, os.getpid(), 1, (), problem="the store cannot be read: gone")
+    gateway = GatewayStatus(now, 1, 1, "", (), {}, {}, problem="the routes stay as they were: why")
+    assert homes.problems(home, now) == []
+    home.node_status.write_bytes(node_status_to_bytes(node))
+    home.gateway_status.write_bytes(gateway_status_to_bytes(gateway))
+    assert [found.wrong for found in homes.problems(home, now)] == [
+        "the agent says: the store cannot be read: gone",
+        "the gateway says: the routes stay as they were: why",
+    ]
+    assert homes.problems(home, now + 60) == []  # an old word
+    home.node_status.write_bytes(b"{")
+    home.gateway_status.write_bytes(b"{")
+    assert homes.problems(home, now) == []
 
 
 def test_a_worker_that_a_run_holds_is_found(control: Control) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,3 +60,18 @@ def test_what_is_damaged_or_gone_or_old_says_nothing(control: Control) -> None:
     tell(control, replace(NODE, written_at=90.0), replace(GATEWAY, written_at=110.0))
     old = observer.look()
     assert (old.node, old.gateway) == (None, None)
+
+
+def test_who_runs_and_cannot_say_so_is_not_said_to_be_gone(control: Control) -> None:
+    """A disk that is full takes no status: everything serves, and whoever looks must not take it for dead."""
+    old = replace(NODE, written_at=80.0, pid=os.getpid())
+    tell(control, old, replace(GATEWAY, written_at=80.0))
+    gone = ["the agent does not run", "the gateway does not run"]
+    assert observe(control).problems() == gone
+    lock = files.try_lock(control.home.agent_lock)
+    assert lock is not None
+    silent = "the agent runs, but has said nothing for 20 s: `fairlead doctor` looks why"
+    assert observe(control).problems() == [silent, gone[1]]
+    assert observe(control).agent_away == silent
+    os.close(lock)
+    assert observe(control).problems() == gone

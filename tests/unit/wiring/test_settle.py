@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from fairlead.domain import catalog as catalogs
 from fairlead.domain.catalog import Catalog, Revision
-from fairlead.domain.errors import Kind, Refused
+from fairlead.domain.errors import FairleadError, Kind, Refused
 from fairlead.domain.ids import ArtifactRef, LineId, RevisionId
 from fairlead.domain.release import EndpointSpec, TrafficShare
 from fairlead.domain.status import (
@@ -101,7 +102,7 @@ def serving(control: Control, tag: str, traffic: tuple[TrafficShare, ...]) -> No
 def test_a_change_that_gets_live_is_live(control: Control, clock: Meanwhile) -> None:
     made, told = applied(control), list[str]()
     clock.what = lambda: serving(control, "2", NEW)
-    assert settle(control, made, 5.0, told.append)
+    settle(control, made, 5.0, told.append)
     assert told == ["live after 0.0 s"]
 
 
@@ -134,13 +135,28 @@ def test_a_change_that_somebody_takes_back_is_superseded_and_never_live(
 def test_where_nothing_runs_there_is_nothing_to_wait_for(control: Control) -> None:
     told: list[str] = []
     made = Made(control.catalogs.commit(two(NEW), "apply"), lines=frozenset({LINE}))
-    assert settle(control, made, 5.0, told.append)
+    settle(control, made, 5.0, told.append)
     assert told == ["nothing runs here; it takes effect with the next `fairlead up`"]
+
+
+def test_a_gateway_that_has_fallen_silent_is_not_taken_for_none(control: Control) -> None:
+    """Started on its own, it is known by its lock alone."""
+    made, told = applied(control), list[str]()
+    status = GatewayStatus(control.clock.now() - 60, os.getpid(), 1, "", (), {}, {})
+    files.write_atomic(control.home.gateway_status, gateway_status_to_bytes(status))
+    lock = files.try_lock(control.home.gateway_lock)
+    assert lock is not None
+    with pytest.raises(FairleadError, match="not live yet"):
+        settle(control, made, 0.0, told.append)
+    assert any("the gateway runs, but has said nothing for 60 s" in one for one in told)
+    os.close(lock)
 
 
 def test_what_does_not_get_live_in_time_is_told(control: Control) -> None:
     made, told = applied(control), list[str]()
-    assert not settle(control, made, 2.0, told.append)
+    with pytest.raises(FairleadError, match="in the catalog but not live yet") as caught:
+        settle(control, made, 2.0, told.append)
+    assert caught.value.kind is Kind.DEADLINE
     missing = [
         "sl/v1.2 is not ready (not started)",
         "traffic of sl/v1 has not moved yet",

@@ -192,6 +192,9 @@ class EnvoyProcess:
         deadline = self._clock.monotonic() + seconds
         with contextlib.suppress(Away):
             await self._admin.post("/drain_listeners")
+            # From here on every answer says that its connection closes (GOAWAY in HTTP/2): callers who keep theirs and ask
+            # on would never be done, and the last of their requests would be cut off.
+            await self._admin.post("/healthcheck/fail")
             while self._clock.monotonic() < deadline:
                 active = await self._admin.stats(r"^http\.ingress\.downstream_rq_active$")
                 if not any(active.values()):
@@ -243,15 +246,7 @@ class EnvoyProcess:
             "--reject-unknown-dynamic-fields",
             "--concurrency",
             str(self._concurrency),
-            "--log-level",
-            "warning",
-            # A refused file is logged whole, keys and all: `refusal` finds out why without them.
-            "--component-log-level",
-            "config:error,misc:error",
-            "--log-path",
-            str(self._log_file),
-            "--log-format",
-            words.FORMAT,
+            *words.flags(self._log_file),
             "--file-flush-interval-msec",
             "500",
             "--drain-time-s",
@@ -293,10 +288,16 @@ class EnvoyProcess:
         if rejected is None:
             with contextlib.suppress(Away):
                 rejected = await self._rejected(kind)
+        unwatched = not file.path.parent.is_dir()
         try:
             await self._write(kind, wanted)
         except Unwritable:
             raise await self._refused(kind, wanted) from None
+        if unwatched and process is not None:
+            # It watches a directory that somebody has removed, and would never see another file: whoever waits for its end
+            # starts the next one, with what lies in the new one.
+            _log.error("%s was removed: ending the Envoy that watched it", file.path.parent)
+            await self._end(process, _KILL_SECONDS)
         try:
             read = await self._taken(kind, process, rejected)
         except FairleadError:

@@ -5,10 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-FORMAT = (
+_FORMAT = (
     '{"service":"envoy","asctime":"%Y-%m-%dT%T.%eZ","levelname":"%l","name":"%n","message":"%j"}'
 )
 _MOST = 4_000  # characters that an error quotes
+
+
+def flags(log: Path) -> list[str]:
+    """The arguments that let Envoy write there, a line of JSON each time."""
+    return [
+        "--log-level",
+        "warning",
+        # A refused file is logged whole, keys and all: `refusal` finds out why without them.
+        "--component-log-level",
+        "config:error,misc:error",
+        "--log-path",
+        str(log),
+        "--log-format",
+        _FORMAT,
+    ]
 
 
 def words_since(log: Path, seen: int) -> str:

@@ -22,6 +22,7 @@ from fairlead.domain.reading import read_json
 from fairlead.kits.clock import Clock, iso
 
 HEAD = "catalog/head"
+_FIRST_ENTRY = "audit/00000001.json"  # of the audit, which stays whole
 _GENERATION = re.compile(r"catalog/([0-9]{8,})-[0-9a-f]+\.json")
 _SCHEMA = 1
 KEPT_GENERATIONS = 100  # before the newest: to look back at, and for readers that are slow
@@ -124,8 +125,10 @@ class StoredCatalogs:
         except FairleadError as error:
             if error.kind is not Kind.NOT_FOUND:
                 raise
-            if self._cached is not None:
-                gone = f"{HEAD} was there and is gone: restore the store"
+            # Where something was ever committed the audit still says so: a catalog made anew beside it would be without
+            # every key, split and switch, and nobody would have been told.
+            if self._cached is not None or self._store.size(_FIRST_ENTRY) is not None:
+                gone = f"{HEAD} was there and is gone: restore the store, or remove audit/ too to begin anew"
                 raise FairleadError(gone, kind=Kind.UNAVAILABLE) from None
             return "", Catalog()
         if self._cached is not None and self._cached[0] == etag:

@@ -1,11 +1,13 @@
 """Health, identity and metrics: answered without a framework, so that asking costs a worker nothing.
 
-`/livez` says that the process runs; ready is said only once every model here has proved itself.
+`/livez` says that the process runs; ready is said only once every model here has proved itself, and not while
+runs that do not end keep one of them from answering anybody.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -108,7 +110,8 @@ class PlainRoutes:
                     "/v2/models/{m}/versions/{v}/ready",
                 ),
             ):
-                self._add(path, self._ready, template, one.headers())
+                ready = functools.partial(self._ready, one)
+                self._add(path, ready, template, one.headers())
                 self._own.append(path.encode())
             if speaks(one.artifact.model):
                 self._add(_HEALTHY, self._healthy, headers=one.headers())
@@ -132,7 +135,7 @@ class PlainRoutes:
         """Let the agent say that it has proved what is served here: its examples are in no model's statistics."""
 
         async def proved() -> Reply:
-            for endpoint in self._endpoints():
+            for endpoint in self._endpoints(self._served):
                 endpoint.executions.forget()
             return _json({"proved": True})
 
@@ -141,7 +144,7 @@ class PlainRoutes:
     def replica(self, runs: Sequence[UnderWay] = ()) -> Mapping[str, object]:
         """How far this one is, and whether those of `runs`, the process's, that nobody waits for hold it."""
         of = {name: self._identity.get(name) for name in ("worker", "digest")}
-        kept = held(list(self._endpoints()), runs) if runs else None
+        kept = held(list(self._endpoints(self._served)), runs) if runs else None
         return {**of, "ready": self.ready, "failed": self.failed, "held": held_to_json(kept)}
 
     def batching(self) -> list[dict[str, object]]:
@@ -177,8 +180,22 @@ class PlainRoutes:
     async def _live(self) -> Reply:
         return _json({"live": True})
 
-    async def _ready(self) -> Reply:
-        return _json({"ready": self.ready}, 200 if self.ready else 503)
+    async def _ready(self, *asked: ServedRevision) -> Reply:
+        """Is everything here ready, or what is asked for?"""
+        if not self.ready:
+            return _json({"ready": False}, 503)
+        problems = list(self._held(asked or self._served))
+        if problems:
+            return _json({"ready": False, "problems": problems}, 503)
+        return _json({"ready": True})
+
+    def _held(self, served: Sequence[ServedRevision]) -> Iterable[str]:
+        """Which of these answer nobody, because runs go on for longer than requests have; costs nothing while none runs."""
+        runs = under_way()
+        for one in served if runs else ():
+            kept = held(list(self._endpoints((one,))), runs)
+            if kept is not None and kept.beyond(one.spec.drain_seconds):
+                yield f"{one.revision}: {kept}"
 
     async def _healthy(self) -> Reply:
         return 200, b"text/plain; charset=utf-8", b"ok"
@@ -197,7 +214,7 @@ class PlainRoutes:
 
     async def _sample(self) -> bool:
         """Does every model here answer a golden example right now?"""
-        for endpoint in self._endpoints():
+        for endpoint in self._endpoints(self._served):
             try:
                 sample = once_more(endpoint.model, endpoint.artifact.sample)
                 await endpoint.infer(sample, endpoint.deadline_seconds)
@@ -206,8 +223,8 @@ class PlainRoutes:
                 return False
         return True
 
-    def _endpoints(self) -> Iterable[Endpoint]:
-        for one in self._served:
+    def _endpoints(self, served: Sequence[ServedRevision]) -> Iterable[Endpoint]:
+        for one in served:
             for endpoint in one.spec.endpoints:
                 yield self._plane.find(one.spec.endpoint_id(endpoint.name))
 

@@ -69,6 +69,8 @@ def store_lock(home: Home[Path], clock: Clock) -> list[Finding]:
     if not path.exists():
         return []
     started = clock.monotonic()
+    if not os.access(path, os.W_OK):
+        return []  # `writable` tells that nothing can be written there
     while (handle := files.try_lock(path)) is None:
         if clock.monotonic() - started > _LOCK_SECONDS:
             pids = [pid for pid in _pids() if processes.holds_open(pid, path)]
@@ -106,7 +108,17 @@ def leavings(home: Home[Path]) -> list[Finding]:
 
 def permissions(home: Home[Path]) -> list[Finding]:
     """Are the files that hold secrets this user's alone?"""
-    secret = [home.keys, home.demo_key, *home.envoy.glob("*/*.json"), home.envoy / "bootstrap.json"]
+    told_to_envoy = [
+        *home.envoy.glob("*.json"),
+        *home.envoy.glob("*/*.json"),
+        *home.envoy.glob("*/*.pb"),
+    ]
+    # Envoy's own record holds no secret.
+    secret = [
+        home.keys,
+        home.demo_key,
+        *(one for one in told_to_envoy if one != home.envoy_process),
+    ]
     found = []
     for path in secret:
         try:
@@ -155,6 +167,39 @@ def statuses(home: Home[Path], now: float) -> list[Finding]:
                 f"see why: fairlead logs --home {home.root}; then end it, and it is started again"
             )
             found.append(Finding("status", wrong, why, mend))
+    return found
+
+
+def reachable(home: Home[Path]) -> list[Finding]:
+    """Have the agent and the gateway that run here the sockets they listen on?"""
+    found = []
+    for name, lock, path in (
+        ("agent", home.agent_lock, home.agent_socket),
+        ("gateway", home.gateway_lock, home.front_socket),
+    ):
+        if held(lock) and not path.exists():
+            wrong = f"the {name} runs, and its socket {path} is gone"
+            why = "nobody reaches it; what tidies that directory must leave it alone"
+            mend = "`fairlead up` starts it anew within seconds; one that was started on its own: end it, and start it"
+            found.append(Finding("sockets", wrong, why, mend))
+    return found
+
+
+def problems(home: Home[Path], now: float) -> list[Finding]:
+    """What the agent and the gateway that run here say is wrong with them."""
+    found = []
+    for name, path, said_by in (
+        ("agent", home.node_status, node_status_from_bytes),
+        ("gateway", home.gateway_status, gateway_status_from_bytes),
+    ):
+        try:
+            said = said_by(path.read_bytes())
+        except (OSError, FairleadError):
+            continue  # `statuses` tells what can be told of that
+        if said.problem and abs(now - said.written_at) <= SILENT_SECONDS:
+            why = "it goes on with what it had, and tries again"
+            mend = f"do what it says; if it says the same in a minute: fairlead logs --home {home.root}"
+            found.append(Finding(name, f"the {name} says: {said.problem}", why, mend))
     return found
 
 

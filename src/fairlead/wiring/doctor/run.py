@@ -97,6 +97,8 @@ def home_checks(control: Control, *, deep: bool) -> Iterator[tuple[str, Check]]:
     yield "leavings", lambda: homes.leavings(home)
     yield "secrets", lambda: homes.permissions(home)
     yield "status", lambda: homes.statuses(home, clock.now())
+    yield "reachable", lambda: homes.reachable(home)
+    yield "problems", lambda: homes.problems(home, clock.now())
     yield "workers", lambda: homes.held_workers(home, clock.now())
     yield "keys", lambda: _keys(control)
     yield (
