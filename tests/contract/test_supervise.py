@@ -8,6 +8,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fairlead.kits.clock import FakeClock, SystemClock
 from fairlead.kits.supervise import Child, ChildSpec, Supervisor, ending, life_pipe
@@ -71,6 +74,26 @@ async def test_a_child_that_does_not_end_is_ended(tmp_path: Path) -> None:
     told: list[str] = []
     ignores = "import signal; signal.signal(15, signal.SIG_IGN); open(sys.argv[1]+'.ready','w'); time.sleep(60)"
     one = child(tmp_path, ignores, stop_seconds=0.3)
+    async with supervised(one, told):
+        await when((tmp_path / "pids.ready").exists)
+    assert told == ["child did not end within 0.3 s; killed"]
+    assert not Path(f"/proc/{pids(tmp_path)[0]}").exists()
+
+
+async def test_a_child_that_was_told_to_end_while_it_was_started_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    ignores = "import signal; signal.signal(15, signal.SIG_IGN); open(sys.argv[1]+'.ready','w'); time.sleep(60)"
+    one = child(tmp_path, ignores, stop_seconds=0.3)
+    start = asyncio.create_subprocess_exec
+
+    async def slowly(*args: Any, **kwargs: Any) -> asyncio.subprocess.Process:
+        process = await start(*args, **kwargs)
+        await one.stopping.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
     async with supervised(one, told):
         await when((tmp_path / "pids.ready").exists)
     assert told == ["child did not end within 0.3 s; killed"]

@@ -82,16 +82,18 @@ class Supervisor:
         """Ask a child to end; end it by force after its time."""
         child.stopping.set()
         process = child.process
-        if process is None or process.returncode is not None:
-            return
+        if process is not None and process.returncode is None:
+            await self._end(
+                child.spec, process
+            )  # one that is being started is ended as soon as it has
+
+    async def _end(self, spec: ChildSpec, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), child.spec.stop_seconds)
+            await asyncio.wait_for(process.wait(), spec.stop_seconds)
         except TimeoutError:
-            self._tell(
-                f"{child.spec.name} did not end within {child.spec.stop_seconds:g} s; killed"
-            )
+            self._tell(f"{spec.name} did not end within {spec.stop_seconds:g} s; killed")
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
@@ -111,7 +113,7 @@ class Supervisor:
             )
         child.starts += 1
         if child.stopping.is_set():  # asked to stop while it was being started
-            child.process.terminate()
+            await self._end(spec, child.process)
         return await child.process.wait()
 
 

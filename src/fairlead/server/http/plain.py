@@ -29,6 +29,7 @@ from fairlead.api.worker import (
     ServingSettings,
 )
 from fairlead.domain.errors import FairleadError
+from fairlead.domain.ids import RevisionId
 from fairlead.engines.sharing import once_more
 from fairlead.kits.timeouts import timeout
 from fairlead.server.dataplane import Counted, DataPlane
@@ -110,7 +111,7 @@ class PlainRoutes:
                     "/v2/models/{m}/versions/{v}/ready",
                 ),
             ):
-                ready = functools.partial(self._ready, one)
+                ready = functools.partial(self._ready, one.revision)
                 self._add(path, ready, template, one.headers())
                 self._own.append(path.encode())
             if speaks(one.artifact.model):
@@ -180,11 +181,11 @@ class PlainRoutes:
     async def _live(self) -> Reply:
         return _json({"live": True})
 
-    async def _ready(self, *asked: ServedRevision) -> Reply:
+    async def _ready(self, asked: RevisionId | None = None) -> Reply:
         """Is everything here ready, or what is asked for?"""
         if not self.ready:
             return _json({"ready": False}, 503)
-        problems = list(self._held(asked or self._served))
+        problems = list(self._held([one for one in self._served if asked in (None, one.revision)]))
         if problems:
             return _json({"ready": False, "problems": problems}, 503)
         return _json({"ready": True})
