@@ -29,6 +29,7 @@ from support.gateway import (
     new_world,
     revision,
 )
+from support.logs import lines_of
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
 
@@ -198,11 +199,11 @@ async def test_routes_move_to_the_worker_and_back_again(cold: Cold) -> None:
 
     async def direct() -> bool:
         await cold.ask()
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        lines = lines_of(log)
         return bool(lines) and lines[-1]["upstream_host"].endswith("/w1.sock")
 
     await eventually(direct, 5, "requests go to the worker itself")
-    held = json.loads(log.read_text().splitlines()[0])
+    held = lines_of(log)[0]
     assert held["upstream"] == "speech/v1.1/predict@activator"
     assert "held;dur=" in held["timing"]
     assert "worker;desc=w1" in held["timing"]

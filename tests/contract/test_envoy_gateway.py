@@ -21,6 +21,7 @@ from fairlead.domain.requests import read_request
 from fairlead.domain.why import Explanation, Then, explain
 from support.effort import PATIENCE
 from support.gateway import World, catalog, eventually, new_world, revision
+from support.logs import lines_of
 from support.wire import Wire
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
@@ -118,8 +119,7 @@ async def test_a_retry_is_in_the_access_log(world: World, client: httpx.AsyncCli
     log = world.home.logs / "access.jsonl"
 
     def lines() -> list[dict[str, Any]]:
-        text = log.read_text() if log.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return lines_of(log)
 
     async def both_asked() -> bool:
         await client.post(PREDICT, headers={**KEY, "accept-version": "v2"})

@@ -17,6 +17,7 @@ from fairlead.domain.ids import RevisionId
 from fairlead.server.http.serve import Listen, Socket, serve
 from support.effort import PATIENCE
 from support.gateway import World, catalog, eventually, new_world, revision
+from support.logs import lines_of
 from support.models import scaled_artifact
 from support.serving import InProcess, in_process
 
@@ -323,7 +324,7 @@ async def test_a_strangers_id_stays_one_line_of_the_log(front: Front) -> None:
     found = await send(front, post(f'x-request-id: a"\\,{{\xc2\x9b\r\n{LENGTH}', BODY), 1)
     log = front.world.home.logs / "access.jsonl"
     await eventually(lambda: b'"a\\"' in log.read_bytes(), 5, "the request is logged")
-    lines = [json.loads(line) for line in log.read_bytes().splitlines()]
+    lines = lines_of(log)
     assert [line["client"] for line in lines if (line["request_id"] or "").startswith('a"')] == [
         "demo"
     ]

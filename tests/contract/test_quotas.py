@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from fairlead.domain.ports import OldSecret
 from fairlead.domain.release import TrafficShare
 from fairlead.domain.uses import uses_from_bytes
 from support.gateway import CLOCK, World, catalog, eventually, new_world, revision
+from support.logs import lines_of
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(60)]
 
@@ -74,8 +74,7 @@ class Callers:
         return CLOCK.monotonic() - began
 
     def lines(self) -> list[dict[str, Any]]:
-        log = self.world.home.logs / "access.jsonl"
-        return [json.loads(line) for line in log.read_text().splitlines()]
+        return lines_of(self.world.home.logs / "access.jsonl")
 
 
 @pytest.fixture
