@@ -221,6 +221,23 @@ class TestCatalogs:
         store.delete("audit/00000001.json")
         assert StoredCatalogs(store, FakeClock()).read() == Catalog()
 
+    def test_a_first_commit_while_somebody_reads_is_no_lost_catalog(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The reader asks for the head before, and for the audit after."""
+        size, late = store.size, StoredCatalogs(store, FakeClock())
+        first: list[Catalog] = []
+
+        def meanwhile(key: str) -> int | None:
+            if not first:
+                first.append(Catalog())
+                first[0] = StoredCatalogs(store, FakeClock()).commit(Catalog(), "first")
+            return size(key)
+
+        monkeypatch.setattr(store, "size", meanwhile)
+        assert late.read() == first[0]
+        assert late.commit(late.read(), "second").generation == 2
+
     @pytest.mark.parametrize("head", [b"", b'{"sch', b"[]", b"null", b'{"schema": 1}', b'"text"'])
     def test_a_damaged_head_is_an_error_in_words(self, store: ObjectStore, head: bytes) -> None:
         StoredCatalogs(store, FakeClock()).commit(Catalog(), "first")

@@ -7,7 +7,8 @@ not spin while they wait. Inputs are never cast: what the caller sends has the m
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ class OnnxModel:
         self._names = [spec.name for spec in outputs]
         self._bits = {spec.name for spec in inputs if spec.datatype is DataType.BF16}
         bits_out = any(spec.datatype is DataType.BF16 for spec in outputs)
-        self._run = self._run_values if self._bits or bits_out else self._session.run
+        self._run = self._session.run
+        if self._bits or bits_out:
+            # With the session in it, as in the other: a run that has begun goes on when this is closed.
+            self._run = partial(self._run_values, self._session.run_with_ort_values)
 
     def infer(self, request: InferRequest) -> InferResponse:
         names = self._names if request.outputs is None else list(request.outputs)
@@ -86,7 +90,13 @@ class OnnxModel:
         except Exception as error:  # noqa: BLE001 - as above
             raise _failure(error) from None
 
-    def _run_values(self, names: list[str], tensors: Tensors, options: Any) -> list[Tensor]:  # noqa: ANN401 - the engine ships no types
+    def _run_values(
+        self,
+        run: Callable[..., Any],
+        names: list[str],
+        tensors: Tensors,
+        options: Any,  # noqa: ANN401 - the engine ships no types
+    ) -> list[Tensor]:
         """Run with BF16, whose bits only the engine's own values carry."""
         value = onnxruntime.OrtValue
         values = {
@@ -95,7 +105,7 @@ class OnnxModel:
             else value.ortvalue_from_numpy(tensor)
             for name, tensor in tensors.items()
         }
-        return [_tensor(one) for one in self._session.run_with_ort_values(names, values, options)]
+        return [_tensor(one) for one in run(names, values, options)]
 
     def parse_document(self, data: bytes) -> Any:  # noqa: ANN401 - the protocol of all models
         raise NotImplementedError("an ONNX model takes tensors")

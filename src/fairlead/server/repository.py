@@ -139,6 +139,9 @@ class Repository:
                     await self._release(mine, loaded)
             if failed is not None:
                 _log.error("%s is not loaded", name, exc_info=failed)
+                failed.__traceback__ = None  # its frames hold what was loaded
+                loaded.clear()
+                await asyncio.to_thread(memory.give_back)  # what was tried took as much
                 kind = failed.kind if isinstance(failed, FairleadError) else Kind.MODEL
                 raise Refused(kind, f"failed to load {name!r}: {_why(failed)}")
             self._served += found

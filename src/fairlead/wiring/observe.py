@@ -115,6 +115,10 @@ class Observer:
             control.home.gateway_status, functools.partial(gateway_status_from_bytes, kept={})
         )
 
+    def node(self) -> NodeStatus | None:
+        """What the agent says now; asks no store, which may be away."""
+        return _if_fresh(self._node.read(), self._control)
+
     def look(self) -> Observed:
         """Everything as it is now."""
         control = self._control

@@ -246,7 +246,7 @@ class _Watch:
         sockets = SocketWatch(self.control.home, self.control.clock, self.tell)
         while not stop.is_set() and self.agent.failed is None and self.gateway.failed is None:
             self.tell_events()
-            sockets.look(self.gateway, self.agent, lambda: self.observer.look().node)
+            sockets.look(self.gateway, self.agent, self.observer.node)
             if not announced and self._ready():
                 announced = True
                 self.tell_events()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from fairlead.api.bf16 import from_floats, to_floats
-from fairlead.api.inference import InferRequest
+from fairlead.api.inference import NUMPY_TYPES, InferRequest
 from fairlead.domain.errors import FairleadError, Kind
 from fairlead.domain.signature import DataType, TensorSignature, TensorSpec
+from fairlead.engines import onnx
 from fairlead.engines.onnx import OnnxModel
 from support.models import (
     BOOL,
@@ -123,6 +125,19 @@ def test_a_closed_models_session_goes_though_somebody_has_the_model_and_its_erro
     with pytest.raises(FairleadError, match="being unloaded") as late:
         model.infer(wrong)
     assert late.value.kind is Kind.UNAVAILABLE
+
+
+@pytest.mark.parametrize("graph", [scaled, bf16_doubled])
+def test_a_run_that_has_begun_when_its_model_is_closed_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Callable[[], bytes]
+) -> None:
+    model = load(tmp_path, graph())
+    (spec,) = model.signature.inputs
+    request = InferRequest({spec.name: np.zeros((1, spec.shape[1]), NUMPY_TYPES[spec.datatype])})
+    # Where what runs it has been found, and its inputs have not been made.
+    monkeypatch.setattr(onnx, "_options", model.close)
+    right = model.infer(request)
+    assert not right.tensors["y"].any()
 
 
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:

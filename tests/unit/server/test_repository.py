@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -132,6 +133,36 @@ async def test_what_is_unloaded_is_freed(tmp_path: Path) -> None:
         await one.change("scaled", "unload")
         gc.collect()
         assert [found() for found in models] == [None, None]
+
+
+async def test_what_was_loaded_for_a_model_that_does_not_load_is_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not with the next look for garbage; and its memory is given back."""
+    load, given = repository.load_artifact, list[str]()
+    loaded: list[weakref.ref[Any]] = []
+
+    async def second_fails(*args: Any, **kwargs: Any) -> LoadedArtifact:
+        if loaded:
+            raise ValueError("no second one")
+        made = await load(*args, **kwargs)
+        loaded.append(weakref.ref(made.model))
+        return made
+
+    async with started(tmp_path) as one:
+        await one.change("scaled", "unload")
+        monkeypatch.setattr(repository, "load_artifact", second_fails)
+        monkeypatch.setattr(repository.memory, "give_back", lambda: given.append("back"))
+        # What is logged is kept for tests, with the frames it came from.
+        monkeypatch.setattr(logging.getLogger("fairlead.server.repository"), "disabled", True)
+        gc.collect()
+        gc.disable()
+        try:
+            assert (await one.change("scaled", "load"))[0] == 500
+            await eventually(lambda: loaded[0]() is None)  # a thread may be about to let it go
+        finally:
+            gc.enable()
+        assert given == ["back"]
 
 
 async def test_a_request_under_way_is_answered_before_its_model_goes(tmp_path: Path) -> None:

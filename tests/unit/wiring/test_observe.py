@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fairlead.domain.catalog import Catalog
+from fairlead.domain.errors import FairleadError
 from fairlead.domain.status import (
     GatewayStatus,
     NodeStatus,
@@ -47,6 +49,20 @@ def test_what_changed_is_seen_and_what_did_not_is_not_read_again(control: Contro
     assert second.node is first.node
     assert second.gateway == replace(GATEWAY, generation=2)
     assert observe(control) == second
+
+
+def test_what_the_agent_says_is_known_while_the_store_is_away(control: Control) -> None:
+    """`up` asks for it where sockets were removed, and must not end with what serves because of a store."""
+    control.catalogs.commit(Catalog(), "first")
+    (head,) = control.home.root.rglob("catalog/head")
+    head.unlink()
+    observer = Observer(control)
+    tell(control, NODE, GATEWAY)
+    with pytest.raises(FairleadError, match="was there and is gone"):
+        observer.look()
+    assert observer.node() == NODE
+    tell(control, replace(NODE, written_at=90.0), GATEWAY)
+    assert observer.node() is None
 
 
 def test_what_is_damaged_or_gone_or_old_says_nothing(control: Control) -> None:

@@ -120,20 +120,29 @@ class StoredCatalogs:
                     self._store.delete(meta.key)
 
     def _read(self) -> tuple[str, Catalog]:
-        try:
-            data, etag = self._store.get(HEAD)
-        except FairleadError as error:
-            if error.kind is not Kind.NOT_FOUND:
-                raise
-            # Where something was ever committed the audit still says so: a catalog made anew beside it would be without
-            # every key, split and switch, and nobody would have been told.
-            if self._cached is not None or self._store.size(_FIRST_ENTRY) is not None:
+        found = self._head()
+        # Where something was ever committed the audit still says so: a catalog made anew beside it would be without
+        # every key, split and switch, and nobody would have been told.
+        if found is None and (self._cached or self._store.size(_FIRST_ENTRY) is not None):
+            found = self._head()  # somebody may just have committed for the first time
+            if found is None:
                 gone = f"{HEAD} was there and is gone: restore the store, or remove audit/ too to begin anew"
-                raise FairleadError(gone, kind=Kind.UNAVAILABLE) from None
+                raise FairleadError(gone, kind=Kind.UNAVAILABLE)
+        if found is None:
             return "", Catalog()
+        data, etag = found
         if self._cached is not None and self._cached[0] == etag:
             return self._cached
         name = _named_by(data)
         catalog = catalog_from_bytes(self._store.get(name)[0], name, self._kept)
         self._cached = (etag, catalog)
         return self._cached
+
+    def _head(self) -> tuple[bytes, str] | None:
+        """What names the newest catalog, and its etag; None if it is not there."""
+        try:
+            return self._store.get(HEAD)
+        except FairleadError as error:
+            if error.kind is not Kind.NOT_FOUND:
+                raise
+            return None
