@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -145,15 +146,19 @@ async def test_a_killed_envoy_is_back_with_the_same_routes() -> None:
     print(f"full service after {seconds:.2f} s, {len(seen.failed)} requests failed")
 
 
-async def test_an_envoy_whose_directory_was_removed_is_replaced_by_one_that_sees_what_changes() -> (
-    None
-):
+@pytest.mark.parametrize("put_back", [False, True])
+async def test_an_envoy_whose_directory_was_removed_is_replaced_by_one_that_sees_what_changes(
+    tmp_path: Path, put_back: bool
+) -> None:
     async with new_world() as world:
         await prepare(world)
         async with world.running(), world.client() as client:
             await world.routed()
             first = world.envoy_pid()
+            shutil.copytree(world.home.envoy, tmp_path / "copy", symlinks=True)
             shutil.rmtree(world.home.envoy)
+            if put_back:
+                shutil.copytree(tmp_path / "copy", world.home.envoy, symlinks=True)
             await world.add_worker("w2", "speech/v1.2")
             world.set_catalog(at(2))
             world.write_status()

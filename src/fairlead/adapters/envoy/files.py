@@ -26,6 +26,12 @@ class XdsFile:
         self.path = path
         self.torn = False  # may the file say something else than `resources`?
         self.version, self.resources = self._kept()
+        self._watched = self._directory()
+
+    @property
+    def unwatched(self) -> bool:
+        """Is the directory gone that Envoy watches? It sees nothing in another one of the same name."""
+        return self._directory() != self._watched
 
     def write(self, resources: list[Document]) -> None:
         """Replace the file by the next version, and keep this very list; what cannot be written changes nothing."""
@@ -35,9 +41,16 @@ class XdsFile:
         self.torn = False
 
     def ensure(self) -> None:
-        """Envoy does not start unless there is something to watch."""
+        """Envoy, which is about to be started, does not start unless there is something to watch."""
         if not self.path.exists():
             self._flush(self.version, self.resources)
+        self._watched = self._directory()
+
+    def _directory(self) -> int | None:
+        try:
+            return self.path.parent.stat().st_ino
+        except OSError:
+            return None
 
     def _kept(self) -> tuple[int, list[Document]]:
         return _read(self.path)

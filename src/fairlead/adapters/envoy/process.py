@@ -288,7 +288,7 @@ class EnvoyProcess:
         if rejected is None:
             with contextlib.suppress(Away):
                 rejected = await self._rejected(kind)
-        unwatched = not file.path.parent.is_dir()
+        unwatched = file.unwatched
         try:
             await self._write(kind, wanted)
         except Unwritable:
