@@ -17,6 +17,7 @@ from fairlead.kits.supervise import Child, ChildSpec, Supervisor, ending, life_p
 from support.effort import PATIENCE
 from support.running import until
 
+IGNORES = "import signal; signal.signal(15, signal.SIG_IGN); open(sys.argv[1]+'.ready','w'); time.sleep(60)"
 WRITES_PID = "import os,sys,time; open(sys.argv[1],'a').write(f'{os.getpid()}\\n'); "
 
 
@@ -72,8 +73,7 @@ async def test_a_code_that_no_start_would_mend_ends_it(tmp_path: Path) -> None:
 
 async def test_a_child_that_does_not_end_is_ended(tmp_path: Path) -> None:
     told: list[str] = []
-    ignores = "import signal; signal.signal(15, signal.SIG_IGN); open(sys.argv[1]+'.ready','w'); time.sleep(60)"
-    one = child(tmp_path, ignores, stop_seconds=0.3)
+    one = child(tmp_path, IGNORES, stop_seconds=0.3)
     async with supervised(one, told):
         await when((tmp_path / "pids.ready").exists)
     assert told == ["child did not end within 0.3 s; killed"]
@@ -84,8 +84,7 @@ async def test_a_child_that_was_told_to_end_while_it_was_started_is_ended_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    ignores = "import signal; signal.signal(15, signal.SIG_IGN); open(sys.argv[1]+'.ready','w'); time.sleep(60)"
-    one = child(tmp_path, ignores, stop_seconds=0.3)
+    one = child(tmp_path, IGNORES, stop_seconds=0.3)
     start = asyncio.create_subprocess_exec
 
     async def slowly(*args: Any, **kwargs: Any) -> asyncio.subprocess.Process:

@@ -45,7 +45,7 @@ _MOST_THREADS = 32  # that run one model
 _FEW_THREADS = 4
 _CHUNK_BYTES = 1024 * 1024
 _LAST_RUN_SECONDS = 5.0  # a run that nobody waits for any more may take so long to end
-_LOOK_AGAIN_SECONDS = 0.01
+LOOK_AGAIN_SECONDS = 0.01
 _LIBRARIES = {"onnx": "onnxruntime"}
 
 
@@ -105,7 +105,7 @@ async def unload(artifacts: Sequence[LoadedArtifact], clock: Clock) -> None:
         await asyncio.to_thread(one.close)
     stop = clock.monotonic() + _LAST_RUN_SECONDS
     while clock.monotonic() < stop and not all(one.threads.over for one in artifacts):
-        await clock.sleep(_LOOK_AGAIN_SECONDS)
+        await clock.sleep(LOOK_AGAIN_SECONDS)
 
 
 async def load_artifact(

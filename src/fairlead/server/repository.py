@@ -24,10 +24,9 @@ from fairlead.server.http.app import ServerApp
 from fairlead.server.http.oip import unavailable
 from fairlead.server.http.routes import ServedRevision
 from fairlead.server.http.speech import PATHS
-from fairlead.server.loading import LoadedArtifact, load_artifact, unload
+from fairlead.server.loading import LOOK_AGAIN_SECONDS, LoadedArtifact, load_artifact, unload
 
 _log = logging.getLogger(__name__)
-_LOOK_AGAIN_SECONDS = 0.01
 
 
 async def load_revision(
@@ -183,7 +182,7 @@ class Repository:
         while self._clock.monotonic() < stop:
             if not any(route.in_progress for route in self._plane.stats if route.endpoint in names):
                 return
-            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+            await self._clock.sleep(LOOK_AGAIN_SECONDS)
 
     async def _release(
         self, specs: Sequence[WorkerSpec], loaded: Mapping[str, LoadedArtifact]
