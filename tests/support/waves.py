@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from fairlead.kits.clock import FakeClock
-from fairlead.server.http.wave import QuickRequest
+from fairlead.server.http.quick import QuickRequest
 
 
 class Ticks(FakeClock):
-    """A second passes whenever somebody looks."""
+    """A second, or another time, passes whenever somebody looks."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        super().__init__()
+        self._seconds = seconds
 
     def monotonic(self) -> float:
-        self.advance(1)
+        self.advance(self._seconds)
         return super().monotonic()
 
 

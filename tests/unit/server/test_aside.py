@@ -18,7 +18,8 @@ from fairlead.api.worker import ServingSettings
 from fairlead.domain.ids import RevisionId
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.handlers import Answer, Handler, Headers
-from fairlead.server.http.wave import QuickRequest, Wave
+from fairlead.server.http.quick import QuickRequest
+from fairlead.server.http.wave import Wave
 from support.asked import Asked, Served, by_asgi, read_answer, served_at
 from support.models import (
     BOOL,

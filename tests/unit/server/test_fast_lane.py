@@ -23,8 +23,9 @@ from fairlead.server.executions import total
 from fairlead.server.http.app import ServerApp
 from fairlead.server.http.aside import Aside
 from fairlead.server.http.protocol import HttpProtocol
+from fairlead.server.http.quick import QuickRequest
 from fairlead.server.http.serve import Listen, Socket, serve
-from fairlead.server.http.wave import QuickRequest, Wave
+from fairlead.server.http.wave import Wave
 from support.asked import (
     Asked,
     Served,
@@ -235,7 +236,8 @@ def _table() -> Any:
 async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
     server: Served,
 ) -> None:
-    app, caller, wave = server.running.app, Caller(), Wave(Ticks(), Aside(), access_log=False)
+    tick = 2.0**-16  # seconds, without rounding
+    app, caller, wave = server.running.app, Caller(), Wave(Ticks(tick), Aside(), access_log=False)
     asked = [(PREDICT, rows(1)), (INFER, tensor(1)), (PREDICT, rows(1))]
     loop = asyncio.get_running_loop()
     routes = []
@@ -254,12 +256,12 @@ async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
     assert [route.stats.in_progress for route in routes] == [0, 0, 0]
     assert [route.stats.statuses[200] for route in routes] == [2, 1, 2]
     assert executions.requests - before.requests == len(asked)
-    # One look before and one after each stage: all of them were decoded in a second, and encoded in one.
-    assert executions.decoding_seconds - before.decoding_seconds == pytest.approx(1)
-    assert executions.encoding_seconds - before.encoding_seconds == pytest.approx(1)
-    # They came at 1, 2 and 3; the run they shared began at 6, and all were encoded at 9.
-    assert executions.seconds - before.seconds == pytest.approx(8 + 7 + 6)
-    assert executions.queue_seconds - before.queue_seconds == pytest.approx(5 + 4 + 3 - 1)
+    # One look before and one after each of a stage: each was decoded in a tick, and encoded in one.
+    assert executions.decoding_seconds - before.decoding_seconds == pytest.approx(3 * tick)
+    assert executions.encoding_seconds - before.encoding_seconds == pytest.approx(3 * tick)
+    # They came at 1, 2 and 3; the run they shared began at 9, and all were sent at 15.
+    assert executions.seconds - before.seconds == pytest.approx((14 + 13 + 12) * tick)
+    assert executions.queue_seconds - before.queue_seconds == pytest.approx((8 + 7 + 6 - 3) * tick)
 
 
 def join(app: ServerApp, wave: Wave, caller: Caller, body: bytes, **headers: str) -> None:

@@ -24,9 +24,10 @@ from fairlead.server.http.aside import Aside
 from fairlead.server.http.exchange import Bodies, ClientLeft
 from fairlead.server.http.handlers import Headers
 from fairlead.server.http.priority import prioritize
+from fairlead.server.http.quick import NOBODY_WAITS, Connection, QuickRequest
 from fairlead.server.http.routes import HotRoute
 from fairlead.server.http.timing import Raw
-from fairlead.server.http.wave import NOBODY_WAITS, Connection, QuickRequest, Wave
+from fairlead.server.http.wave import Wave
 
 
 class GatheredRequest(QuickRequest):
@@ -89,21 +90,17 @@ class Gathering(Wave):
 
     # On their way into the queue.
 
-    def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = self._take(loop)
-        began = self._now()
-        joined = [one for one in now if isinstance(one, GatheredRequest) and self._join(one, loop)]
-        decoding = (self._now() - began) / len(now)
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         batchers: set[Batcher] = set()
-        for one in joined:
-            one.decoding = decoding
+        for one in self._take(lambda one: self._join(one, loop)):
             batcher = one.route.endpoint.threaded
             assert batcher is not None
             batchers.add(batcher)
         for batcher in batchers:
             batcher.look(loop)
 
-    def _join(self, one: GatheredRequest, loop: asyncio.AbstractEventLoop) -> bool:
+    def _join(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> bool:
+        assert isinstance(one, GatheredRequest)
         route = one.route
         endpoint = route.endpoint
         try:
@@ -136,7 +133,8 @@ class Gathering(Wave):
         """Its outcome is known; it is answered together with the others whose outcome is known now."""
         one.known = True
         if not self._settled:
-            asyncio.get_running_loop().call_soon(self._answer_settled)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._answer_settled, loop)
         self._settled.append(one)
 
     def given_up(self, one: GatheredRequest, error: Exception) -> None:
@@ -155,19 +153,21 @@ class Gathering(Wave):
         one.timer = None
         self.given_up(one, late(one.until - one.start))
 
-    def _answer_settled(self) -> None:
-        """Answer everything whose outcome is known."""
+    def _answer_settled(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer everything whose outcome is known, or as much as there is time for in this turn."""
         settled, self._settled = self._settled, []
-        began = self._now()
-        encoded = [
-            one for one in settled if not one.response_complete and self._finishes(one, began)
-        ]
-        ended = self._now()
-        self._send_all(encoded, ended, (ended - began) / (len(settled) or 1))
+        encoded, rest, each = self._some(self._finishes, settled)
+        if rest:
+            if not self._settled:
+                loop.call_soon(self._answer_settled, loop)
+            self._settled[:0] = rest
+        self._send_all(encoded, self._now(), each)
 
-    def _finishes(self, one: GatheredRequest, now: float) -> bool:
-        """Encode it; False if it failed, or if that is the work of a thread."""
-        one.went(now)
+    def _finishes(self, one: GatheredRequest) -> bool:
+        """Encode it; False if it failed, was given up, or if that is the work of a thread."""
+        if one.response_complete:
+            return False
+        one.went(self._now())
         if one.outcome is not None:
             outcome = one.outcome
             one.outcome = None  # a traceback that its own frame holds would be freed late

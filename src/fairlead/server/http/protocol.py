@@ -27,11 +27,12 @@ from fairlead.server.http.exchange import ending, is_small_length
 from fairlead.server.http.gathering import GatheredRequest, Gathering
 from fairlead.server.http.guarded import GuardedProtocol
 from fairlead.server.http.handlers import HEADER_LENGTH, Headers
+from fairlead.server.http.quick import QuickRequest
 from fairlead.server.http.receiving import LARGE_BODY
 from fairlead.server.http.repeated import LastHead
 from fairlead.server.http.routes import GRPC, HotPath, HotRoute
 from fairlead.server.http.timing import Raw
-from fairlead.server.http.wave import QuickRequest, Wave
+from fairlead.server.http.wave import Wave
 
 WHOLE = "fairlead.whole_answer"
 BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
@@ -211,7 +212,7 @@ class HttpProtocol(GuardedProtocol):
         if isinstance(self.active, GatheredRequest):
             self._lane.gathering.given_up(self.active, ending())
 
-    # What a quick request needs of its connection (`wave.Connection`).
+    # What a quick request needs of its connection (`quick.Connection`).
 
     @property
     def left(self) -> bool:

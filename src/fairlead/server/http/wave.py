@@ -13,135 +13,28 @@ Every request stays on its own: what is wrong with one is that one's answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TypeVar
 
 from fairlead.api.deadlines import is_named, seconds_to_answer
-from fairlead.api.inference import InferRequest, InferResponse
+from fairlead.api.inference import InferResponse
 from fairlead.kits.clock import Clock
 from fairlead.server.endpoint import late
 from fairlead.server.http.aside import Aside, is_large
 from fairlead.server.http.exchange import OWN_HEAD, ClientLeft, log_answer, request_id
-from fairlead.server.http.handlers import Answer, Headers, joined
+from fairlead.server.http.handlers import Answer, joined
+from fairlead.server.http.quick import QuickRequest
 from fairlead.server.http.routes import HotRoute, head_of
-from fairlead.server.http.timing import Raw, after_run, not_run, run, with_run
+from fairlead.server.http.timing import after_run, not_run, run, with_run
+
+Q = TypeVar("Q", bound=QuickRequest)
 
 OK = 200
 _MESSAGE = b"%b" + OWN_HEAD + b"%b"  # an answer: its route's head, its own, its body
 _FEW_ELEMENTS = 64  # of an answer: so few are never worth a thread, even as classes
 _MOST_AT_ONCE = 64  # what is read in the same turn beyond it waits until these answers are sent
-
-
-class Connection(Protocol):
-    """What a quick request needs of the connection it came on."""
-
-    @property
-    def left(self) -> bool:
-        """Has the client gone?"""
-        ...
-
-    def finish(self, request: QuickRequest, answer: bytes) -> None:
-        """Write the answer and go on with what comes next on this connection."""
-        ...
-
-    def hand_over(self, request: QuickRequest) -> None:
-        """Let the ASGI app answer it: it turned out not to be quick."""
-        ...
-
-    def peer(self) -> Sequence[Any] | None:
-        """Who asks, for the access log."""
-        ...
-
-
-class Event(Protocol):
-    """Set when something has happened to a request, as uvicorn's protocol does."""
-
-    def set(self) -> None: ...
-
-
-class _Unheard:
-    """In place of an event that nobody waits for."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-NOBODY_WAITS = _Unheard()
-
-
-class QuickRequest:
-    """One request with a small body for a model that runs on the event loop.
-
-    To uvicorn's protocol it stands where an ASGI cycle would, so that what is pipelined behind it waits
-    for its answer and a server that stops lets it finish: hence `response_complete`, `disconnected`,
-    `keep_alive`, `more_body` and the like.
-    """
-
-    __slots__ = (
-        "answer",
-        "batch",
-        "began",
-        "body",
-        "call",
-        "connection",
-        "decoding",
-        "disconnected",
-        "ended",
-        "headers",
-        "identity",
-        "keep_alive",
-        "message",
-        "message_event",
-        "more_body",
-        "raw_headers",
-        "request",
-        "response_complete",
-        "response_started",
-        "route",
-        "rows",
-        "run_said",
-        "start",
-        "target",
-        "until",
-        "wave",
-    )
-
-    def __init__(
-        self,
-        wave: Wave,
-        connection: Connection,
-        route: HotRoute,
-        target: bytes,
-        raw_headers: Raw,
-        headers: Headers,
-    ) -> None:
-        self.wave = wave  # that it joins
-        self.connection = connection
-        self.route = route
-        self.target = target
-        self.raw_headers = raw_headers
-        self.headers = headers
-        self.body = b""
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
-        self.response_started = False
-        self.more_body = True
-        self.message_event: Event = NOBODY_WAITS
-        self.identity = b""
-        self.start = 0.0
-        self.decoding = 0.0  # seconds, its part of what was decoded together
-        self.began = 0.0  # its run, if it came to one
-        self.ended = 0.0
-        self.rows = 1
-        self.batch = 1  # requests that shared its run
-        self.run_said = b""  # in the answer's head, where it was put into words for all of them
-        self.until = 0.0  # when its caller stops waiting, if that is said
-        self.call: Any = None
-        self.request: InferRequest | None = None
-        self.answer: InferResponse | None = None
-        self.message = b""  # the answer as it is sent
+_MOMENT = 0.0005  # seconds
 
 
 class Wave:
@@ -151,7 +44,13 @@ class Wave:
         self._now = clock.monotonic
         self._aside = aside
         self._access_log = access_log
+        # Seconds that one stage may keep the event loop; what is left then goes on when others have had their turn.
+        self.moment = _MOMENT
         self._waiting: list[QuickRequest] = []
+        # What earlier turns had no time for; nothing else is read until it is done.
+        self._decoded: Sequence[QuickRequest] = ()
+        self._ran: Sequence[QuickRequest] = ()
+        self._comes = False  # a turn in which they go on
 
     def add(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> None:
         """Answer a request whose body is complete."""
@@ -159,29 +58,70 @@ class Wave:
         one.start = self._now()
         one.identity = request_id(one.headers)
         one.route.stats.in_progress += 1
-        if not self._waiting:
-            loop.call_soon(self._answer, loop)
         self._waiting.append(one)
+        if not self._comes:
+            self._comes = True
+            loop.call_soon(self._answer, loop)
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = self._take(loop)
-        began = self._now()
-        decoded = [one for one in now if self._decode(one)]
-        decoding = (self._now() - began) / len(now)
-        for one in decoded:
-            one.decoding = decoding
-        ran = self._run_all(decoded) if len(decoded) > 1 else list(filter(self._run, decoded))
-        began = self._now()
-        encoded = [one for one in ran if self._encode(one)]
-        ended = self._now()
-        self._send_all(encoded, ended, (ended - began) / (len(ran) or 1))
+        try:
+            self._go_on(loop)
+        finally:
+            self._comes = bool(self._waiting or self._decoded or self._ran)
+            if self._comes:
+                loop.call_soon(self._answer, loop)
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> list[QuickRequest]:
-        """What is answered in this turn."""
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """As much of it as there is time for in this turn."""
+        del loop
+        ran: Sequence[QuickRequest]
+        if self._ran:
+            ran, self._ran = self._wanted(self._ran), ()
+        else:
+            if self._decoded:
+                decoded, self._decoded = self._wanted(self._decoded), ()
+            else:
+                decoded = self._take(self._decode)
+            ran = self._run_all(decoded)
+        encoded, self._ran, each = self._some(self._encode, ran)
+        self._send_all(encoded, self._now(), each)
+
+    def _some(
+        self, work: Callable[[Q], bool], among: Sequence[Q]
+    ) -> tuple[list[Q], Sequence[Q], float]:
+        """Those with which it went well, those there was no time for, and the seconds that each took."""
+        went: list[Q] = []
+        count = 0
+        began = ended = self._now()
+        for one in among:
+            if work(one):
+                went.append(one)
+            count += 1
+            ended = self._now()
+            if ended - began > self.moment:
+                break
+        return went, among[count:], (ended - began) / (count or 1)
+
+    def _take(self, work: Callable[[QuickRequest], bool]) -> list[QuickRequest]:
+        """Those that wait with which it went well, as many as one turn takes."""
         now, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-        if self._waiting:
-            loop.call_soon(self._answer, loop)
-        return now
+        taken, rest, each = self._some(work, now)
+        self._waiting[:0] = rest
+        for one in taken:
+            one.decoding = each
+        return taken
+
+    def _wanted(self, some: Sequence[QuickRequest]) -> list[QuickRequest]:
+        """Those whose callers still wait; the others are answered with an error."""
+        now = self._now()
+        return [one for one in some if self._is_wanted(one, now)]
+
+    def _is_wanted(self, one: QuickRequest, now: float) -> bool:
+        if one.connection.left:
+            return self._failed(one, ClientLeft())
+        if one.until and now > one.until:
+            return self._failed(one, late(one.until - one.start))
+        return True
 
     def _decode(self, one: QuickRequest) -> bool:
         route = one.route
@@ -204,24 +144,36 @@ class Wave:
         one.connection.hand_over(one)
         return False
 
-    def _run_all(self, wave: Sequence[QuickRequest]) -> list[QuickRequest]:
+    def _run_all(self, wave: Sequence[QuickRequest]) -> Sequence[QuickRequest]:
         """Run them, those that may share a run in one; the ones that were answered."""
-        alone: list[QuickRequest] = []
+        if len(wave) == 1:
+            return wave if self._run(wave[0]) else ()
+        batches: list[list[QuickRequest]] = []
         groups: dict[Hashable, list[QuickRequest]] = {}
         for one in wave:
             assert one.request is not None
             key = one.route.endpoint.together(one.request)
-            (alone if key is None else groups.setdefault(key, [])).append(one)
-        ran = list(filter(self._run, alone))
+            if key is None:
+                batches.append([one])
+            else:
+                groups.setdefault(key, []).append(one)
         for group in groups.values():
-            for batch in _batches(group):
-                ran += self._run_together(batch)
+            batches += _batches(group)
+        ran: list[QuickRequest] = []
+        began = self._now()
+        for number, batch in enumerate(batches, 1):
+            ran += self._run_together(batch)
+            if number < len(batches) and self._now() - began > self.moment:
+                self._decoded = [one for later in batches[number:] for one in later]
+                break
         return ran
 
     def _run_together(self, batch: Sequence[QuickRequest]) -> list[QuickRequest]:
         """One run for all; if it fails, each by itself, so that only the one whose fault it is gets the error."""
+        if len(batch) == 1:
+            return list(filter(self._run, batch))
         began = self._now()
-        if len(batch) == 1 or _any_is_late(batch, began):
+        if _any_is_late(batch, began):
             return list(filter(self._run, batch))
         endpoint = batch[0].route.endpoint
         try:
@@ -292,12 +244,10 @@ class Wave:
 
     def _encoded(self, one: QuickRequest, found: Future[Answer], began: float) -> None:
         """A large answer was encoded beside the event loop."""
-        if one.response_complete:
-            return
         now = self._now()
+        if one.response_complete or not self._is_wanted(one, now):
+            return
         try:
-            if one.until and now > one.until:
-                raise late(one.until - one.start)  # noqa: TRY301 - counted as every other end
             self._put(one, found.result())
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(one, error)
