@@ -130,6 +130,36 @@ async def test_who_does_not_wait_any_more_when_the_next_turn_comes_is_told_so(
     assert all(route.in_progress == 0 for route in hot)
 
 
+class Handed(Noting):
+    """Notes what is handed to ASGI."""
+
+    handed = 0
+
+    def hand_over(self, request: QuickRequest) -> None:
+        self.handed += 1
+
+
+async def test_what_may_not_run_here_any_more_when_the_next_turn_comes_goes_through_asgi(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns()
+    callers = [Handed(turns) for _ in range(6)]
+    (endpoint,) = server.running.plane.endpoints()
+    wave = Wave(Ticks(TICK), Aside(), access_log=False)
+    for number, caller in enumerate(callers):
+        join(server, wave, caller, number)
+    callers[0].then = lambda: monkeypatch.setattr(endpoint.artifact, "busy", 1)
+    monkeypatch.setattr(endpoint.model, "concurrent", False)
+    await eventually(lambda: all(caller.answers or caller.handed for caller in callers))
+    turns.stop()
+    outcomes = [(len(caller.answers), caller.handed) for caller in callers]
+    answered = (
+        1 if endpoint.most_together == 1 else 3
+    )  # of the three that were decoded in the first turn
+    assert outcomes == [(1, 0)] * answered + [(0, 1)] * (len(callers) - answered)
+    assert all(route.in_progress == 0 for route in server.running.plane.stats)
+
+
 @pytest.mark.parametrize("batching", [{}, {"enabled": True, "maxBatchSize": 8}])
 async def test_with_no_moment_at_all_everybody_gets_their_own_answer(
     tmp_path: Path, batching: dict[str, object]

@@ -118,9 +118,7 @@ class Gathering(Wave):
             return self._failed(one, error)
         if one.member is None:
             self._let_go(one)
-            route.stats.in_progress -= 1
-            one.connection.hand_over(one)
-            return False
+            return self._hand_over(one)
         one.body = b""  # its tensors keep what they need of it
         one.message_event = one
         left = one.until - self._now()

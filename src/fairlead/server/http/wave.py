@@ -79,7 +79,7 @@ class Wave:
             ran, self._ran = self._wanted(self._ran), ()
         else:
             if self._decoded:
-                decoded, self._decoded = self._wanted(self._decoded), ()
+                decoded, self._decoded = self._still_quick(self._decoded), ()
             else:
                 decoded = self._take(self._decode)
             ran = self._run_all(decoded)
@@ -140,7 +140,19 @@ class Wave:
                 one.request = requests[0]
                 one.rows = rows
                 return True
-        route.stats.in_progress -= 1
+        return self._hand_over(one)
+
+    def _still_quick(self, some: Sequence[QuickRequest]) -> list[QuickRequest]:
+        """Those that may still run here: since they were decoded, a thread may have begun with what only one may run."""
+        return [
+            one
+            for one in self._wanted(some)
+            if one.route.endpoint.may_be_quick(len(one.body)) or self._hand_over(one)
+        ]
+
+    def _hand_over(self, one: QuickRequest) -> bool:
+        """Let ASGI answer it; never True, as it goes no further here."""
+        one.route.stats.in_progress -= 1
         one.connection.hand_over(one)
         return False
 
