@@ -259,9 +259,11 @@ async def test_a_wave_shares_its_time_among_its_requests_and_counts_each_route(
     # One look before and one after each of a stage: each was decoded in a tick, and encoded in one.
     assert executions.decoding_seconds - before.decoding_seconds == pytest.approx(3 * tick)
     assert executions.encoding_seconds - before.encoding_seconds == pytest.approx(3 * tick)
-    # They came at 1, 2 and 3; the run they shared began at 9, and all were sent at 15.
-    assert executions.seconds - before.seconds == pytest.approx((14 + 13 + 12) * tick)
-    assert executions.queue_seconds - before.queue_seconds == pytest.approx((8 + 7 + 6 - 3) * tick)
+    # They came at 1, 2 and 3; the run they shared began at 12, and all were sent at 19.
+    assert executions.seconds - before.seconds == pytest.approx((18 + 17 + 16) * tick)
+    assert executions.queue_seconds - before.queue_seconds == pytest.approx(
+        (11 + 10 + 9 - 3) * tick
+    )
 
 
 def join(app: ServerApp, wave: Wave, caller: Caller, body: bytes, **headers: str) -> None:

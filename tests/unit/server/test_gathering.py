@@ -486,3 +486,49 @@ async def test_a_deadline_that_no_caller_asked_for_is_the_models_fault(
             assert status == 504
             assert ("x-fairlead-no-fault" in headers) == no_fault
         await gate.at_rest()
+
+
+async def test_nobody_is_waited_for_before_all_answers_of_a_run_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch)) as found:
+        gate = Gate(found, tmp_path)
+        found.running.app.gathering.moment = 0.0  # an answer a turn
+        asked = await gate.company(6)
+        batcher = gate.endpoint.batcher
+        assert batcher is not None
+        looked: list[int] = []
+        look = batcher.look
+
+        def spy(loop: asyncio.AbstractEventLoop) -> None:
+            looked.append(gate.endpoint.executions.requests)
+            look(loop)
+
+        monkeypatch.setattr(batcher, "look", spy)
+        gate.open()
+        for number, one in enumerate(asked):
+            assert (await answer_of(one))[0] == 200, number
+        await eventually(lambda: bool(looked))
+        assert gate.runs == [[100], [0, 1, 2, 3, 4, 5]]
+        assert looked == [7]
+        await gate.at_rest()
+
+
+async def test_a_run_is_wasted_if_its_client_leaves_before_its_answer_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch)) as found:
+        gate = Gate(found, tmp_path)
+        gathering = found.running.app.gathering
+        settled = gathering.settled
+
+        def leaving(one: GatheredRequest) -> None:
+            settled(one)
+            one.set()  # as its connection does when it is closed
+
+        monkeypatch.setattr(gathering, "settled", leaving)
+        gate.open()
+        status, _, _ = await answer_of(await gate.ask(1))
+        assert status == 499
+        assert gate.endpoint.wasted_seconds > 0
+        await gate.at_rest()

@@ -42,7 +42,8 @@ from fairlead.server.http.handlers import Answer, Headers, joined, size_of
 from fairlead.server.http.oip import Control
 from fairlead.server.http.plain import PlainRoutes
 from fairlead.server.http.priority import prioritize
-from fairlead.server.http.protocol import WHOLE, Whole
+from fairlead.server.http.protocol import HANDED_OVER, WHOLE, Whole
+from fairlead.server.http.quick import QuickRequest
 from fairlead.server.http.receiving import LARGE_BODY, LargeBody
 from fairlead.server.http.routes import (
     GRPC,
@@ -140,6 +141,11 @@ class ServerApp:
         if scope["type"] != "http":
             await _decline(scope, receive, send)
             return
+        extensions = scope.get("extensions")
+        handed: QuickRequest | None = extensions.get(HANDED_OVER) if extensions else None
+        if handed is not None:  # its route may be gone from the tables since, and waits for it
+            await self._served(handed.route, handed.headers, scope, receive, send, handed)
+            return
         hot = self._hot.get(scope["raw_path"])
         if hot is None and scope["raw_path"] in self._streamed:
             await self._run_streamed(self._streamed[scope["raw_path"]], scope, receive, send)
@@ -198,12 +204,19 @@ class ServerApp:
             await answer(send, OK, body, [*told, *as_trailers(told)])
 
     async def _served(
-        self, route: HotRoute, headers: Headers, scope: Scope, receive: Receive, send: Send
+        self,
+        route: HotRoute,
+        headers: Headers,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        handed: QuickRequest | None = None,
     ) -> None:
-        times = Times(self._now())
-        identity = request_id(headers)
         stats = route.stats
-        stats.in_progress += 1
+        if handed is None:
+            stats.in_progress += 1
+        times = Times(self._now() if handed is None else handed.start)
+        identity = request_id(headers) if handed is None else handed.identity
         holding = Holding(self.bodies)
         status, head = 500, b""
         try:

@@ -1,7 +1,8 @@
 """The fast lane for requests that wait for a thread, and may share its runs: read and decoded as the quick ones, answered batch by batch.
 
 What one turn of the event loop has read is decoded together and queued before a run is begun. Nobody awaits
-an answer: a run's outcomes are put down all at once, then encoded and written one after the other. A
+an answer: a run's outcomes are put down all at once, then encoded and written one after the other. Where
+either would keep the loop for long, it goes on in the next turn. A
 request costs no task, no future and no ASGI scope; its deadline is a timer that hardly ever fires.
 
 What cannot be decided at once (no slot is free, it must run alone, one call brings several documents) goes
@@ -71,6 +72,10 @@ class GatheredRequest(QuickRequest):
         if not self.response_complete:
             self.wave.given_up(self, ClientLeft())
 
+    @property
+    def spent(self) -> float:
+        return self.member.share if self.member is not None and self.answer is not None else 0.0
+
     def went(self, now: float) -> None:
         """Note of its runs what its answer says."""
         member = self.member
@@ -101,6 +106,8 @@ class Gathering(Wave):
 
     def _join(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> bool:
         assert isinstance(one, GatheredRequest)
+        if one.response_complete:
+            return False  # given up before it was its turn
         route = one.route
         endpoint = route.endpoint
         try:
@@ -141,7 +148,9 @@ class Gathering(Wave):
             return
         batcher = one.route.endpoint.threaded
         assert batcher is not None
-        if not one.known and one.member is not None:
+        if one.known:
+            one.route.endpoint.wasted_seconds += one.spent
+        elif one.member is not None:
             one.known = True
             batcher.leave(one.member)
         one.went(self._now())
@@ -156,6 +165,9 @@ class Gathering(Wave):
         settled, self._settled = self._settled, []
         encoded, rest, each = self._some(self._finishes, settled)
         if rest:
+            for one in rest:
+                if one.member is not None:
+                    one.member.held_up = True
             if not self._settled:
                 loop.call_soon(self._answer_settled, loop)
             self._settled[:0] = rest
@@ -194,5 +206,7 @@ class Gathering(Wave):
             one.member.timer = None
         self._bodies.held -= one.held
         one.held = 0
+        if one.member is not None:
+            one.member.held_up = False
         one.member = None
         one.message_event = NOBODY_WAITS

@@ -36,6 +36,7 @@ from fairlead.server.http.wave import Wave
 
 WHOLE = "fairlead.whole_answer"
 BREAK_OFF = "fairlead.break_off"  # ends the connection in the middle of an answer, so that nobody takes it for whole
+HANDED_OVER = "fairlead.handed_over"  # the `QuickRequest` that it was until now: its route, its time, its place in the counts
 _CLOSE = b"connection: close\r\n\r\n"
 
 Whole = Callable[[bytes, Body], bool]
@@ -237,6 +238,8 @@ class HttpProtocol(GuardedProtocol):
         if self.cycle is request:
             self.cycle = cycle
         self._start_asgi_task(cycle, self.app)
+        scope: Any = cycle.scope
+        scope["extensions"][HANDED_OVER] = request  # the task begins later
 
     def _cycle_of(self, request: QuickRequest) -> RequestResponseCycle:
         """The ASGI cycle of a request whose body is here already."""

@@ -66,6 +66,7 @@ class QuickRequest:
     """
 
     __slots__ = (
+        "alone",
         "answer",
         "batch",
         "began",
@@ -122,6 +123,7 @@ class QuickRequest:
         self.began = 0.0  # its run, if it came to one
         self.ended = 0.0
         self.rows = 1
+        self.alone = False  # the run that it shared went wrong
         self.batch = 1  # requests that shared its run
         self.run_said = b""  # in the answer's head, where it was put into words for all of them
         self.until = 0.0  # when its caller stops waiting, if that is said
@@ -129,3 +131,8 @@ class QuickRequest:
         self.request: InferRequest | None = None
         self.answer: InferResponse | None = None
         self.message = b""  # the answer as it is sent
+
+    @property
+    def spent(self) -> float:
+        """Seconds of a run that were for it, if there was one: what is wasted if nobody takes the answer."""
+        return (self.ended - self.began) / self.batch if self.ended else 0.0

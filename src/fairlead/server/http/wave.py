@@ -5,7 +5,8 @@ reading, JSON, numpy, the engine, JSON again and the kernel, and each of these w
 branch predictors full of the others: the engine's seven microseconds become twenty. So what one turn of
 the loop has read is decoded first, all of it, then run, then encoded, then written: half the time in all,
 and a single request waits for nobody, because a turn that read one request is a wave of one. Requests for the
-same model share its run, where it has been proved that they do not notice each other.
+same model share its run, where it has been proved that they do not notice each other. A turn that has taken
+long goes no further: the next one does, when everybody else has had theirs.
 
 Every request stays on its own: what is wrong with one is that one's answer.
 """
@@ -72,17 +73,26 @@ class Wave:
                 loop.call_soon(self._answer, loop)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """As much of it as there is time for in this turn."""
+        """As much of it as there is time for in this turn; a stage that begins is given a moment."""
         del loop
+        over = self._now() + self.moment
         ran: Sequence[QuickRequest]
         if self._ran:
-            ran, self._ran = self._wanted(self._ran), ()
+            before, self._ran = self._ran, ()
+            ran = self._wanted(before)
         else:
             if self._decoded:
-                decoded, self._decoded = self._still_quick(self._decoded), ()
+                before, self._decoded = self._decoded, ()
+                decoded = self._still_quick(before)
             else:
                 decoded = self._take(self._decode)
+                if self._now() > over:
+                    self._decoded = decoded
+                    return
             ran = self._run_all(decoded)
+            if self._now() > over:
+                self._ran = ran
+                return
         encoded, self._ran, each = self._some(self._encode, ran)
         self._send_all(encoded, self._now(), each)
 
@@ -118,10 +128,13 @@ class Wave:
 
     def _is_wanted(self, one: QuickRequest, now: float) -> bool:
         if one.connection.left:
-            return self._failed(one, ClientLeft())
-        if one.until and now > one.until:
-            return self._failed(one, late(one.until - one.start))
-        return True
+            error: Exception = ClientLeft()
+        elif one.until and now > one.until:
+            error = late(one.until - one.start)
+        else:
+            return True
+        one.route.endpoint.wasted_seconds += one.spent
+        return self._failed(one, error)
 
     def _decode(self, one: QuickRequest) -> bool:
         route = one.route
@@ -151,8 +164,7 @@ class Wave:
         ]
 
     def _hand_over(self, one: QuickRequest) -> bool:
-        """Let ASGI answer it; never True, as it goes no further here."""
-        one.route.stats.in_progress -= 1
+        """Let ASGI answer it, where it stays in progress; never True, as it goes no further here."""
         one.connection.hand_over(one)
         return False
 
@@ -160,44 +172,42 @@ class Wave:
         """Run them, those that may share a run in one; the ones that were answered."""
         if len(wave) == 1:
             return wave if self._run(wave[0]) else ()
-        batches: list[list[QuickRequest]] = []
-        groups: dict[Hashable, list[QuickRequest]] = {}
-        for one in wave:
-            assert one.request is not None
-            key = one.route.endpoint.together(one.request)
-            if key is None:
-                batches.append([one])
-            else:
-                groups.setdefault(key, []).append(one)
-        for group in groups.values():
-            batches += _batches(group)
+        batches = _shared(wave)
+        batches.reverse()  # the next one is the last
         ran: list[QuickRequest] = []
         began = self._now()
-        for number, batch in enumerate(batches, 1):
-            ran += self._run_together(batch)
-            if number < len(batches) and self._now() - began > self.moment:
-                self._decoded = [one for later in batches[number:] for one in later]
+        while batches:
+            batch = batches.pop()
+            if len(batch) > 1 and _any_is_late(batch, self._now()):
+                batch = self._wanted(batch)
+            if len(batch) <= 1:
+                ran += filter(self._run, batch)
+            elif self._run_together(batch):
+                ran += batch
+            else:
+                batches += [[one] for one in reversed(batch)]
+            if batches and self._now() - began > self.moment:
+                self._decoded = [one for later in reversed(batches) for one in later]
                 break
         return ran
 
-    def _run_together(self, batch: Sequence[QuickRequest]) -> list[QuickRequest]:
-        """One run for all; if it fails, each by itself, so that only the one whose fault it is gets the error."""
-        if len(batch) == 1:
-            return list(filter(self._run, batch))
+    def _run_together(self, batch: Sequence[QuickRequest]) -> bool:
+        """One run for all; False if each must run by itself, so that only the one whose fault it is gets the error."""
         began = self._now()
-        if _any_is_late(batch, began):
-            return list(filter(self._run, batch))
         endpoint = batch[0].route.endpoint
         try:
             answers = endpoint.infer_together([one.request for one in batch if one.request])
         except Exception:  # noqa: BLE001 - the one whose fault it is meets it again, alone
-            return list(filter(self._run, batch))
+            for one in batch:
+                one.alone = True
+            return False
         ended = self._now()
         said = run(ended - began, len(batch))
         for one, answer in zip(batch, answers, strict=True):
             one.answer, one.began, one.ended, one.run_said = answer, began, ended, said
+            one.batch = len(batch)
         endpoint.ran_now(began, ended - began, sum(one.rows for one in batch), len(batch))
-        return list(batch)
+        return True
 
     def _run(self, one: QuickRequest) -> bool:
         assert one.request is not None
@@ -324,6 +334,22 @@ def _any_is_late(batch: Sequence[QuickRequest], now: float) -> bool:
         if one.until and now > one.until:
             return True
     return False
+
+
+def _shared(wave: Sequence[QuickRequest]) -> list[list[QuickRequest]]:
+    """What runs together; alone is who cannot share a run."""
+    batches: list[list[QuickRequest]] = []
+    groups: dict[Hashable, list[QuickRequest]] = {}
+    for one in wave:
+        assert one.request is not None
+        key = None if one.alone else one.route.endpoint.together(one.request)
+        if key is None:
+            batches.append([one])
+        else:
+            groups.setdefault(key, []).append(one)
+    for group in groups.values():
+        batches += _batches(group)
+    return batches
 
 
 def _batches(group: Sequence[QuickRequest]) -> Iterator[list[QuickRequest]]:
