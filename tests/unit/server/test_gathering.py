@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.api.pieces import LARGE_ELEMENTS
+from fairlead.api.pieces import LARGE_BYTES, LARGE_ELEMENTS
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
 from fairlead.server.endpoint import Endpoint
@@ -532,3 +533,50 @@ async def test_a_run_is_wasted_if_its_client_leaves_before_its_answer_is_sent(
         assert status == 499
         assert gate.endpoint.wasted_seconds > 0
         await gate.at_rest()
+
+
+async def test_nobody_waits_for_what_is_encoded_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = LARGE_ELEMENTS // 4
+    made = make_artifact(
+        tmp_path / "m",
+        {"model.onnx": identity(FLOAT, ["n", width])},
+        [example({"x": [[0.5] * width]}, {"y": [[0.5] * width]})],
+    )
+    one = ServedEndpoint(batching={"enabled": True, "maxBatchSize": 64})
+    async with served_at(tmp_path, made.spec(REVISION, endpoints=(one,))) as found:
+        found.running.app.gathering.moment = 0.0
+        (endpoint,) = found.running.plane.endpoints()
+        batcher = endpoint.batcher
+        assert batcher is not None
+        runs, encoding = threading.Event(), threading.Event()
+        for _ in range(8):
+            endpoint.artifact.threads.submit(runs.wait)
+        found.running.app.aside.submit(encoding.wait)
+        asked = [await asyncio.open_unix_connection(str(found.path)) for _ in range(4)]
+        for number, (_, writer) in enumerate(asked):
+            body = json.dumps({"instances": [[number] * width] * 5}).encode()
+            assert len(body) < LARGE_BYTES
+            writer.write(Asked("POST", PREDICT, (), (body,)).wire())
+        await eventually(lambda: batcher.waiting == len(asked))
+        looked = asyncio.Event()
+        look = batcher.look
+
+        def spy(loop: asyncio.AbstractEventLoop) -> None:
+            if endpoint.executions.run_requests:
+                looked.set()
+            look(loop)
+
+        monkeypatch.setattr(batcher, "look", spy)
+        try:
+            runs.set()
+            async with asyncio.timeout(10):
+                await looked.wait()
+            assert endpoint.executions.requests == 0
+        finally:
+            encoding.set()
+        for number, one_asked in enumerate(asked):
+            status, answered, _ = await answer_of(one_asked)
+            assert (status, answered) == (200, {"predictions": [[float(number)] * width] * 5})
+        await eventually(lambda: found.running.app.bodies.held == 0)

@@ -142,7 +142,7 @@ class ServerApp:
             await _decline(scope, receive, send)
             return
         extensions = scope.get("extensions")
-        handed: QuickRequest | None = extensions.get(HANDED_OVER) if extensions else None
+        handed: QuickRequest | None = extensions.pop(HANDED_OVER, None) if extensions else None
         if handed is not None:  # its route may be gone from the tables since, and waits for it
             await self._served(handed.route, handed.headers, scope, receive, send, handed)
             return

@@ -177,6 +177,10 @@ class Gathering(Wave):
         """Encode it; False if it failed, was given up, or if that is the work of a thread."""
         if one.response_complete:
             return False
+        if one.member is not None:
+            one.member.held_up = (
+                False  # it may still be encoded beside the event loop, which nobody waits for
+            )
         one.went(self._now())
         if one.outcome is not None:
             outcome = one.outcome
