@@ -38,7 +38,6 @@ class Member(Waiting):
     size: int = 1  # requests in its last run
     left: bool = False
     freed: bool = False
-    held_up: bool = False  # its answer is known, and sent when the event loop has time
 
     def let_go(self, wasted_seconds: float) -> None:
         """Nothing is done for it any more."""

@@ -315,15 +315,13 @@ class Batcher:
             else:
                 member.answer.set_result(outcome)
         if len(outcomes) > 1:  # who was answered alone is not waited for
-            loop.call_soon(self._answered, loop, run, outcomes)
+            loop.call_soon(self._answered, loop, run)
 
-    def _answered(
-        self, loop: asyncio.AbstractEventLoop, run: Run, outcomes: Sequence[Outcome]
-    ) -> None:
-        """The answers of a run have been sent, or some of them are still to be."""
-        if any(member.held_up for member, _ in outcomes):
-            loop.call_soon(self._answered, loop, run, outcomes)
-            return
+    def _answered(self, loop: asyncio.AbstractEventLoop, run: Run) -> None:
+        """The answers of a run have been sent, or as many as there was time for in a turn.
+
+        If the rest were waited for, nothing would run while large answers are written.
+        """
         seconds = sum(seconds for _, _, seconds, _ in run.ran)
         with self._lock:
             self._back_by = self._now() + seconds * self._patience

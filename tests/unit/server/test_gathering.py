@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from fairlead.api.pieces import LARGE_BYTES, LARGE_ELEMENTS
+from fairlead.api.pieces import LARGE_ELEMENTS
 from fairlead.api.worker import ServedEndpoint, ServingSettings, WorkerSpec
 from fairlead.domain.ids import RevisionId
 from fairlead.server.endpoint import Endpoint
@@ -489,32 +488,6 @@ async def test_a_deadline_that_no_caller_asked_for_is_the_models_fault(
         await gate.at_rest()
 
 
-async def test_nobody_is_waited_for_before_all_answers_of_a_run_are_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with served_at(tmp_path, gated_spec(tmp_path, monkeypatch)) as found:
-        gate = Gate(found, tmp_path)
-        found.running.app.gathering.moment = 0.0  # an answer a turn
-        asked = await gate.company(6)
-        batcher = gate.endpoint.batcher
-        assert batcher is not None
-        looked: list[int] = []
-        look = batcher.look
-
-        def spy(loop: asyncio.AbstractEventLoop) -> None:
-            looked.append(gate.endpoint.executions.requests)
-            look(loop)
-
-        monkeypatch.setattr(batcher, "look", spy)
-        gate.open()
-        for number, one in enumerate(asked):
-            assert (await answer_of(one))[0] == 200, number
-        await eventually(lambda: bool(looked))
-        assert gate.runs == [[100], [0, 1, 2, 3, 4, 5]]
-        assert looked == [7]
-        await gate.at_rest()
-
-
 async def test_a_run_is_wasted_if_its_client_leaves_before_its_answer_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,48 +508,31 @@ async def test_a_run_is_wasted_if_its_client_leaves_before_its_answer_is_sent(
         await gate.at_rest()
 
 
-async def test_nobody_waits_for_what_is_encoded_beside_the_event_loop(
+async def test_a_server_whose_time_is_over_counts_who_has_not_asked_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    width = LARGE_ELEMENTS // 4
-    made = make_artifact(
-        tmp_path / "m",
-        {"model.onnx": identity(FLOAT, ["n", width])},
-        [example({"x": [[0.5] * width]}, {"y": [[0.5] * width]})],
-    )
-    one = ServedEndpoint(batching={"enabled": True, "maxBatchSize": 64})
-    async with served_at(tmp_path, made.spec(REVISION, endpoints=(one,))) as found:
-        found.running.app.gathering.moment = 0.0
+    spec = gated_spec(tmp_path, monkeypatch)
+    async with served_at(tmp_path, spec, drain_seconds=0.05) as found:
+        reader, writer = await asyncio.open_unix_connection(str(found.path))
+        whole = Asked("POST", PREDICT, (("x-request-id", "r-1"),), (b'{"n": 1}',)).wire()
+        writer.write(whole[:-2])
+        tasks = found.running.app.gathering
+        given_up: list[GatheredRequest] = []
+        give_up = tasks.given_up
+
+        def spy(one: GatheredRequest, error: Exception) -> None:
+            given_up.append(one)
+            give_up(one, error)
+
+        monkeypatch.setattr(tasks, "given_up", spy)
+        await eventually(lambda: any(isinstance(one, GatheredRequest) for one in gc.get_objects()))
+        found.stop.set()
+        status, headers, _ = await read_answer(reader)
+        assert (status, headers["x-request-id"]) == (503, "r-1")
+        writer.close()
+        await found.task
+        assert len(given_up) == 1
+        hot = [route for route in found.running.plane.stats if route.endpoint]
+        assert all(route.in_progress == 0 for route in hot)
         (endpoint,) = found.running.plane.endpoints()
-        batcher = endpoint.batcher
-        assert batcher is not None
-        runs, encoding = threading.Event(), threading.Event()
-        for _ in range(8):
-            endpoint.artifact.threads.submit(runs.wait)
-        found.running.app.aside.submit(encoding.wait)
-        asked = [await asyncio.open_unix_connection(str(found.path)) for _ in range(4)]
-        for number, (_, writer) in enumerate(asked):
-            body = json.dumps({"instances": [[number] * width] * 5}).encode()
-            assert len(body) < LARGE_BYTES
-            writer.write(Asked("POST", PREDICT, (), (body,)).wire())
-        await eventually(lambda: batcher.waiting == len(asked))
-        looked = asyncio.Event()
-        look = batcher.look
-
-        def spy(loop: asyncio.AbstractEventLoop) -> None:
-            if endpoint.executions.run_requests:
-                looked.set()
-            look(loop)
-
-        monkeypatch.setattr(batcher, "look", spy)
-        try:
-            runs.set()
-            async with asyncio.timeout(10):
-                await looked.wait()
-            assert endpoint.executions.requests == 0
-        finally:
-            encoding.set()
-        for number, one_asked in enumerate(asked):
-            status, answered, _ = await answer_of(one_asked)
-            assert (status, answered) == (200, {"predictions": [[float(number)] * width] * 5})
-        await eventually(lambda: found.running.app.bodies.held == 0)
+        assert endpoint.executions.failed_seconds < 10

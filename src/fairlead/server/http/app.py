@@ -215,7 +215,9 @@ class ServerApp:
         stats = route.stats
         if handed is None:
             stats.in_progress += 1
-        times = Times(self._now() if handed is None else handed.start)
+        times = Times(self._now())
+        if handed is not None:
+            times.started = times.arrived = handed.start
         identity = request_id(headers) if handed is None else handed.identity
         holding = Holding(self.bodies)
         status, head = 500, b""
@@ -271,9 +273,9 @@ class ServerApp:
     ) -> Answer:
         until = times.started + seconds_to_answer(headers, route.endpoint.deadline_seconds)
         body = await read()
-        times.arrived = self._now()
+        times.arrived = times.arrived or self._now()
         handler, endpoint = route.handler, route.endpoint
-        left = until - times.arrived
+        left = until - self._now()
         requests, call = await self.aside.decode(handler, body, headers, left)
         decoded = self._now()
         if endpoint.threaded is not None:

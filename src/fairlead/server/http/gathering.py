@@ -165,9 +165,6 @@ class Gathering(Wave):
         settled, self._settled = self._settled, []
         encoded, rest, each = self._some(self._finishes, settled)
         if rest:
-            for one in rest:
-                if one.member is not None:
-                    one.member.held_up = True
             if not self._settled:
                 loop.call_soon(self._answer_settled, loop)
             self._settled[:0] = rest
@@ -177,10 +174,6 @@ class Gathering(Wave):
         """Encode it; False if it failed, was given up, or if that is the work of a thread."""
         if one.response_complete:
             return False
-        if one.member is not None:
-            one.member.held_up = (
-                False  # it may still be encoded beside the event loop, which nobody waits for
-            )
         one.went(self._now())
         if one.outcome is not None:
             outcome = one.outcome
@@ -210,7 +203,5 @@ class Gathering(Wave):
             one.member.timer = None
         self._bodies.held -= one.held
         one.held = 0
-        if one.member is not None:
-            one.member.held_up = False
         one.member = None
         one.message_event = NOBODY_WAITS

@@ -211,6 +211,8 @@ class HttpProtocol(GuardedProtocol):
     def give_up(self) -> None:
         """Answer what still waits for a batch: this server is ending, and its time is over."""
         if isinstance(self.active, GatheredRequest):
+            if self.active.more_body:
+                self._lane.gathering.count(self.active)
             self._lane.gathering.given_up(self.active, ending())
 
     # What a quick request needs of its connection (`quick.Connection`).
@@ -240,6 +242,8 @@ class HttpProtocol(GuardedProtocol):
         self._start_asgi_task(cycle, self.app)
         scope: Any = cycle.scope
         scope["extensions"][HANDED_OVER] = request  # the task begins later
+        request.body = b""  # the cycle has it
+        request.request = request.call = None
 
     def _cycle_of(self, request: QuickRequest) -> RequestResponseCycle:
         """The ASGI cycle of a request whose body is here already."""

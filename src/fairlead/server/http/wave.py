@@ -55,14 +55,18 @@ class Wave:
 
     def add(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> None:
         """Answer a request whose body is complete."""
-        one.more_body = False
-        one.start = self._now()
-        one.identity = request_id(one.headers)
-        one.route.stats.in_progress += 1
+        self.count(one)
         self._waiting.append(one)
         if not self._comes:
             self._comes = True
             loop.call_soon(self._answer, loop)
+
+    def count(self, one: QuickRequest) -> None:
+        """From now on it is in progress; nothing more of it is read."""
+        one.more_body = False
+        one.start = self._now()
+        one.identity = request_id(one.headers)
+        one.route.stats.in_progress += 1
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
