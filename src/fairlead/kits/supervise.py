@@ -82,10 +82,9 @@ class Supervisor:
         """Ask a child to end; end it by force after its time."""
         child.stopping.set()
         process = child.process
+        # One that is being started is ended as soon as it has.
         if process is not None and process.returncode is None:
-            await self._end(
-                child.spec, process
-            )  # one that is being started is ended as soon as it has
+            await self._end(child.spec, process)
 
     async def _end(self, spec: ChildSpec, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):

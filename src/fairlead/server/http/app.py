@@ -203,6 +203,17 @@ class ServerApp:
             # The gateway makes trailers of our own headers only where there is a body.
             await answer(send, OK, body, [*told, *as_trailers(told)])
 
+    def _begin(
+        self, route: HotRoute, headers: Headers, handed: QuickRequest | None
+    ) -> tuple[Times, bytes]:
+        """When a request came, and its id. From now on it is in progress; one that was handed over is already."""
+        times = Times(self._now())
+        if handed is None:
+            route.stats.in_progress += 1
+            return times, request_id(headers)
+        times.started = times.arrived = handed.start
+        return times, handed.identity
+
     async def _served(
         self,
         route: HotRoute,
@@ -213,12 +224,7 @@ class ServerApp:
         handed: QuickRequest | None = None,
     ) -> None:
         stats = route.stats
-        if handed is None:
-            stats.in_progress += 1
-        times = Times(self._now())
-        if handed is not None:
-            times.started = times.arrived = handed.start
-        identity = request_id(headers) if handed is None else handed.identity
+        times, identity = self._begin(route, headers, handed)
         holding = Holding(self.bodies)
         status, head = 500, b""
         try:

@@ -146,6 +146,8 @@ class Gathering(Wave):
         """Nobody waits for it any more: it leaves its batch, and is answered with the error."""
         if one.response_complete:
             return
+        if one.more_body:  # it has not been added yet
+            self._count(one)
         batcher = one.route.endpoint.threaded
         assert batcher is not None
         if one.known:

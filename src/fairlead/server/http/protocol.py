@@ -211,8 +211,6 @@ class HttpProtocol(GuardedProtocol):
     def give_up(self) -> None:
         """Answer what still waits for a batch: this server is ending, and its time is over."""
         if isinstance(self.active, GatheredRequest):
-            if self.active.more_body:
-                self._lane.gathering.count(self.active)
             self._lane.gathering.given_up(self.active, ending())
 
     # What a quick request needs of its connection (`quick.Connection`).

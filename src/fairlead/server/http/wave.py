@@ -55,13 +55,13 @@ class Wave:
 
     def add(self, one: QuickRequest, loop: asyncio.AbstractEventLoop) -> None:
         """Answer a request whose body is complete."""
-        self.count(one)
+        self._count(one)
         self._waiting.append(one)
         if not self._comes:
             self._comes = True
             loop.call_soon(self._answer, loop)
 
-    def count(self, one: QuickRequest) -> None:
+    def _count(self, one: QuickRequest) -> None:
         """From now on it is in progress; nothing more of it is read."""
         one.more_body = False
         one.start = self._now()
