@@ -1,7 +1,8 @@
 """What a request costs when very many services are loaded, what they hold, and how fast one is released.
 
 For each number of services one `fairlead up` and one `fairlead serve` run at the same time, idle but
-for the one that is being loaded, so that the runs are interleaved.
+for the one that is being loaded. The runs are interleaved, and every run is made of short loads that
+take turns with those of the others: what the machine does meanwhile meets all of them alike.
 """
 
 import subprocess
@@ -20,7 +21,8 @@ from bench.subject import Failed
 
 _SIZES, _QUICK_SIZES = (1, 100, 1000), (1, 4, 12)
 _ROUNDS, _QUICK_ROUNDS = 5, 2
-_SECONDS, _QUICK_SECONDS = 2.0, 1.0
+_TURNS, _QUICK_TURNS = 4, 1  # of each in a round
+_SECONDS = 1.0  # a turn
 _CONNECTIONS = 8
 _START_SECONDS = 60.0
 _START_SECONDS_EACH = 0.3
@@ -54,6 +56,42 @@ class Running:
     def question(self, number: int, version: int = 1) -> load.Question:
         direct = self.way == "worker"
         return self.many.question(number, self.port, version=version, direct=direct)
+
+
+@dataclass
+class Spent:
+    """What some loads of one cost, of all that work on a request, and of each kind of process."""
+
+    idle: dict[str, float]  # cores
+    used: dict[str, float] = field(default_factory=dict)  # seconds of CPU
+    requests: int = 0
+    seconds: float = 0.0
+
+    def add(self, one: Running, question: load.Question) -> None:
+        """Load it for a turn; raises Failed if an answer was no right one."""
+        before, began = one.tree.cpu_by_role(), perf_counter()
+        burst = question.load(_CONNECTIONS, _SECONDS)
+        if burst.bad:
+            raise Failed(f"{one.subject}: {burst.bad} answers were no right ones")
+        for name, used in one.tree.cpu_by_role().items():
+            self.used[name] = self.used.get(name, 0.0) + used - before.get(name, 0.0)
+        self.seconds += perf_counter() - began
+        self.requests += burst.requests
+
+    def parts(self) -> dict[str, float]:
+        """Microseconds a request, by what a process is for."""
+        # What a process does by itself, be there many requests or few, is told as idle CPU.
+        each = _MICRO / max(self.requests, 1)
+        return {
+            name: max(used - self.idle.get(name, 0.0) * self.seconds, 0.0) * each
+            for name, used in self.used.items()
+        }
+
+    @property
+    def a_request(self) -> float:
+        """Microseconds."""
+        # No request ever meets these.
+        return sum(part for name, part in self.parts().items() if name not in _BESIDE)
 
 
 def measure(folder: Path, results: Results, tell: Tell, *, quick: bool) -> None:
@@ -155,20 +193,26 @@ def _rest(running: list[Running], results: Results, tell: Tell) -> None:
 
 
 def _rounds(running: list[Running], results: Results, tell: Tell, *, quick: bool) -> None:
-    seconds = _QUICK_SECONDS if quick else _SECONDS
     questions = [one.question(one.many.count) for one in running]
     for question in questions:
-        question.load(_CONNECTIONS, seconds / 2)  # warm
+        question.load(_CONNECTIONS, _SECONDS)  # warm
     for _ in range(_QUICK_ROUNDS if quick else _ROUNDS):
-        alone: dict[str, float] = {}  # of 1 service, in this round
-        for one, question in zip(running, questions, strict=True):
-            cost, parts = _cost(one, question, seconds)
-            alone.setdefault(one.way, cost if one.many.count == 1 else 0.0)
+        spent = [Spent(one.idle) for one in running]
+        for _ in range(_QUICK_TURNS if quick else _TURNS):
+            for one, question, its in zip(running, questions, spent, strict=True):
+                its.add(one, question)
+        alone = {
+            one.way: its.a_request
+            for one, its in zip(running, spent, strict=True)
+            if one.many.count == 1
+        }
+        for one, its in zip(running, spent, strict=True):
+            cost = its.a_request
             _note(results, one, _CPU, cost)
-            for name, part in parts.items():
+            for name, part in its.parts().items():
                 _note(results, one, f"{_CPU}, {name}", part)
             told = f"{one.subject}: {cost:.0f} µs a request"
-            if one.many.count > 1 and alone[one.way]:
+            if one.many.count > 1 and alone.get(one.way):
                 ratio = cost / alone[one.way]
                 results.facts.append(Fact(_SUITE, one.subject, _AGAINST_ONE, ratio))
                 told += f", {ratio:.2f} x one service"
@@ -177,23 +221,6 @@ def _rounds(running: list[Running], results: Results, tell: Tell, *, quick: bool
 
 def _note(results: Results, one: Running, what: str, micro: float) -> None:
     results.facts.append(Fact(_SUITE, one.subject, what, micro, "µs"))
-
-
-def _cost(one: Running, question: load.Question, seconds: float) -> tuple[float, dict[str, float]]:
-    """Microseconds of CPU for a request, of all that work on it; and of each kind of process."""
-    before, began = one.tree.cpu_by_role(), perf_counter()
-    burst = question.load(_CONNECTIONS, seconds)
-    if burst.bad:
-        raise Failed(f"{one.subject}: {burst.bad} answers were no right ones")
-    after, seconds = one.tree.cpu_by_role(), perf_counter() - began
-    each = _MICRO / max(burst.requests, 1)
-    # What a process does by itself, be there many requests or few, is told as idle CPU.
-    parts = {
-        name: max(used - before.get(name, 0.0) - one.idle.get(name, 0.0) * seconds, 0.0) * each
-        for name, used in after.items()
-    }
-    # No request ever meets these.
-    return sum(part for name, part in parts.items() if name not in _BESIDE), parts
 
 
 def _release(one: Running, times: int, results: Results, tell: Tell) -> None:
