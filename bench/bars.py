@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median, quantiles
 from typing import Literal
 
 from bench.figures import Results
@@ -9,6 +10,7 @@ from bench.figures import Results
 State = Literal["reached", "MISSED", "not measured", "INVALID"]
 
 LOADERS_LIMIT = 0.95  # cores; every load generator here has one thread
+_LEAST_TURNS = 4  # of which quartiles can be told
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Verdict:
 class Compared:
     """Ours against theirs in the same group, at one number of connections.
 
-    A rate must be at least `times` theirs, a latency at most. Of several of theirs the best counts.
+    A rate must be at least `times` theirs, a latency at most. Of several of theirs the best counts. The
+    figure is the median of what the turns say, each for itself: a turn is a matter of seconds, in
+    which the machine is the same for both.
     """
 
     suite: str
@@ -44,38 +48,43 @@ class Compared:
     what: Literal["requests_per_second", "p99_ms"] = "requests_per_second"
 
     def judge(self, results: Results) -> Verdict:
-        mine = self._measured(results, (self.ours,))
-        peers = self._measured(results, self.theirs)
+        ratios = self._ratios(results)
         name = " / ".join(self.theirs)
         where = f"{self.case}, {self.load}, {self.connections} connections"
         fast = self.what == "requests_per_second"
         bar = f"{'>=' if fast else '<='} {self.times:g} x"
         kind = "requests/s" if fast else "p99"
-        if not mine or not peers:
-            missing = (self.ours,) if not mine else self.theirs
-            reason = results.reason(missing, self.case, self.load) or "it was not asked for"
+        if not ratios:
+            missing = self.theirs if self._middle(results, self.ours) else (self.ours,)
+            whose = (*missing, self.ours)
+            reason = results.reason(whose, self.case, self.load) or "it was not asked for"
             why = f"{' / '.join(missing)}: {reason.splitlines()[0]}"
             text = f"{kind} of {self.ours} {bar} {name} ({where}): {why}"
             return Verdict(self.suite, "not measured", text)
-        best = max(peers) if fast else min(peers)
-        ratio = mine[0] / best if best else 0.0
+        ratio = median(ratios)
         reached = ratio >= self.times if fast else ratio <= self.times
         text = f"{kind} of {self.ours} is {ratio:.2f} x {name} ({where}; bar: {bar})"
-        text += self._limited(results)
+        text += _spread(ratios) + self._limited(results)
         state: State = "reached" if reached else "MISSED"
         if self._bad(results):
             state, text = "INVALID", f"{text}; {self._bad(results)} answers were no right ones"
         return Verdict(self.suite, state, text, self.ours, self.case, self.load, self.connections)
 
-    def _measured(self, results: Results, names: Sequence[str]) -> list[float]:
-        found = []
-        for name in names:
-            try:
-                value = results.middle(self.case, self.load, name, self.connections, self.what)
-            except KeyError:
-                continue
-            found.append(value)
-        return found
+    def _ratios(self, results: Results) -> list[float]:
+        """Against the best of theirs, in each turn."""
+        found = {name: self._middle(results, name) for name in self.theirs}
+        measured = {name: value for name, value in found.items() if value}
+        if not measured:
+            return []
+        choose = max if self.what == "requests_per_second" else min
+        best = choose(measured, key=lambda name: measured[name])
+        return results.ratios(self.case, self.load, (self.ours, best), self.connections, self.what)
+
+    def _middle(self, results: Results, name: str) -> float:
+        try:
+            return results.middle(self.case, self.load, name, self.connections, self.what)
+        except KeyError:
+            return 0.0
 
     def _bad(self, results: Results) -> int:
         """Wrong answers of ours. A peer that answers wrongly loses these requests from its rate."""
@@ -151,6 +160,14 @@ Bar = Compared | Capped | Bounded
 def verdicts(results: Results, bars: Sequence[Bar]) -> list[Verdict]:
     """Every bar, in order."""
     return [bar.judge(results) for bar in bars]
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """How far the turns lie apart, where there are enough to say it."""
+    if len(ratios) < _LEAST_TURNS:
+        return ""
+    low, _, high = quantiles(ratios, n=4, method="inclusive")
+    return f"; {low:.2f} to {high:.2f} in the middle half of {len(ratios)} turns"
 
 
 def _spaced(unit: str) -> str:

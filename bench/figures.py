@@ -11,7 +11,7 @@ OTHERS = "cores that went to others"  # the fact of a suite that is no rounds of
 
 @dataclass(frozen=True)
 class Measurement:
-    """One contender asked for one model at one number of connections in one round."""
+    """One contender asked for one model at one number of connections in one turn of a round."""
 
     case: str
     load: str
@@ -23,12 +23,14 @@ class Measurement:
     p99_ms: float
     cpu_us: float  # of all its processes, for one request
     bad: int
-    others: float  # cores that neither this server nor the load generator used, but somebody did
+    others: float  # cores that no server of the round used nor the load generator, but somebody did
     load_cores: float = 0.0  # that the load generator used
     peak_mib: float = (
         0.0  # most memory under this load, beyond what it held before; 0: not looked at
     )
     body_mib: float = 0.0  # of one request
+    turn: int = 1
+    waiting: float = 0.0  # cores that the other servers of the round used, which nobody asked
 
     @property
     def peak_bodies(self) -> float:
@@ -39,7 +41,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of one contender: how long until it answered, what it held after the load."""
+    """One start of one contender, alone: how long until it answered, what it held after a load."""
 
     case: str
     load: str
@@ -122,11 +124,24 @@ class Results:
         ]
 
     def middle(self, case: str, load: str, contender: str, connections: int, what: str) -> float:
-        """The median over the rounds; raises KeyError if it was not measured."""
+        """The median over all turns; raises KeyError if it was not measured."""
         values = [float(getattr(one, what)) for one in self.of(case, load, contender, connections)]
         if not values:
             raise KeyError(contender)
         return median(values)
+
+    def ratios(
+        self, case: str, load: str, pair: tuple[str, str], connections: int, what: str
+    ) -> list[float]:
+        """What the first of two had, in the second's, in each turn in which both were asked."""
+        first, second = (
+            {
+                (one.round, one.turn): float(getattr(one, what))
+                for one in self.of(case, load, name, connections)
+            }
+            for name in pair
+        )
+        return [value / second[turn] for turn, value in first.items() if second.get(turn)]
 
     def fact(self, suite: str, subject: str, what: str) -> float:
         """The median of what was found; raises KeyError if it was not measured."""
@@ -154,6 +169,10 @@ class Results:
         """Cores that went to others at the worst moment."""
         told = [one.value for one in self.facts if one.what == OTHERS]
         return max([one.others for one in self.measurements] + told, default=0.0)
+
+    def waiting(self) -> float:
+        """Cores that servers used which were not asked, in the worst turn."""
+        return max((one.waiting for one in self.measurements), default=0.0)
 
     def bad(self) -> int:
         return sum(one.bad for one in self.measurements)

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Tree:
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
         self._mark = uuid.uuid4().hex
+        self._was_asked = False
         self.log = log
         # Also for commands that belong to it and are started beside it.
         self.environment = {**os.environ, **environment, _MARK: self._mark}
@@ -74,10 +75,8 @@ class Tree:
         members = self.members()
         for process in members:
             with suppress(psutil.Error):
-                times = process.cpu_times()
                 memory = process.memory_full_info()
-                # Children that have ended count with their parent.
-                cpu += times.user + times.system + times.children_user + times.children_system
+                cpu += _cpu_seconds(process)
                 pss += getattr(memory, "pss", memory.uss)
                 rss += memory.rss
         return Usage(cpu, pss / _MIB, rss / _MIB, len(members))
@@ -108,10 +107,16 @@ class Tree:
                 total += int(peak.split()[1]) / 1024
         return total
 
+    def ask_to_end(self) -> None:
+        """SIGTERM to the first process, once: a second one may mean something else to it."""
+        if not self._was_asked:
+            self._was_asked = True
+            with suppress(ProcessLookupError):
+                self._first.send_signal(signal.SIGTERM)
+
     def end(self) -> None:
         """SIGTERM to the first process, then SIGKILL to whatever is still there."""
-        with suppress(ProcessLookupError):
-            self._first.send_signal(signal.SIGTERM)
+        self.ask_to_end()
         with suppress(subprocess.TimeoutExpired):
             self._first.wait(_END_SECONDS)
         for process in self.members():
@@ -124,10 +129,13 @@ class Tree:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                ours = process.pid == self._first.pid or process.environ().get(_MARK) == self._mark
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                if self.owns(process) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+    def owns(self, process: psutil.Process) -> bool:
+        """Is this process of the tree? Raises psutil.Error if it is gone."""
+        return process.pid == self._first.pid or process.environ().get(_MARK) == self._mark
 
 
 Running = AbstractContextManager[Tree]
@@ -141,6 +149,23 @@ def started(command: list[str], environment: Mapping[str, str], log: Path) -> It
         yield tree
     finally:
         tree.end()
+
+
+def cpu_seconds(trees: Sequence[Tree]) -> list[float]:
+    """CPU seconds so far of each of these trees, all looked at once."""
+    spent = [0.0] * len(trees)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            whose = next((index for index, one in enumerate(trees) if one.owns(process)), None)
+            if whose is not None:
+                spent[whose] += _cpu_seconds(process)
+    return spent
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Of a process and its children that have ended; raises psutil.Error."""
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def busy_seconds() -> float:

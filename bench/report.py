@@ -26,10 +26,11 @@ def page(results: Results, judged: Sequence[Verdict]) -> str:
         took = (f"{name} {seconds:.0f} s" for name, seconds in results.suite_seconds.items())
         parts.append(f"Took: {', '.join(took)}.")
     parts.append(
-        "Medians over the rounds; each round starts every server in turn, alone on the machine with the load\n"
-        "generator. Answers are checked before and after each load. CPU and memory are of all processes of a\n"
-        "server, Envoy and agent included. The floor is `onnxruntime.run` in a loop; what a server reaches of it\n"
-        "is of the fastest floor of this model, with all cores."
+        "Medians over all turns of all rounds. A round starts each server alone (cold start, memory), then all\n"
+        "together, and asks them in turn, a second each; a ratio is the median of those of the turns. Answers are\n"
+        "checked before and after. CPU and memory are of all processes of a server, Envoy and agent included. The\n"
+        "floor is `onnxruntime.run` in a loop; what a server reaches of it is of the fastest floor of this model,\n"
+        "with all cores."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -40,6 +41,9 @@ def bars(results: Results, judged: Sequence[Verdict]) -> str:
     others = results.others()
     if others > BUSY_CORES:
         lines.append(f"BUSY: others used up to {others:.1f} cores; measure again when it is quiet")
+    waiting = results.waiting()
+    if waiting > BUSY_CORES:
+        lines.append(f"servers that were not asked used up to {waiting:.1f} cores in a turn")
     if results.bad():
         lines.append(f"INVALID: {results.bad()} answers were no right ones or never came")
     return _list(lines)

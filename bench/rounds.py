@@ -1,14 +1,15 @@
-"""Rounds of load: each starts every server in turn, checks it, loads it and ends it."""
+"""Rounds of load: each starts every server alone, then all of them together and asks them in turn."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import CalledProcessError, TimeoutExpired
 from time import perf_counter, sleep
 
 from bench import environment, load, processes
 from bench.figures import BUSY_CORES, Absent, Floor, Measurement, Results, Start
-from bench.subject import Case, Contender, Failed, Place, Plan
+from bench.subject import Case, Contender, Failed, Place
 from bench.suites import Group, Suite
 
 _REST_SECONDS = 0.3  # between a start or a load and the next load
@@ -21,13 +22,14 @@ Tell = Callable[[str], None]
 class Settings:
     """How long and how often."""
 
-    seconds: float
+    seconds: float  # a turn
+    turns: int  # of each server at each number of connections, in a round
     warm_seconds: float
-    rounds: int | None = None  # None: as each group says
+    rounds: int = 3
 
 
-FULL = Settings(seconds=3.0, warm_seconds=1.0)
-QUICK = Settings(seconds=1.0, warm_seconds=0.5, rounds=1)
+FULL = Settings(seconds=1.0, turns=3, warm_seconds=1.0)
+QUICK = Settings(seconds=1.0, turns=1, warm_seconds=0.5, rounds=1)
 
 
 def merged(suites: Sequence[Suite], only: Sequence[str] = ()) -> list[Group]:
@@ -52,113 +54,173 @@ def measure(
         case = group.case()
         tell(f"\n{case.name} over {group.load}: {case.work}")
         _floors(group, case, settings, results, tell)
-        given_up: set[str] = set()
-        for number in range(1, (settings.rounds or group.rounds) + 1):
-            for contender in group.contenders:
-                if contender.short in given_up:
-                    continue
-                home = folder / f"{case.name}-{group.load}-{contender.short}"
-                home.mkdir(exist_ok=True)
-                place = Place(case, home, processes.free_ports())
-                turn = Turn(group, contender, place, number, settings)
-                try:
-                    for one in turn.results():
-                        _keep(one, results, tell)
-                except Failed as error:
-                    given_up.add(contender.short)
-                    reason = str(error)
-                    results.absents.append(Absent(contender.name, case.name, group.load, reason))
-                    tell(f"not measured: {contender.name}: {reason}")
-
-
-def _keep(one: Measurement | Start, results: Results, tell: Tell) -> None:
-    if isinstance(one, Start):
-        results.starts.append(one)
-    else:
-        results.measurements.append(one)
-        tell(line(one))
+        rounds = Rounds(group, case, settings, folder, results, tell)
+        for number in range(1, settings.rounds + 1):
+            rounds.alone(number)
+            rounds.together(number)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One contender in one round."""
+class Running:
+    """A server that runs, and what it is asked."""
+
+    contender: Contender
+    tree: processes.Tree
+    question: load.Question
+    cold_seconds: float
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of one group."""
 
     group: Group
-    contender: Contender
-    place: Place
-    number: int
+    case: Case
     settings: Settings
+    folder: Path
+    results: Results
+    tell: Tell
+    given_up: set[Contender] = field(default_factory=set)
 
-    def results(self) -> Iterator[Measurement | Start]:
-        """Each load, then the start; raises Failed with the reason if the server does not do its part."""
-        lacks = environment.lacks(self.contender.needs, self.group.load)
-        if lacks:
-            raise Failed(lacks)
-        plan = self._plan()
-        if self.number == 1 and self.contender.prepares:
-            # What happens only once (publishing) is not part of a start.
-            with self._started(plan) as tree:
-                self._question(plan).first_answer(tree, perf_counter())
-        since = perf_counter()
-        with self._started(plan) as tree:
-            question = self._question(plan)
-            cold = question.first_answer(tree, since)
-            question.load(max(self.group.connections), self.settings.warm_seconds)
+    def alone(self, number: int) -> None:
+        """Start each with nothing beside it: how long it takes, and what it holds after a load."""
+        for contender in self._left():
+            with self._absent_if_it_fails(contender):
+                if number == 1 and contender.prepares:
+                    # What happens only once (publishing) is not part of a start.
+                    with self._started(contender):
+                        pass
+                with self._started(contender) as one:
+                    self._warm(one)
+                    one.question.ask()
+                    held = one.tree.usage()
+                who = (self.case.name, self.group.load, contender.name, number)
+                holds = (held.pss_mib, held.rss_mib, held.processes)
+                self.results.starts.append(Start(*who, one.cold_seconds, *holds))
+                self.tell(
+                    f"round {number}  {contender.name:40} alone: {one.cold_seconds:.2f} s to the first "
+                    f"answer, {held.pss_mib:,.0f} MiB"
+                )
+
+    def together(self, number: int) -> None:
+        """Start all and ask them in turn, so that a change of the machine meets every one alike."""
+        running: list[Running] = []
+        with ExitStack() as stack:
+            for contender in self._left():
+                with self._absent_if_it_fails(contender):
+                    one = stack.enter_context(self._started(contender))
+                    running.append(one)
+            for one in running:
+                with self._absent_if_it_fails(one.contender, one.tree):
+                    self._warm(one)
             for connections in self.group.connections:
-                sleep(_REST_SECONDS)
-                yield self._loaded(tree, question, connections)
-            question.ask()
-            held = tree.usage()
-        who = (self.place.case.name, self.group.load, self.contender.name, self.number)
-        yield Start(*who, cold, held.pss_mib, held.rss_mib, held.processes)
+                for turn in range(1, self.settings.turns + 1):
+                    self._turn(running, (number, turn), connections)
+            for one in self._of_those_left(running):
+                with self._absent_if_it_fails(one.contender):
+                    one.question.ask()
+            for one in running:
+                one.tree.ask_to_end()  # all at once, and then wait
 
-    def _plan(self) -> Plan:
-        try:
-            return self.contender.plan(self.place)
-        except (LookupError, OSError, CalledProcessError, TimeoutExpired) as error:
-            raise Failed(f"{self.contender.name} could not be prepared: {error}") from None
-
-    def _started(self, plan: Plan) -> processes.Running:
-        return processes.started(plan.command, plan.environment, self.place.home / "log")
-
-    def _question(self, plan: Plan) -> load.Question:
-        return load.question(self.group.load, self.contender, self.place, plan)
+    def _turn(self, running: Sequence[Running], when: tuple[int, int], connections: int) -> None:
+        """Each once, every other time from the last to the first: none always follows the same one."""
+        order = self._of_those_left(running)
+        for one in order if when[1] % 2 else reversed(order):
+            sleep(_REST_SECONDS)
+            with self._absent_if_it_fails(one.contender, one.tree):
+                beside = [other.tree for other in running if other is not one]
+                found = self._loaded(one, beside, when, connections)
+                self.results.measurements.append(found)
+                self.tell(line(found))
 
     def _loaded(
-        self, tree: processes.Tree, question: load.Question, connections: int
+        self,
+        one: Running,
+        beside: Sequence[processes.Tree],
+        when: tuple[int, int],
+        connections: int,
     ) -> Measurement:
         watches = self.group.watches_memory
         if watches:
-            tree.forget_peaks()
-        held = tree.usage()
-        all_before, began = processes.busy_seconds(), perf_counter()
-        burst = question.load(connections, self.settings.seconds)
-        spent = tree.usage().cpu_seconds - held.cpu_seconds
-        everybody = processes.busy_seconds() - all_before
-        size = self.place.case.shape[0] * self.place.case.shape[1] * 4 / _MIB
+            one.tree.forget_peaks()
+        held = one.tree.usage().rss_mib if watches else 0.0
+        trees = [one.tree, *beside]
+        before, all_before = processes.cpu_seconds(trees), processes.busy_seconds()
+        began = perf_counter()
+        burst = one.question.load(connections, self.settings.seconds)
+        seconds, everybody = perf_counter() - began, processes.busy_seconds() - all_before
+        after = processes.cpu_seconds(trees)
+        spent, *waiting = (late - early for early, late in zip(before, after, strict=True))
         return Measurement(
-            self.place.case.name,
+            self.case.name,
             self.group.load,
-            self.contender.name,
-            self.number,
+            one.contender.name,
+            when[0],
             connections,
             burst.requests / burst.seconds,
             burst.p50_ms,
             burst.p99_ms,
             spent / max(burst.requests, 1) * 1e6,
             burst.bad,
-            max(everybody - spent, 0.0) / (perf_counter() - began),
+            max(everybody - spent - sum(waiting), 0.0) / seconds,
             burst.load_cores,
-            max(tree.peak_mib() - held.rss_mib, 0.0) if watches else 0.0,
-            size,
+            max(one.tree.peak_mib() - held, 0.0) if watches else 0.0,
+            self.case.shape[0] * self.case.shape[1] * 4 / _MIB,
+            when[1],
+            sum(waiting) / seconds,
         )
+
+    def _warm(self, one: Running) -> None:
+        one.question.load(max(self.group.connections), self.settings.warm_seconds)
+
+    def _left(self) -> list[Contender]:
+        return [one for one in self.group.contenders if one not in self.given_up]
+
+    def _of_those_left(self, running: Sequence[Running]) -> list[Running]:
+        return [one for one in running if one.contender not in self.given_up]
+
+    @contextmanager
+    def _absent_if_it_fails(
+        self, contender: Contender, tree: processes.Tree | None = None
+    ) -> Iterator[None]:
+        try:
+            yield
+        except Failed as error:
+            if tree:
+                tree.end()  # it would only be in the way of the others
+            self.given_up.add(contender)
+            reason = str(error)
+            self.results.absents.append(
+                Absent(contender.name, self.case.name, self.group.load, reason)
+            )
+            self.tell(f"not measured: {contender.name}: {reason}")
+
+    @contextmanager
+    def _started(self, contender: Contender) -> Iterator[Running]:
+        """It runs and has answered right; raises Failed with the reason if it does not do its part."""
+        lacks = environment.lacks(contender.needs, self.group.load)
+        if lacks:
+            raise Failed(lacks)
+        home = self.folder / f"{self.case.name}-{self.group.load}-{contender.short}"
+        home.mkdir(exist_ok=True)
+        place = Place(self.case, home, processes.free_ports())
+        try:
+            plan = contender.plan(place)
+        except (LookupError, OSError, CalledProcessError, TimeoutExpired) as error:
+            raise Failed(f"{contender.name} could not be prepared: {error}") from None
+        since = perf_counter()
+        with processes.started(plan.command, plan.environment, home / "log") as tree:
+            question = load.question(self.group.load, contender, place, plan)
+            cold = question.first_answer(tree, since)
+            yield Running(contender, tree, question, cold)
 
 
 def _floors(group: Group, case: Case, settings: Settings, results: Results, tell: Tell) -> None:
     if any(one.case == case.name for one in results.floors):
         return
     for count, threads, rows in group.floors:
-        speed = environment.floor(case.onnx, settings.seconds, count, threads, rows)
+        seconds = settings.seconds * settings.turns
+        speed = environment.floor(case.onnx, seconds, count, threads, rows)
         results.floors.append(Floor(case.name, count, threads, rows, speed))
         tell(f"floor: {speed:,.0f} rows/s, {count} x {threads} threads, {rows} rows a run")
 
@@ -167,9 +229,10 @@ def line(one: Measurement) -> str:
     """A measurement as a line of progress."""
     wrong = f"  {one.bad} BAD" if one.bad else ""
     wrong += f"  others used {one.others:.1f} cores" if one.others > BUSY_CORES else ""
+    wrong += f"  waiting ones used {one.waiting:.1f} cores" if one.waiting > BUSY_CORES else ""
     peak = f"  +{one.peak_mib:,.0f} MiB" if one.peak_mib else ""
     return (
-        f"round {one.round}  {one.contender:40} {one.connections:3} connections "
+        f"round {one.round}.{one.turn}  {one.contender:40} {one.connections:3} connections "
         f"{one.requests_per_second:9,.0f}/s  p50 {one.p50_ms:7.2f}  p99 {one.p99_ms:7.2f} ms  "
         f"{one.cpu_us:6.0f} µs{peak}{wrong}"
     )

@@ -143,7 +143,9 @@ def main() -> int:
     results = Results({})
     try:
         environment.prepare(peers, _tell)
-        about = {"run": f"{settings.seconds:g} s a load{', quick' if given.quick else ''}"}
+        about = {
+            "run": f"{settings.rounds} rounds, {settings.turns} turns of {settings.seconds:g} s{', quick' if given.quick else ''}"
+        }
         results.machine = environment.machine(peers=peers) | about
         run(suites, only, settings, results)
     except KeyboardInterrupt:

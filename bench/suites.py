@@ -18,7 +18,6 @@ class Group:
     load: Load
     contenders: tuple[Contender, ...]
     connections: tuple[int, ...]
-    rounds: int = 3
     floors: tuple[tuple[int, int, int], ...] = ()  # processes, threads, rows
     watches_memory: bool = False
 
@@ -121,7 +120,7 @@ GRPC = Suite(
     "The small model over gRPC, unary",
     (
         Group(models.digits, "h2load", _OVER_GRPC, (1, 32), floors=_SMALL_FLOORS),
-        Group(models.digits, "grpcio", _OVER_GRPC, (1, 32), rounds=2),
+        Group(models.digits, "grpcio", _OVER_GRPC, (1, 32)),
     ),
     tuple(
         bar
@@ -141,7 +140,6 @@ BATCH = Suite(
             "wrk",
             (theirs.TRITON, *_PYTHON_PEERS, ours.BATCHED),
             (1, 32, 64),
-            rounds=5,  # the bars are narrower than what two runs of one server differ by here
             floors=_MID_FLOORS,
         ),
         Group(
@@ -149,7 +147,6 @@ BATCH = Suite(
             "wrk",
             (theirs.TRITON, ours.BATCHED, ours.UNBATCHED),
             (1, 32),
-            rounds=5,
             floors=_MID_FLOORS,
         ),
     ),

@@ -111,6 +111,8 @@ class _Triton:
         server = triton_home()
         command = [str(server / "bin" / "tritonserver"), "--model-repository", str(repository)]
         command += ["--backend-directory", str(server / "backends"), "--allow-metrics", "false"]
+        # Servers on one machine must not share the names of their memory.
+        command += ["--backend-config", f"python,shm-region-prefix-name=bench-{place.port}-"]
         for way, port in zip(("http", "grpc"), place.ports, strict=False):
             command += [f"--{way}-address", HOST, f"--{way}-port", str(port)]
         # The stub of its Python backend looks for modules as the first `python3` of the path does.

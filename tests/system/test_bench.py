@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from bench.subject import Contender, Place, Plan
 from bench.suites import Group
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-SETTINGS = rounds.Settings(seconds=1.0, warm_seconds=0.1, rounds=2)
+SETTINGS = rounds.Settings(seconds=1.0, turns=1, warm_seconds=0.1, rounds=2)
 
 
 def dead(_: Place) -> Plan:
@@ -43,3 +44,37 @@ def test_a_server_that_does_not_start_is_absent_with_its_reason_and_the_others_a
     assert all(one.requests_per_second > 0 and not one.bad for one in found.measurements)
     assert all(one.cpu_us > 0 and one.body_mib == 1.0 for one in found.measurements)
     assert set(psutil.Process().children(recursive=True)) <= others
+
+
+class OnlyOnce:
+    """A server that starts a first time, and then no more."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+
+    def __call__(self, place: Place) -> Plan:
+        self.starts += 1
+        return theirs.BARE.plan(place) if self.starts == 1 else dead(place)
+
+
+@needs_wrk
+@pytest.mark.enable_socket
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+def test_servers_are_started_alone_and_then_asked_in_turn_and_what_fails_on_the_way_keeps_its_figures(
+    tmp_path: Path,
+) -> None:
+    other = replace(theirs.BARE, name="another", short="another")
+    once = replace(theirs.BARE, name="once", short="once", plan=OnlyOnce())
+    group = Group(models.one_mebibyte, "wrk", (theirs.BARE, once, other), (1, 2))
+    found, told = Results({}), list[str]()
+    settings = replace(SETTINGS, turns=2, rounds=1)
+    rounds.measure([group], settings, tmp_path, found, told.append)
+    assert [one.contender for one in found.starts] == [theirs.BARE.name, "once", "another"]
+    assert [one.what for one in found.absents] == ["once"]
+    there_and_back = [theirs.BARE.name, "another", "another", theirs.BARE.name]
+    assert [one.contender for one in found.measurements] == there_and_back * 2
+    assert [one.turn for one in found.measurements] == [1, 1, 2, 2] * 2
+    assert all(one.waiting < one.cpu_us * one.requests_per_second for one in found.measurements)
+    pair = (theirs.BARE.name, "another")
+    assert len(found.ratios("tensors-1", "wrk", pair, 2, "requests_per_second")) == 2

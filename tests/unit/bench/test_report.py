@@ -43,6 +43,39 @@ def test_a_rate_must_be_so_many_times_theirs(speed: float, state: str) -> None:
     assert f"{speed / 1000:.2f} x theirs" in verdict.text
 
 
+def test_a_ratio_is_the_median_of_the_turns_each_for_itself_with_how_far_they_lie_apart() -> None:
+    found = Results({})
+    for turn, (mine, its) in enumerate([(20, 10), (90, 30), (8, 4), (100, 20), (66, 30)], start=1):
+        for name, speed in ((OURS, mine), (THEIRS, its)):
+            figures = (float(speed), 1.0, 1.0, 30.0, 0, 0.0)
+            found.measurements.append(
+                Measurement("digits", "wrk", name, 1, 32, *figures, turn=turn)
+            )
+    text = BAR.judge(found).text
+    assert "2.20 x theirs" in text, "not 66 / 20, of the medians"
+    assert text.endswith("2.00 to 3.00 in the middle half of 5 turns")
+    found.measurements = [one for one in found.measurements if one.turn < 4]
+    assert "middle half" not in BAR.judge(found).text
+
+
+def test_two_that_were_never_asked_in_the_same_turn_are_not_compared() -> None:
+    found = results({OURS: 2000.0, THEIRS: 1000.0})
+    found.measurements = [
+        replace(one, turn=2) if one.contender == OURS else one for one in found.measurements
+    ]
+    found.absents = [Absent(OURS, "digits", "wrk", "it ended")]
+    verdict = BAR.judge(found)
+    assert verdict.state == "not measured"
+    assert verdict.text.endswith("it ended")
+
+
+def test_servers_that_keep_the_machine_busy_while_nobody_asks_them_are_told() -> None:
+    found = results({OURS: 1.0})
+    assert "were not asked" not in report.page(found, [])
+    found.measurements[0] = replace(found.measurements[0], waiting=0.34)
+    assert "servers that were not asked used up to 0.3 cores" in report.page(found, [])
+
+
 def test_of_several_of_theirs_the_best_counts() -> None:
     bar = replace(BAR, theirs=(THEIRS, OTHER))
     slow = {OURS: 2000.0, THEIRS: 900.0}
