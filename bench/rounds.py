@@ -23,13 +23,14 @@ class Settings:
     """How long and how often."""
 
     seconds: float  # a turn
-    turns: int  # of each server at each number of connections, in a round
+    turns: int  # of each server in a round, at a number of connections that a bar is about
+    other_turns: int  # at another number
     warm_seconds: float
     rounds: int = 3
 
 
-FULL = Settings(seconds=1.0, turns=3, warm_seconds=1.0)
-QUICK = Settings(seconds=1.0, turns=1, warm_seconds=0.5, rounds=1)
+FULL = Settings(seconds=1.0, turns=6, other_turns=2, warm_seconds=1.0)
+QUICK = Settings(seconds=1.0, turns=1, other_turns=1, warm_seconds=0.5, rounds=1)
 
 
 def merged(suites: Sequence[Suite], only: Sequence[str] = ()) -> list[Group]:
@@ -114,7 +115,9 @@ class Rounds:
                 with self._absent_if_it_fails(one.contender, one.tree):
                     self._warm(one)
             for connections in self.group.connections:
-                for turn in range(1, self.settings.turns + 1):
+                barred = connections in self.group.barred
+                turns = self.settings.turns if barred else self.settings.other_turns
+                for turn in range(1, turns + 1):
                     self._turn(running, (number, turn), connections)
             for one in self._of_those_left(running):
                 with self._absent_if_it_fails(one.contender):

@@ -7,17 +7,23 @@ from bench import models, ours, speech, theirs
 from bench.bars import Bar, Bounded, Capped, Compared
 from bench.subject import Case, Contender, Load
 
-_PYTHON_PEERS = (theirs.FASTAPI, theirs.MLSERVER, theirs.LITSERVE, theirs.BENTOML)
+_PYTHON_PEERS = (theirs.BENTOML, theirs.LITSERVE, theirs.FASTAPI, theirs.MLSERVER)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Servers that are loaded in turn with the same model in the same way."""
+    """Servers that are loaded in turn with the same model in the same way.
+
+    Neighbours are asked within seconds of each other, so those with the narrowest bar between them stand
+    together.
+    `barred`: the numbers of connections that a bar is about; they get the most turns.
+    """
 
     case: Callable[[], Case]
     load: Load
     contenders: tuple[Contender, ...]
     connections: tuple[int, ...]
+    barred: tuple[int, ...]
     floors: tuple[tuple[int, int, int], ...] = ()  # processes, threads, rows
     watches_memory: bool = False
 
@@ -30,10 +36,6 @@ class Suite:
     title: str
     groups: tuple[Group, ...] = ()
     bars: tuple[Bar, ...] = ()
-
-
-def _triton_and(*others: Contender) -> tuple[Contender, ...]:
-    return (theirs.TRITON, theirs.TRITON_1, *others)
 
 
 _TRITONS = (theirs.TRITON.name, theirs.TRITON_1.name)
@@ -78,8 +80,19 @@ SMALL = Suite(
         Group(
             models.digits,
             "wrk",
-            (*_triton_and(*_PYTHON_PEERS), ours.DIRECT_1, ours.DIRECT, ours.DIRECT_OIP),
+            (
+                theirs.BENTOML,
+                theirs.LITSERVE,
+                theirs.MLSERVER,
+                ours.DIRECT_1,
+                ours.DIRECT,
+                ours.DIRECT_OIP,
+                theirs.TRITON_1,
+                theirs.FASTAPI,
+                theirs.TRITON,
+            ),
             (1, 8, 32),
+            (32,),
             floors=_SMALL_FLOORS,
         ),
     ),
@@ -104,8 +117,9 @@ GATEWAY = Suite(
         Group(
             models.digits,
             "wrk",
-            (*_triton_and(theirs.FASTAPI), ours.GATEWAY),
+            (theirs.TRITON_1, theirs.FASTAPI, theirs.TRITON, ours.GATEWAY),
             (1, 8, 32),
+            (32,),
             floors=_SMALL_FLOORS,
         ),
     ),
@@ -114,13 +128,13 @@ GATEWAY = Suite(
         _rate("gateway", ours.GATEWAY, 1.6, *_TRITONS),
     ),
 )
-_OVER_GRPC = (*_triton_and(theirs.MLSERVER), ours.DIRECT_GRPC, ours.GATEWAY)
+_OVER_GRPC = (theirs.MLSERVER, ours.DIRECT_GRPC, theirs.TRITON_1, theirs.TRITON, ours.GATEWAY)
 GRPC = Suite(
     "grpc",
     "The small model over gRPC, unary",
     (
-        Group(models.digits, "h2load", _OVER_GRPC, (1, 32), floors=_SMALL_FLOORS),
-        Group(models.digits, "grpcio", _OVER_GRPC, (1, 32)),
+        Group(models.digits, "h2load", _OVER_GRPC, (1, 32), (32,), floors=_SMALL_FLOORS),
+        Group(models.digits, "grpcio", _OVER_GRPC, (1, 32), (32,)),
     ),
     tuple(
         bar
@@ -138,8 +152,9 @@ BATCH = Suite(
         Group(
             models.mlp,
             "wrk",
-            (theirs.TRITON, *_PYTHON_PEERS, ours.BATCHED),
+            (*_PYTHON_PEERS, theirs.TRITON, ours.BATCHED),
             (1, 32, 64),
+            (32, 64),
             floors=_MID_FLOORS,
         ),
         Group(
@@ -147,6 +162,7 @@ BATCH = Suite(
             "wrk",
             (theirs.TRITON, ours.BATCHED, ours.UNBATCHED),
             (1, 32),
+            (32,),
             floors=_MID_FLOORS,
         ),
     ),
@@ -182,6 +198,7 @@ TENSORS = Suite(
             "wrk",
             (theirs.BARE, ours.TENSORS),
             (1, 8),
+            (8,),
             watches_memory=True,
         )
         for case in (models.one_mebibyte, models.sixteen_mebibytes)

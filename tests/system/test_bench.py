@@ -15,7 +15,7 @@ from bench.subject import Contender, Place, Plan
 from bench.suites import Group
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-SETTINGS = rounds.Settings(seconds=1.0, turns=1, warm_seconds=0.1, rounds=2)
+SETTINGS = rounds.Settings(seconds=1.0, turns=1, other_turns=1, warm_seconds=0.1, rounds=2)
 
 
 def dead(_: Place) -> Plan:
@@ -32,7 +32,7 @@ def test_a_server_that_does_not_start_is_absent_with_its_reason_and_the_others_a
     broken = Contender("broken", "broken", dead, theirs.BARE.dialect)
     missing = Contender("missing", "missing", dead, theirs.BARE.dialect, needs="nobody")
     group = Group(
-        models.one_mebibyte, "wrk", (broken, missing, theirs.BARE), (2,), watches_memory=True
+        models.one_mebibyte, "wrk", (broken, missing, theirs.BARE), (2,), (2,), watches_memory=True
     )
     found, told = Results({}), list[str]()
     others = set(psutil.Process().children(recursive=True))  # other tests'
@@ -46,7 +46,7 @@ def test_a_server_that_does_not_start_is_absent_with_its_reason_and_the_others_a
     assert set(psutil.Process().children(recursive=True)) <= others
 
 
-class OnlyOnce:
+class StartsOnce:
     """A server that starts a first time, and then no more."""
 
     def __init__(self) -> None:
@@ -65,16 +65,17 @@ def test_servers_are_started_alone_and_then_asked_in_turn_and_what_fails_on_the_
     tmp_path: Path,
 ) -> None:
     other = replace(theirs.BARE, name="another", short="another")
-    once = replace(theirs.BARE, name="once", short="once", plan=OnlyOnce())
-    group = Group(models.one_mebibyte, "wrk", (theirs.BARE, once, other), (1, 2))
+    once = replace(theirs.BARE, name="once", short="once", plan=StartsOnce())
+    group = Group(models.one_mebibyte, "wrk", (theirs.BARE, once, other), (1, 2), (2,))
     found, told = Results({}), list[str]()
     settings = replace(SETTINGS, turns=2, rounds=1)
     rounds.measure([group], settings, tmp_path, found, told.append)
     assert [one.contender for one in found.starts] == [theirs.BARE.name, "once", "another"]
     assert [one.what for one in found.absents] == ["once"]
     there_and_back = [theirs.BARE.name, "another", "another", theirs.BARE.name]
-    assert [one.contender for one in found.measurements] == there_and_back * 2
-    assert [one.turn for one in found.measurements] == [1, 1, 2, 2] * 2
+    assert [one.contender for one in found.measurements] == there_and_back[:2] + there_and_back
+    asked = [(one.connections, one.turn) for one in found.measurements]
+    assert asked == [(1, 1), (1, 1), (2, 1), (2, 1), (2, 2), (2, 2)]
     assert all(one.waiting < one.cpu_us * one.requests_per_second for one in found.measurements)
     pair = (theirs.BARE.name, "another")
     assert len(found.ratios("tensors-1", "wrk", pair, 2, "requests_per_second")) == 2
