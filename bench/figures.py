@@ -26,7 +26,7 @@ class Measurement:
     others: float  # cores that no server of the round used nor the load generator, but somebody did
     load_cores: float = 0.0  # that the load generator used
     peak_mib: float = (
-        0.0  # most memory under this load, beyond what it held before; 0: not looked at
+        0.0  # most memory under this load, beyond what it held after its start; 0: not looked at
     )
     body_mib: float = 0.0  # of one request
     turn: int = 1

@@ -69,6 +69,7 @@ class Running:
     tree: processes.Tree
     question: load.Question
     cold_seconds: float
+    rss_mib: float  # when it had just answered for the first time
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,6 @@ class Rounds:
         watches = self.group.watches_memory
         if watches:
             one.tree.forget_peaks()
-        held = one.tree.usage().rss_mib if watches else 0.0
         trees = [one.tree, *beside]
         before, all_before = processes.cpu_seconds(trees), processes.busy_seconds()
         began = perf_counter()
@@ -167,7 +167,7 @@ class Rounds:
             burst.bad,
             max(everybody - spent - sum(waiting), 0.0) / seconds,
             burst.load_cores,
-            max(one.tree.peak_mib() - held, 0.0) if watches else 0.0,
+            max(one.tree.peak_mib() - one.rss_mib, 0.0) if watches else 0.0,
             self.case.shape[0] * self.case.shape[1] * 4 / _MIB,
             when[1],
             sum(waiting) / seconds,
@@ -215,7 +215,7 @@ class Rounds:
         with processes.started(plan.command, plan.environment, home / "log") as tree:
             question = load.question(self.group.load, contender, place, plan)
             cold = question.first_answer(tree, since)
-            yield Running(contender, tree, question, cold)
+            yield Running(contender, tree, question, cold, tree.usage().rss_mib)
 
 
 def _floors(group: Group, case: Case, settings: Settings, results: Results, tell: Tell) -> None:

@@ -15,7 +15,7 @@ from bench.subject import Contender, Place, Plan
 from bench.suites import Group
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-SETTINGS = rounds.Settings(seconds=1.0, turns=1, other_turns=1, warm_seconds=0.1, rounds=2)
+SETTINGS = rounds.Settings(seconds=1.0, turns=2, other_turns=1, warm_seconds=0.1, rounds=2)
 
 
 def dead(_: Place) -> Plan:
@@ -40,9 +40,12 @@ def test_a_server_that_does_not_start_is_absent_with_its_reason_and_the_others_a
     assert [one.what for one in found.absents] == ["broken", "missing"], "asked for only once"
     assert found.reason(["broken"]).splitlines()[0].endswith("no such model")
     assert "nobody is not set up" in found.reason(["missing"])
-    assert [one.contender for one in found.measurements] == [theirs.BARE.name] * 2
+    assert [one.contender for one in found.measurements] == [theirs.BARE.name] * 4
     assert all(one.requests_per_second > 0 and not one.bad for one in found.measurements)
     assert all(one.cpu_us > 0 and one.body_mib == 1.0 for one in found.measurements)
+    assert all(one.peak_mib > 0 for one in found.measurements), (
+        "what it kept from before counts too"
+    )
     assert set(psutil.Process().children(recursive=True)) <= others
 
 
@@ -68,7 +71,7 @@ def test_servers_are_started_alone_and_then_asked_in_turn_and_what_fails_on_the_
     once = replace(theirs.BARE, name="once", short="once", plan=StartsOnce())
     group = Group(models.one_mebibyte, "wrk", (theirs.BARE, once, other), (1, 2), (2,))
     found, told = Results({}), list[str]()
-    settings = replace(SETTINGS, turns=2, rounds=1)
+    settings = replace(SETTINGS, rounds=1)
     rounds.measure([group], settings, tmp_path, found, told.append)
     assert [one.contender for one in found.starts] == [theirs.BARE.name, "once", "another"]
     assert [one.what for one in found.absents] == ["once"]
