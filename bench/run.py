@@ -144,7 +144,7 @@ def main() -> int:
     try:
         environment.prepare(peers, _tell)
         about = {
-            "run": f"{settings.rounds} rounds, {settings.turns} turns of {settings.seconds:g} s{', quick' if given.quick else ''}"
+            "run": f"{settings.rounds} rounds, {settings.turns} turns of {settings.seconds:g} s at what bars are about, {settings.other_turns} elsewhere{', quick' if given.quick else ''}"
         }
         results.machine = environment.machine(peers=peers) | about
         run(suites, only, settings, results)
