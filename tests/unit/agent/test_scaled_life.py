@@ -25,6 +25,7 @@ from support.plain import NO_TLS
 
 Eventually = Callable[..., Any]
 SLEEPY = EndpointSpec("predict", 0, 4, 1)
+ROOMY = replace(SLEEPY, concurrency=2)  # one request does not fill a replica's slots to 70 %
 PREDICT = EndpointId("digits", "v1", "1", "predict")
 MIB = 1 << 20
 
@@ -74,10 +75,10 @@ async def gone(world: Any, eventually: Eventually) -> None:
 
 @contextlib.asynccontextmanager
 async def cold_agent(
-    world: Any, eventually: Eventually, **options: bool
+    world: Any, eventually: Eventually, endpoint: EndpointSpec = SLEEPY, **options: bool
 ) -> AsyncIterator[RevisionId]:
     """An agent whose one revision has been ready and is cold now."""
-    revision: RevisionId = world.release("digits/v1.1", world.publish("digits"), 0, SLEEPY)
+    revision: RevisionId = world.release("digits/v1.1", world.publish("digits"), 0, endpoint)
     route(world)
     async with world.agent(**options):
         await eventually(world.ready)
@@ -88,7 +89,7 @@ async def cold_agent(
 async def test_one_that_nobody_asks_goes_and_comes_back_when_somebody_does(
     quick: Any, eventually: Eventually
 ) -> None:
-    async with cold_agent(quick, eventually) as revision:
+    async with cold_agent(quick, eventually, ROOMY) as revision:
         status = quick.status()
         assert status.cold == (PREDICT,)
         assert [(one.wished, one.why) for one in status.scales] == [
@@ -110,7 +111,7 @@ async def test_one_that_nobody_asks_goes_and_comes_back_when_somebody_does(
 async def test_one_that_drains_is_back_without_a_new_worker(
     quick: Any, eventually: Eventually
 ) -> None:
-    quick.release("digits/v1.1", quick.publish("digits"), 0, SLEEPY)
+    quick.release("digits/v1.1", quick.publish("digits"), 0, ROOMY)
     route(quick)
     async with quick.agent():
         (worker,) = (await eventually(quick.ready))["digits/v1.1"]
