@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,11 +138,12 @@ def places(directory: Path, *more: str, like: Path | None = None) -> Iterator[Pl
 
 def _ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
+        ready = httpx.get(f"{url}/healthz", timeout=2, verify=NO_TLS).is_success
+    except httpx.HTTPError:
+        ready = False
+    if not ready:
         time.sleep(0.05)
-        return False
+    return ready
 
 
 def _counted(socket: str, series: str) -> int:
