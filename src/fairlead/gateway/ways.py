@@ -49,7 +49,8 @@ def retries() -> Document:
                 },
             }
         ],
-        "host_selection_retry_max_attempts": 5,
+        # Each draws lots again: after few of them the choice may still be the worker that just refused.
+        "host_selection_retry_max_attempts": 20,
     }
 
 
