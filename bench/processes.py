@@ -6,7 +6,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,9 +136,6 @@ class Tree:
     def owns(self, process: psutil.Process) -> bool:
         """Is this process of the tree? Raises psutil.Error if it is gone."""
         return process.pid == self._first.pid or process.environ().get(_MARK) == self._mark
-
-
-Running = AbstractContextManager[Tree]
 
 
 @contextmanager

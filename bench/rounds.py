@@ -28,6 +28,10 @@ class Settings:
     warm_seconds: float
     rounds: int = 3
 
+    def __str__(self) -> str:
+        turns = f"{self.turns} turns of {self.seconds:g} s at what bars are about"
+        return f"{self.rounds} rounds, {turns}, {self.other_turns} elsewhere"
+
 
 FULL = Settings(seconds=1.0, turns=6, other_turns=2, warm_seconds=1.0)
 QUICK = Settings(seconds=1.0, turns=1, other_turns=1, warm_seconds=0.5, rounds=1)

@@ -143,9 +143,7 @@ def main() -> int:
     results = Results({})
     try:
         environment.prepare(peers, _tell)
-        about = {
-            "run": f"{settings.rounds} rounds, {settings.turns} turns of {settings.seconds:g} s at what bars are about, {settings.other_turns} elsewhere{', quick' if given.quick else ''}"
-        }
+        about = {"run": f"{settings}{', quick' if given.quick else ''}"}
         results.machine = environment.machine(peers=peers) | about
         run(suites, only, settings, results)
     except KeyboardInterrupt:

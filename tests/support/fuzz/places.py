@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,13 +136,9 @@ def places(directory: Path, *more: str, like: Path | None = None) -> Iterator[Pl
 
 
 def _ready(url: str) -> bool:
-    try:
-        ready = httpx.get(f"{url}/healthz", timeout=2, verify=NO_TLS).is_success
-    except httpx.HTTPError:
-        ready = False
-    if not ready:
-        time.sleep(0.05)
-    return ready
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/healthz", timeout=2, verify=NO_TLS).status_code == 200
+    return False
 
 
 def _counted(socket: str, series: str) -> int:
